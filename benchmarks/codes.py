@@ -20,7 +20,7 @@ import numpy as np
 from harness import Results, markdown_table, say
 
 from gdjax.codes.formats import of_kinds, of_shape
-from gdjax.codes.random_rounding import salt
+from gdjax.codes.rounding import salt
 
 SHAPE, B2, BEFORE, AFTER, EPS = (64, 256), 0.999, 1000, 3000, 1e-8
 DECADES, SIZES = (1, 3, 12), tuple(10.0**k for k in range(-10, 3, 2))

@@ -15,17 +15,17 @@ from gdjax import (
     tree,
     tree_utils,
 )
-from gdjax.codes.with_error import bfloat16_with_error
+from gdjax.codes.rounding import bfloat16_with_error
 from gdjax.combine.chain import chain, named_chain
-from gdjax.combine.evaluation import eval_params
+from gdjax.combine.conditional import eval_params
 from gdjax.combine.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
-from gdjax.combine.hyperparams import get_hyperparams
-from gdjax.combine.inject import (
+from gdjax.combine.hyperparams import (
     InjectHyperparamsState,
     InjectStatefulHyperparamsState,
     StatefulSchedule,
     WrappedSchedule,
     WrappedScheduleState,
+    get_hyperparams,
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
@@ -51,21 +51,22 @@ from gdjax.core.base import (
     set_to_zero,
     transform,
 )
-from gdjax.core.codec import Codec
-from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
+from gdjax.core.parts import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.paths import label_by_path, mask_by_path
-from gdjax.core.per_leaf import PerLeaf, per_leaf
 from gdjax.core.types import (
     ArrayTree,
+    Codec,
     OptState,
     Params,
+    PerLeaf,
     ScalarOrSchedule,
     Schedule,
     TransformInitFn,
     TransformUpdateFn,
     Updates,
+    per_leaf,
 )
-from gdjax.inspection.collectives import Collective, collectives
+from gdjax.inspection.exchanged import Collective, collectives
 from gdjax.inspection.explain import explain
 from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
 from gdjax.inspection.migrate import MigrationReport, migrate
@@ -73,8 +74,7 @@ from gdjax.inspection.numerics import check_numerics
 from gdjax.inspection.restored import check_restored
 from gdjax.inspection.roles import roles
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
-from gdjax.inspection.table import Table
-from gdjax.inspection.tabulate import state_bytes, tabulate
+from gdjax.inspection.tabulate import Table, state_bytes, tabulate
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import largest, total, total_norm
 from gdjax.lift.slots import (
@@ -92,18 +92,17 @@ from gdjax.lift.slots import (
     second_moment,
 )
 from gdjax.lift.wrapper import WrapperState, wrapper
-from gdjax.linalg.bases import refreshed_basis, turned_basis
+from gdjax.linalg.bases import inverse_root, refreshed_basis, turned_basis
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.polar import orthogonalize
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
-from gdjax.linalg.spectral import inverse_root
 from gdjax.linalg.stacks import in_stacks
 from gdjax.linesearch.backtracking import (
     BacktrackingLinesearchInfo,
     ScaleByBacktrackingLinesearchState,
     scale_by_backtracking_linesearch,
 )
-from gdjax.linesearch.values import value_and_grad_from_state
+from gdjax.linesearch.line import value_and_grad_from_state
 from gdjax.linesearch.zoom import ScaleByZoomLinesearchState, ZoomLinesearchInfo, scale_by_zoom_linesearch
 from gdjax.losses import (
     convex_kl_divergence,
@@ -128,7 +127,7 @@ from gdjax.losses import (
 )
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import label_by_role, matrices_by_role
+from gdjax.matrices.plan import label_by_role, matrices_by_role
 from gdjax.matrices.slots import Along, Basis, Block, Side
 from gdjax.matrices.together import together
 from gdjax.microbatching import microbatch
@@ -253,41 +252,68 @@ from gdjax.schedules.decay import precond_update_prob_schedule
 from gdjax.training.diloco import DilocoState, DilocoStep, diloco_step
 from gdjax.training.gradients import check_gradients, numerical_gradient
 from gdjax.training.loop import minimize
-from gdjax.training.plan import plan
-from gdjax.training.planned import Plan
+from gdjax.training.plan import Plan, plan
 from gdjax.training.progress import Progress
 from gdjax.training.release import gradient_release
 from gdjax.training.results import MinimizeResult, NonFiniteError
 from gdjax.training.sharded_step import ShardedStep, sharded_step
-from gdjax.training.sweep import sweep
-from gdjax.training.sweep_result import SweepResult
-from gdjax.transforms.accumulate import AccumulateState, accumulate
-from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
-from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
-from gdjax.transforms.cautious import CautiousState, cautious
-from gdjax.transforms.centring import centralize
-from gdjax.transforms.clipping import NormalizeState, clip, clip_by_block_rms, clip_by_global_norm, normalize
-from gdjax.transforms.complex_numbers import SplitRealAndImaginaryState, split_real_and_imaginary
+from gdjax.training.sweep import SweepResult, sweep
+from gdjax.transforms.accumulation import (
+    AccumulateState,
+    ApplyEvery,
+    MultiSteps,
+    MultiStepsState,
+    accumulate,
+    apply_every,
+)
+from gdjax.transforms.averaging import (
+    EmaState,
+    LookaheadParams,
+    LookaheadState,
+    ParamsEmaState,
+    SWAState,
+    TailEmaState,
+    ema,
+    lookahead,
+    params_ema,
+    swa,
+    tail_ema,
+)
+from gdjax.transforms.clipping import (
+    NormalizeState,
+    adaptive_grad_clip,
+    centralize,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    normalize,
+    unitwise_clip,
+    unitwise_norm,
+)
 from gdjax.transforms.constraints import ZeroNansState, keep_params_nonnegative, zero_nans
 from gdjax.transforms.curvature import HutchinsonState, hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import WeightDecaySchedule, add_decayed_weights, with_weight_decay
-from gdjax.transforms.distance import ScaleByDistanceOverGradientsState, scale_by_distance_over_gradients
-from gdjax.transforms.ema_nesterov import EmaNesterovState, ema_nesterov
-from gdjax.transforms.functions import stateless, stateless_with_tree_map
-from gdjax.transforms.grokfast import GrokfastState, grokfast
 from gdjax.transforms.guards import (
     ApplyIfFiniteState,
     ConditionallyMaskState,
     ConditionallyTransformState,
     ConditionFn,
+    ShouldSkipUpdateFunction,
     apply_if_finite,
     conditionally_mask,
     conditionally_transform,
+    skip_large_updates,
+    skip_not_finite,
 )
 from gdjax.transforms.hyperball import HyperballState, hyperball
-from gdjax.transforms.layouts import flatten, with_extra_args_support
+from gdjax.transforms.layouts import (
+    SplitRealAndImaginaryState,
+    flatten,
+    offload_state,
+    split_real_and_imaginary,
+    with_extra_args_support,
+)
 from gdjax.transforms.loss_scale import DynamicLossScaleState, dynamic_loss_scale
-from gdjax.transforms.mars import MarsState, mars
 from gdjax.transforms.master_weights import (
     KahanSummationState,
     MasterRemaindersState,
@@ -297,30 +323,54 @@ from gdjax.transforms.master_weights import (
     with_master_weights,
     with_stochastic_rounding,
 )
-from gdjax.transforms.momentum import TraceState, trace
+from gdjax.transforms.momentum import (
+    CautiousState,
+    EmaNesterovState,
+    GrokfastState,
+    MarsState,
+    TraceState,
+    cautious,
+    ema_nesterov,
+    grokfast,
+    mars,
+    trace,
+)
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
-from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
-from gdjax.transforms.norm_control import RadialBrakeState, UpdateFloorState, radial_brake, update_floor
-from gdjax.transforms.offload import offload_state
-from gdjax.transforms.params_ema import ParamsEmaState, SWAState, TailEmaState, params_ema, swa, tail_ema
-from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
-from gdjax.transforms.privacy import (
+from gdjax.transforms.noise import (
+    AddNoiseState,
     DifferentiallyPrivateAggregateState,
+    EscapeSaddlesState,
+    add_noise,
     differentially_private_aggregate,
+    escape_saddles,
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from gdjax.transforms.plateau import (
+    ReduceLROnPlateauState,
+    ScaleByDistanceOverGradientsState,
+    reduce_on_plateau,
+    scale_by_distance_over_gradients,
+)
 from gdjax.transforms.qk_clip import qk_clip
-from gdjax.transforms.scaling import scale, scale_by_learning_rate, scale_by_schedule
-from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
+from gdjax.transforms.scaling import (
+    scale,
+    scale_by_learning_rate,
+    scale_by_schedule,
+    stateless,
+    stateless_with_tree_map,
+)
 from gdjax.transforms.spikes import SkipSpikesState, ZClipState, skip_spikes, zclip
 from gdjax.transforms.trust_ratio import (
+    RadialBrakeState,
+    UpdateFloorState,
     normalize_by_update_norm,
+    radial_brake,
     scale_by_param_block_norm,
     scale_by_param_block_rms,
     scale_by_trust_ratio,
+    update_floor,
 )
-from gdjax.transforms.unitwise import adaptive_grad_clip, unitwise_clip, unitwise_norm
 from gdjax.tree import bias_correction, global_norm, update_infinity_moment, update_moment, update_moment_per_elem_norm
 from gdjax.tree import map_params as tree_map_params
 from gdjax.tree.arithmetic import scale_gradient

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 import gdjax
 from gdjax import numerics
-from gdjax.core import callers, keys
+from gdjax.core import arrays, callers
 
 VERSION = "0.2.8"
 USAGE = "usage: python -m gdjax.as_optax (PROGRAM.py | -m MODULE) [ARGUMENT ...]"
@@ -67,7 +67,7 @@ NAMES = {
     "PyTree": Any,
     "Shape": tuple[int, ...],
     "canonicalize_dtype": _canonicalize_dtype,
-    "canonicalize_key": keys.fresh,
+    "canonicalize_key": arrays.fresh,
     "set_diags": _set_diags,
 }
 # Functions that warn in Optax, and what they say.

@@ -29,10 +29,10 @@ from gdjax.optimizers.schedule_free import (
 )
 from gdjax.optimizers.sophia import SophiaState, sophia
 from gdjax.transforms.clipping import NormalizeState, normalize
-from gdjax.transforms.complex_numbers import SplitRealAndImaginaryState, split_real_and_imaginary
 from gdjax.transforms.curvature import HutchinsonState, hutchinson_estimator_diag_hessian
+from gdjax.transforms.layouts import SplitRealAndImaginaryState, split_real_and_imaginary
+from gdjax.transforms.noise import DifferentiallyPrivateAggregateState, differentially_private_aggregate
 from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
-from gdjax.transforms.privacy import DifferentiallyPrivateAggregateState, differentially_private_aggregate
 
 __all__ = [
     "COCOBState",

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import calls
+from gdjax.core import callers
 from gdjax.core.types import Array, ArrayLike, ArrayTree
 from gdjax.tree.accumulators import AccumulationType, Accumulator, Accumulators, combined
 
@@ -88,9 +88,9 @@ def microbatch(
     axes = [in_axes] * len(keys) if isinstance(in_axes, int) else list(in_axes)
 
     def in_parts(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = calls.by_position(fun, args, kwargs)
+        args, kwargs = callers.by_position(fun, args, kwargs)
         given = {**dict(enumerate(args)), **kwargs}
-        places = [calls.place("gdjax.microbatch", fun, k, len(args), kwargs) for k in keys]
+        places = [callers.place("gdjax.microbatch", fun, k, len(args), kwargs) for k in keys]
         where = list(zip(places, axes, strict=True))
         sizes = {jnp.shape(x)[axis] for k, axis in where for x in jax.tree.leaves(given[k])}
         if len(sizes) != 1:
@@ -152,7 +152,7 @@ def micro_vmap(
     last = num_real_microbatches
 
     def mapped(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = calls.by_position(fun, args, kwargs)
+        args, kwargs = callers.by_position(fun, args, kwargs)
         axes = [in_axes] * len(args) if isinstance(in_axes, int) else list(in_axes)
 
         def part(*args: Any, kwargs: dict[str, Any]) -> Any:
@@ -210,7 +210,7 @@ def micro_grad(
         return transform_fn(gradient), Aux(value, metrics_fn(gradient), aux)
 
     def gradients(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = calls.by_position(fun, args, kwargs)
+        args, kwargs = callers.by_position(fun, args, kwargs)
         axes = [0 if i in batched else None for i in range(len(args))]
         if keep_batch_dim:
             args = tuple(jax.tree.map(lambda x: x[:, None], x) if i in batched else x for i, x in enumerate(args))

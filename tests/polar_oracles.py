@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gdjax
-from gdjax.linalg.polar_coefficients import PRESETS
+from gdjax.linalg.polar import PRESETS
 from tests import oracles
 
 RNG = np.random.default_rng(7)

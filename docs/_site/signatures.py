@@ -6,7 +6,7 @@ from typing import Any
 
 from griffe import Extension, Function
 
-from gdjax.core.signatures import shortened
+from gdjax.core.values import shortened
 
 
 class Signatures(Extension):

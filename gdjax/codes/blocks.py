@@ -1,4 +1,7 @@
-"""8 or 4 bits for each number and a scale for each block of a column, or for each row."""
+"""Numbers of at most 1 as places on a scale of codes, and which of the two codes beside a place is taken.
+
+8 or 4 bits for each number and a scale for each block of a column, or for each row.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,21 +12,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.codes.places import (
-    inverse_softsign,
-    rounded,
-    rounded_float8,
-    rounded_softsign,
-    share,
-    up_to_bfloat16,
-)  # fmt: skip
-from gdjax.codes.random_rounding import uniform
+from gdjax.codes.rounding import uniform
 from gdjax.core import meshes
-from gdjax.core.codec import Format
-from gdjax.xla.bits import as_integers, in_pairs, out_of_pairs
+from gdjax.core.types import Format
+from gdjax.xla.reads import as_integers, in_pairs, out_of_pairs
 from gdjax.xla.sums import largest_size
 
 Array = jax.Array
+
+
+def rounded(place: Array, shares: Array, value: Callable[[Array], Array]) -> Array:
+    """One of the two whole numbers beside a place, at random, so that the mean of what it stands for is right.
+
+    Args:
+      place: at least 0.
+      shares: in [0, 1); 0.5 for the one whose value is nearer.
+      value: what a place stands for, over the scale.
+    """
+    near, below = jnp.round(place), jnp.floor(place)
+    less = value(below)
+    up = shares * (value(below + 1) - less) < value(place) - less
+    # What was decoded gets its code again, where division by the scale has moved it a little.
+    known = jnp.abs(place - near) <= near * np.float32(2.0**-19)
+    return jnp.where(known, near, below + up.astype(jnp.float32))
+
+
+def share(k: Array, n: float) -> Array:
+    """k / n, and 1 for n: a compiler may take 1 / n into the scale, which must not grow by a last place a step."""
+    return jnp.where(jnp.abs(k) == n, jnp.sign(k), k / n)
+
+
+def rounded_softsign(size: Array, shares: Array, n: float) -> Array:
+    return rounded(2 * n * size / (1 + size), shares, lambda k: inverse_softsign(k, n))
+
+
+def inverse_softsign(k: Array, n: float) -> Array:
+    """r of the code k = n * 2 r / (1 + |r|)."""
+    return k / (2 * n - jnp.abs(k))
+
+
+def rounded_float8(size: Array, shares: Array, largest: float) -> Array:
+    """One of the two floats with 3 bits behind the leading one, and a least exponent of -6, beside `largest * size`."""
+    size = largest * size
+    step = jnp.exp2(jnp.floor(jnp.log2(jnp.maximum(size, np.float32(2.0**-6)))) - 3)
+    return rounded(size / step, shares, lambda k: k) * step
+
+
+def up_to_bfloat16(x: Array) -> Array:
+    """The least bfloat16 that is at least x, which is not negative; as float32."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    up = jax.lax.bitcast_convert_type((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(x), jnp.minimum(up, float(jnp.finfo(jnp.bfloat16).max)), x)
+
+
+# fmt: skip
+
 
 FLOAT8 = jnp.float8_e4m3fn
 LARGEST = {jnp.dtype("int8"): 127.0, jnp.dtype(FLOAT8): float(jnp.finfo(FLOAT8).max)}

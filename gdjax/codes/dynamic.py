@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import meshes
-from gdjax.core.codec import Format
+from gdjax.core.types import Format
 from gdjax.xla.sums import largest_size
 
 Array = jax.Array

@@ -1,19 +1,74 @@
-"""float32 numbers in 16 bits: rounded to the nearest or at random, or in two parts of which one is a bfloat16.
+"""Rounding to fewer bits: to nearest, at random, or with the error kept.
 
 It is done on the bits of the numbers, read as integers, which grow with the size, or by `reduce_precision`. A cast to
 16 bits and back a compiler may leave out, and with it the rounding; these operations it may not. What they return is
 a number of 16 bits already: the cast that follows changes nothing, made or left out.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.xla.bits import as_integers
+from gdjax.core.types import Codec
+from gdjax.xla.reads import as_integers, weighted
 
 Array = jax.Array
+
+# The extra argument of `update` that tells a part which rounds at random the number of the first row of all arrays: of
+# one layer of a stack, as `gradient_release` updates it, that of the layer.
+FIRST_ROW = "first_row"
+
+
+def salt(seed: Array | int, step: Array | int, number: int, first_row: Array | int = 0) -> Array:
+    """uint32: where the bits of one array in one step start; () or, of arrays that are rows of larger ones, (2,).
+
+    Args:
+      seed: () uint32, or an integer.
+      step: the number of the step, an integer.
+      number: of the array among those of the step.
+      first_row: the place of the array's first row in the whole array.
+    """
+    words = [jnp.asarray(seed).astype(jnp.uint32), jnp.asarray(step).astype(jnp.uint32)]
+    word = mixed(words[0] ^ mixed(words[1])) + np.uint32(number * 0x9E3779B9 & 0xFFFFFFFF)
+    whole = isinstance(first_row, int) and not first_row
+    return word if whole else jnp.stack([word, jnp.asarray(first_row).astype(jnp.uint32)])
+
+
+def random_bits(salt: Array, like: Array) -> Array:
+    """32 random bits for each element, shaped like an array, from the salt and the element's place in the whole array.
+
+    A few integer operations for each element, which a compiler computes where they are read. They are good enough to
+    round with, not to sample from. An array of more than 2^32 elements repeats them.
+    """
+    factor = 0x9E3779B1
+    if not salt.ndim:
+        return mixed(places(like, factor) ^ salt)
+    row = np.uint32(factor * int(np.prod(like.shape[1:], dtype=object)) & 0xFFFFFFFF)
+    return mixed((places(like, factor) + salt[1] * row) ^ salt[0])
+
+
+def places(like: Array, factor: int) -> Array:
+    """The place of each element in the flattened array, times a factor, modulo 2^32: uint32, divided as it is."""
+    axes = [axis for axis, size in enumerate(like.shape) if size > 1]
+    strides = [factor * int(np.prod(like.shape[axis + 1 :], dtype=object)) for axis in axes]
+    index = [jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis) for axis in axes]
+    return weighted(index, strides, jnp.zeros_like(like, jnp.uint32))
+
+
+def uniform(salt: Array, like: Array) -> Array:
+    """float32 numbers in [0, 1), of 24 bits, shaped like an array; see `random_bits`."""
+    return (random_bits(salt, like) >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+
+
+def mixed(x: Array) -> Array:
+    """Each bit made of all bits (the last steps of MurmurHash3, by Appleby)."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
 
 NARROW = jnp.dtype("bfloat16"), jnp.dtype("float16")
 
@@ -99,3 +154,47 @@ def _dropped(remainder: Any) -> int:
 
 def _float(i: Array) -> Array:
     return jax.lax.bitcast_convert_type(i, jnp.float32)
+
+
+STEPS = 127 * 2.0**8  # of the error, in a number's power of two: 127 are half of a bfloat16's last place
+LARGEST = float(jnp.finfo(jnp.bfloat16).max)
+
+
+class WithError(NamedTuple):
+    """The codes of `bfloat16_with_error`: three bytes a number."""
+
+    value: Array  # bfloat16, the nearest
+    error: Array  # int8, the number less the value, over the value's power of two, in `STEPS`
+
+
+@dataclass(frozen=True)
+class Bfloat16WithError(Codec):
+    """Keeps a float32 number as the nearest bfloat16 and an int8 error: 16 of the 24 bits of its precision.
+
+    The relative error is at most about 2^-16, where that of bfloat16 alone is 2^-8. Below 1e-34 the int8 error
+    underflows gradually, and bfloat16's remains. Infinities and NaN stay as they are; no finite number becomes one.
+    """
+
+    def encode(self, x: Array) -> WithError:
+        # A compiler may leave out the conversion itself, where another back to float32 follows.
+        near = jax.lax.reduce_precision(jnp.where(jnp.isinf(x), x, jnp.clip(x, -LARGEST, LARGEST)), 8, 7)
+        rest, power = x - near, _power(near)
+        known = jnp.abs(rest) < power  # not for 0, infinities and NaN
+        error = jnp.where(known, rest / jnp.where(known, power, 1) * STEPS, 0)
+        return WithError(near.astype(jnp.bfloat16), jnp.round(error).astype(jnp.int8))
+
+    def decode(self, codes: WithError) -> Array:
+        near, error = codes.value.astype(jnp.float32), codes.error.astype(jnp.float32) * (1 / STEPS)
+        return jnp.where(error == 0, near, near + error * _power(near))
+
+    def __repr__(self) -> str:
+        return "gdjax.bfloat16_with_error"
+
+
+def _power(x: Array) -> Array:
+    """The largest power of two that is at most |x|: the bits of the exponent alone. Infinite where x is not finite."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & 0x7F800000
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
+bfloat16_with_error = Bfloat16WithError()

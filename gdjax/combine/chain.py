@@ -14,8 +14,7 @@ from gdjax.core.part import Inside, Part, Position, Step
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.core.values import is_ours
 from gdjax.lift import order
-from gdjax.lift.rule import Leafwise
-from gdjax.lift.steps import run, state_of, steps_of
+from gdjax.lift.rule import Leafwise, run, state_of, steps_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Steps that are made or left out inside a compiled program, by the branches of `jax.lax.cond` or by selection.
+"""Updates that are made on a condition, and parameters for evaluation.
 
 A branch that is to cost nothing must hand its operands on as they are, in their places: then no byte of them is moved.
 """
@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.parts import owned
-from gdjax.core.state_form import as_formed
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.structures import as_formed
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates, boxed_like, is_skipped, unboxed
+from gdjax.lift.order import averages
 from gdjax.numerics import Array
-from gdjax.xla import flags
+from gdjax.xla import sums
 from gdjax.xla.loops import writes_several
 from gdjax.xla.write_order import Selection, after, bound_for, destination, written
 
@@ -116,9 +117,59 @@ def all_finite(tree: ArrayTree) -> Array:
     """Whether no number of a tree is infinite or NaN: a boolean scalar."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in jax.tree.leaves(tree)]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]  # not integers, keys, float0
-    return flags.none([flags.not_finite(x) for x in leaves])
+    return sums.none([sums.not_finite(x) for x in leaves])
 
 
 def zeros(updates: Updates) -> Any:
     """Updates of 0; a float0 leaf stays what it is."""
     return base.map_arrays(jnp.zeros_like, updates)
+
+
+LABEL = "gdjax.eval_params"
+
+
+def eval_params(tx: Transform, state: OptState, params: Params) -> Params:
+    """The parameters to evaluate, keep and serve.
+
+    These are the averages of `params_ema` and `swa`, the blend of `tail_ema`, x of `schedule_free`, `gpa` and
+    `ema_nesterov`, the slow parameters of `lookahead`; for any other optimizer `params` themselves. They are found in
+    the state of chains, masks, groups, accumulation, guards and other wrappers, Optax's too, and so is x of Optax's own
+    `schedule_free`. A leaf that an average does not cover, in another group for instance, keeps its parameter. Of an
+    average around another the outer one counts.
+
+    A state class of your own takes part with a method `eval_params(self, params)`.
+
+    Args:
+      tx: the optimizer.
+      state: the state that `update` returned, or the `opt_state` of `nnx.Optimizer`.
+      params: the parameters after that update; of an nnx model `nnx.state(model, nnx.Param)`.
+
+    Returns:
+      A tree like params, in its dtypes.
+
+    Raises:
+      ValueError: an average has another structure than params, as inside `flatten`.
+      TypeError: tx is no transform, as where the state comes first.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> averaged = gdjax.params_ema(gdjax.sgd(1.0), decay=0.0, every=2)
+      >>> tx = gdjax.apply_if_finite(averaged, max_consecutive_errors=5)
+      >>> run = gdjax.minimize(lambda p: p, jnp.array(4.0), tx, steps=3)  # to 3.0, 2.0, 1.0
+      >>> print(run.params, gdjax.eval_params(tx, run.state, run.params))
+      1.0 2.0
+    """
+    base.check_transform(LABEL, "tx", tx)
+    for own in averages(unboxed(state)):  # nnx has another kind of box in the state than in the parameters
+        found = own.eval_params(unboxed(params))
+        fits = jax.tree.structure(found) == jax.tree.structure(unboxed(params))
+        params = boxed_like(params, found) if fits else own.eval_params(params)  # a part of them, as of `lookahead`
+    return params
+
+
+def evaluated(f: Callable[[Any, Any], Any], slot: Any, params: Params) -> Params:
+    """f of a slot and its parameter, leaf by leaf; the parameter where a mask hides the slot."""
+    try:
+        return jax.tree.map(lambda x, p: p if is_skipped(x) else f(x, p), slot, params, is_leaf=is_skipped)
+    except ValueError as e:
+        raise ValueError(f"{LABEL}: the state has an average of another structure than the parameters: {e}") from e

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import checks, patterns
+from gdjax.core import checks, types
 from gdjax.core.paths import paths_of
-from gdjax.core.skipped import is_hidden, is_skipped
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import ArrayTree, is_hidden, is_skipped
 from gdjax.core.values import value
 
 LABEL = "gdjax.layerwise_decay"
@@ -59,8 +58,8 @@ def layerwise_decay(
     """
     if isinstance(factor, checks.NUMBER) and not 0 < factor < math.inf:
         raise ValueError(f"{LABEL}: factor must be finite and above 0, got {factor!r}")
-    patterns.check(LABEL, [depth_of])
-    patterns.check(LABEL, [embeddings], functions=False)
+    types.check(LABEL, [depth_of])
+    types.check(LABEL, [embeddings], functions=False)
     if num_layers is not None:
         num_layers = checks.structural(LABEL, "num_layers", num_layers, 1)
 

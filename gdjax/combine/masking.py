@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import GetAttrKey
 
-from gdjax.core import base, callers, calls, checks
+from gdjax.core import base, callers, checks
 from gdjax.core.base import MaskedNode, set_to_zero, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.paths import check_prefix, is_masked
-from gdjax.core.skipped import is_skipped
-from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates, is_skipped
 from gdjax.lift.rule import Leafwise
 
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
@@ -141,7 +140,7 @@ def is_whole(params: Params) -> bool:
 
 
 def mask_of(label: str, mask: Mask, tree: ArrayTree, name: str = "mask") -> Any:
-    seen = calls.of_tree(label, name, mask, tree) if checks.is_function(mask) else mask
+    seen = callers.of_tree(label, name, mask, tree) if checks.is_function(mask) else mask
     checks.returned(label, f"the {name}'s function", seen)
     checks.mask(label, name, seen)
     check_prefix(label, name, seen, tree)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.codes import formats
-from gdjax.codes.random_rounding import FIRST_ROW, salt
-from gdjax.core import base, checks, keys, patterns
+from gdjax.codes.rounding import FIRST_ROW, salt
+from gdjax.core import arrays, base, checks, types
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
@@ -113,7 +113,7 @@ def quantize_state(
     names |= {"square": square, "basis": bases or coarse or "blocks", "factor": factors}
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
     exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
-    patterns.check(f"{LABEL}: exempt", exempts)
+    types.check(f"{LABEL}: exempt", exempts)
 
     def coded(x: Owned, exempted: Sequence[bool]) -> Any:
         """What is kept of an array of the state: codes, or the array."""
@@ -140,7 +140,7 @@ def quantize_state(
         except ValueError as e:
             raise ValueError(f"{e}; of the state of the transform inside, gdjax.migrate makes one") from None
         formats.check(LABEL, state, kinds)
-        word = seed if isinstance(seed, int) else jax.random.bits(keys.fresh(seed))
+        word = seed if isinstance(seed, int) else jax.random.bits(arrays.fresh(seed))
         count, old, row = safe_increment(state.count), state.inner_state, extra_args.get(FIRST_ROW, 0)
         updates, new = base.call_update(inner, updates, formats.decoded(old), params, extra_args)
         return updates, QuantizedState(count, formats.encoded(new, old, lambda i: salt(word, count, i, row)))

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from gdjax.core import axis_kinds, base, memories, meshes
+from gdjax.core import base, meshes, paths
 from gdjax.core.arrays import shape_of
 from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params, Transform
@@ -75,7 +75,7 @@ def state_sharding(
     shapes = structure.unflatten([shape_of(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
     traced, state = jax.make_jaxpr(tx.init, return_shape=True)(shapes)
-    kinds = [memories.HOST if memories.is_on_host(x) else None for x in traced.out_avals]
+    kinds = [meshes.HOST if meshes.is_on_host(x) else None for x in traced.out_avals]
     known = _known(tx, state, shapes, divisions)
 
     def sharding(x: Any, axes: Sequence[_Axis], kind: str | None) -> NamedSharding:
@@ -153,7 +153,7 @@ def _by_types(tx: Transform, shapes: Any, divisions: Sequence[Sequence[Axes]]) -
     """
     name = lambda place, division: "/".join([str(place), *division])  # noqa: E731
     meaning = {name(i, d): d for division in divisions for i, d in enumerate(division)}
-    mesh = axis_kinds.explicit(tuple(meaning))
+    mesh = paths.explicit(tuple(meaning))
     if mesh is None:
         return None
     leaves, structure = jax.tree.flatten(shapes)

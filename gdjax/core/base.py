@@ -11,14 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.core import domains, extra_arguments, misuse
+from gdjax.core import closures, domains, misuse
 from gdjax.core.closures import function_of, value_of
 from gdjax.core.part import Part, keywords
-from gdjax.core.signatures import short_types
-from gdjax.core.skipped import fitted, without_skipped
-from gdjax.core.state_form import as_formed
-from gdjax.core.types import SHOWN, OptState, Params, Transform, TransformInitFn, TransformUpdateFn, Updates
-from gdjax.core.values import Call, Value, bind, is_ours, not_called
+from gdjax.core.structures import as_formed
+from gdjax.core.types import (
+    SHOWN,
+    OptState,
+    Params,
+    Transform,
+    TransformInitFn,
+    TransformUpdateFn,
+    Updates,
+    fitted,
+    without_skipped,
+)
+from gdjax.core.values import Call, Value, bind, is_ours, not_called, short_types
 
 P = ParamSpec("P")
 
@@ -143,10 +151,10 @@ class Update(Value):
 
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         if extra_args:
-            extra_arguments.check(label_of(self.call), extra_args, self.asked)
+            closures.check(label_of(self.call), extra_args, self.asked)
         return self.from_within(updates, state, params, extra_args)
 
-    asked = functools.cached_property(extra_arguments.asked)
+    asked = functools.cached_property(closures.asked)
 
     def from_within(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
         """The update as another transform calls it: the names of the extra arguments are already checked."""
@@ -260,7 +268,7 @@ def call_update(
     """`tx.update`, for anything with an `update`; without the extra arguments if it takes none."""
     if isinstance(made := value_of(tx.update), Update):
         return made.from_within(updates, state, params, extra_args)
-    return tx.update(updates, state, params, **(extra_args if extra_arguments.taken(tx) else {}))
+    return tx.update(updates, state, params, **(extra_args if closures.taken(tx) else {}))
 
 
 def check_transform(label: str, index: Any, tx: Transform) -> Any:

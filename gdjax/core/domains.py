@@ -12,10 +12,10 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import argument_kinds as kinds
-from gdjax.core import callers, calls, checks
+from gdjax.core import callers, checks
 from gdjax.core.number_domains import RATE, SIZE, SQUARES, Domain, Fact, Integer, Kind, asked
-from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.signatures import UNIONS, facts_of
+from gdjax.core.types import PerLeaf
+from gdjax.core.values import UNIONS, facts_of
 
 
 def number(domain: Domain, label: str, name: str, value: object) -> None:
@@ -44,7 +44,7 @@ def number(domain: Domain, label: str, name: str, value: object) -> None:
         got = f"a {type(value).__name__}; {rates if factors else elsewhere}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
-        calls.schedule(label, name, value)
+        callers.schedule(label, name, value)
         return
     if domain is SQUARES and float(value) == 1:
         corrected = "an optimizer that corrects it for its start at 0 then returns NaN"
@@ -70,7 +70,7 @@ def integer(label: str, name: str, value: object, least: int) -> None:
     elif isinstance(value, type) or not callable(value):
         checks.structural(label, name, value, least)
     else:
-        calls.schedule(label, name, value)
+        callers.schedule(label, name, value)
 
 
 def is_no_number(signature: inspect.Signature, parameter: inspect.Parameter) -> bool:

@@ -1,4 +1,7 @@
-"""Types of arrays on meshes: what `shard_map` and explicit axes require a program to say.
+"""Where arrays lie and programs run: meshes, the owner devices of matrices, memories, platforms.
+
+Otherwise every product inside a polar factor, say, would exchange the matrix. The step around the optimizer decides
+this, while it is traced and for its own thread only.
 
 Inside `shard_map` a type says over which axes of the mesh an array varies. The two branches of a condition must agree
 in that, and so must the start and the end of a loop's body. On explicit axes a type says along which axes of the mesh
@@ -9,6 +12,7 @@ of JAX without such types, each function here returns its argument.
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -16,7 +20,18 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from gdjax.core.contexts import WHERE, within
 from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
+
+
+def owned_by(mesh: Any) -> AbstractContextManager[None]:
+    """While a function is traced here, each matrix of a stack is computed on one device of the mesh."""
+    return within(WHERE, mesh=mesh)
+
+
+def mesh() -> Any:
+    """The mesh over whose devices stacks of matrices are divided; None for none."""
+    return WHERE.get().mesh
 
 
 def type_of(x: ArrayTree) -> Any:
@@ -230,3 +245,81 @@ def zeros_along(p: Array, axes: Sequence[int], dtype: DTypeLike, lead: tuple[int
 def _put(x: Array, how: NamedSharding, spec: PartitionSpec) -> Any:
     sharding = NamedSharding(how.mesh, spec)
     return jax.device_put(x, sharding) if isinstance(how.mesh, Mesh) else jax.sharding.reshard(x, sharding)
+
+
+HOST = "pinned_host"  # memory of the host that a device reads and writes directly
+
+
+def check_host(label: str) -> None:
+    """Raises unless a compiled function can keep arrays in the host's memory.
+
+    Raises:
+      ValueError: the backend has no such memory.
+      RuntimeError: this release of JAX cannot say so in a compiled function.
+    """
+    device = jax.local_devices()[0]
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if HOST not in kinds:
+        raise ValueError(f"{label}: {device.platform} has memories of the kinds {kinds}, none of {HOST!r}")
+    if not hasattr(jax, "memory"):
+        raise RuntimeError(f"{label}: JAX {jax.__version__} has no jax.memory: this needs a later release")
+
+
+def on_host(x: Array) -> Any:
+    return jax.device_put(x, getattr(jax, "memory").Space.Host)  # noqa: B009  # not in the oldest JAX
+
+
+def on_device(x: Array) -> Any:
+    return jax.device_put(x, getattr(jax, "memory").Space.Device)  # noqa: B009
+
+
+def is_on_host(x: Any) -> bool:
+    """Whether an array, or an abstract one, is in the host's memory."""
+    if not hasattr(jax, "memory"):
+        return False
+    return getattr(type_of(x), "memory_space", None) == getattr(jax, "memory").Space.Host  # noqa: B009
+
+
+def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
+    """`jax.lax.platform_dependent`; inside `branches` the choice is already made.
+
+    A choice already made costs no trace of the other functions and no condition in the program.
+    """
+    chosen = {others.get(kind, default) for kind in WHERE.get().platforms}
+    if len(chosen) == 1:
+        return chosen.pop()(*args)
+    return jax.lax.platform_dependent(*args, default=default, **others)
+
+
+def branches(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
+    """The same, for functions that call `by_platform` themselves.
+
+    Inside them use `jitted` for `jax.jit`, which would reuse the trace for one kind of device on another.
+    """
+    kinds: dict[Any, frozenset[str]] = {}
+    for kind in WHERE.get().platforms:
+        f = others.get(kind, default)
+        kinds[f] = kinds.get(f, frozenset()) | {kind}
+    inside = {f: functools.partial(_where, mine, f) for f, mine in kinds.items()}
+    return by_platform(*args, default=inside.get(default, default), **{k: inside.get(f, f) for k, f in others.items()})
+
+
+def may_be(kind: str) -> bool:
+    """Whether the program may run on a device of this kind."""
+    return kind in WHERE.get().platforms
+
+
+def _where(kinds: frozenset[str], f: Callable[..., Any], *args: Any) -> Any:
+    with within(WHERE, platforms=kinds):
+        return f(*args)
+
+
+def jitted(f: Callable[..., Any], static: Sequence[int] = ()) -> Callable[..., Any]:
+    """`jax.jit` of a function that calls `by_platform`."""
+    traced = jax.jit(lambda _, *args: f(*args), static_argnums=(0, *(i + 1 for i in static)))
+
+    @functools.wraps(f)
+    def called(*args: Any) -> Any:
+        return traced(WHERE.get().platforms, *args)
+
+    return called

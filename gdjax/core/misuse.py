@@ -1,9 +1,41 @@
-"""What to write instead of an unknown argument, or of one that is no transform."""
+"""Other libraries' names for our arguments, and how optimizers are often misused.
+
+A dialect is a set of defaults, which stand in one table over the factory. Where defaults are not enough, the body of
+the factory chooses another rule.
+"""
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+Dialect = Literal["optax", "torch", "paper"]
+_DEFAULTS = "__gdjax_dialects__"  # an attribute of a factory, which `functools.wraps` copies
+
+
+def dialects(*, torch: Mapping[str, Any], paper: Mapping[str, Any]) -> Callable[[F], F]:
+    """Gives a factory its defaults for like="torch" and like="paper"; those for "optax" are in its signature.
+
+    They take the place of arguments that a call leaves out.
+    """
+
+    def decorate(factory: F) -> F:
+        setattr(factory, _DEFAULTS, {"torch": torch, "paper": paper})
+        return factory
+
+    return decorate
+
+
+def share(factory: Any, other: Any) -> None:
+    """Gives the dialects of `factory` to `other`, which takes the same arguments."""
+    setattr(other, _DEFAULTS, getattr(factory, _DEFAULTS, {}))
+
+
+def defaults(factory: Any, like: object) -> Mapping[str, Any]:
+    """The defaults of a dialect of a factory; none for an unknown dialect, which the check of `like` reports."""
+    return getattr(factory, _DEFAULTS, {}).get(like, {}) if isinstance(like, str) else {}
+
 
 # Names of arguments in other libraries, and ours: "name" holds in every factory, "factory.name" in that one. Several
 # names of ours stand for a tuple of as many numbers. A message shows only names that the factory has.

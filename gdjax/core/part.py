@@ -2,7 +2,7 @@
 
 A transform is two functions. Behind those of this library is a `Part`: a rule, a wrapper, a chain, groups.
 `base.part_of` finds it; `gdjax.core.parts` asks it and all parts inside. For a transform of another library
-`gdjax.core.guesses` guesses the answers.
+`gdjax.core.parts` guesses the answers.
 """
 
 import inspect
@@ -64,7 +64,7 @@ class Kept(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One transform of a sequence, and its state; see `gdjax.lift.steps`."""
+    """One transform of a sequence, and its state; see `gdjax.lift.rule`."""
 
     part: Any  # a `Leafwise`, or any transform
     state: OptState
@@ -77,7 +77,7 @@ class Part:
     - `inside`: its inner transforms, and where their states lie in its own.
     - `hyperparams`: its own hyperparameters at a state.
     - `kept`: which trees of its state have arrays for each parameter, and which axes of the parameter they follow.
-    - `steps`, `joined`: how it joins a pass over the leaves, see `gdjax.lift.steps`.
+    - `steps`, `joined`: how it joins a pass over the leaves, see `gdjax.lift.rule`.
     - `asks`: the extra arguments of `update` that it reads itself.
     - `labelled`: the same part, with errors under the name of the optimizer around it.
     """

@@ -1,12 +1,11 @@
-"""Trees that must fit each other; where they do not, a sentence shows both sides and the likely slip."""
+"""The structures of trees: two that must agree, and a state in the form of the one before."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from gdjax.core.skipped import is_skipped
-from gdjax.core.types import ArrayTree, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Updates, is_skipped
 
 ARRAYS = "params", "updates", "gradients"  # names in errors of trees whose leaves are arrays
 SWAPPED = "are state and params swapped? Call update(updates, state, params)"
@@ -176,3 +175,27 @@ def _is_scalar(x: Any) -> bool:
 
 def _paths(tree: ArrayTree) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def as_formed(new: OptState, old: OptState) -> OptState:
+    """A new state in the form of the old one, as `jax.lax.scan` requires of its carry.
+
+    Where the old state has an Optax class with the same fields, the new one gets it too. Where a gradient is missing
+    and the new state has None, the old array stays.
+    """
+    if jax.tree.structure(old) == jax.tree.structure(new):
+        return new
+    if is_skipped(new):
+        return old
+    fields = getattr(new, "_fields", None)
+    if isinstance(new, tuple) and isinstance(old, tuple) and len(old) == len(new):
+        if getattr(old, "_fields", None) != fields:
+            return new
+        parts = map(as_formed, new, old)
+        return tuple(parts) if fields is None else type(old)(*parts)
+    if isinstance(new, dict) and isinstance(old, dict) and old.keys() == new.keys():
+        return type(new)((k, as_formed(x, old[k])) for k, x in new.items())
+    try:
+        return jax.tree.map(lambda x, y: y if is_skipped(x) else x, new, old, is_leaf=is_skipped)
+    except (ValueError, TypeError):  # a different structure, which this function must not hide
+        return new

@@ -1,19 +1,176 @@
-"""What about an optimizer is probably a mistake."""
+"""Cautions: what is likely a slip, and what a step waits for."""
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from gdjax.combine.chain import flips
 from gdjax.combine.groups import CLIPS_ALONE, clips_by_norm
+from gdjax.core import misuse
+from gdjax.core.parts import calls_of, every, is_state_of, known
 from gdjax.core.structures import few
+from gdjax.core.types import OptState, Schedule, Transform
+from gdjax.core.values import Call
 from gdjax.inspection.walk import Listed, Walk, short
 from gdjax.lift.layers import LAYERS
 from gdjax.linalg.matrices import Matrix
+from gdjax.matrices.plan import NO_HEAD, ByRole, is_headless
 from gdjax.matrices.reading import Read
-from gdjax.matrices.roles import NO_HEAD, ByRole, is_headless
+from gdjax.schedules.decay import constant_schedule
+from gdjax.transforms.accumulation import ApplyEvery, MultiStepsState
+from gdjax.transforms.guards import ApplyIfFiniteState, ConditionallyMaskState, ConditionallyTransformState
+from gdjax.transforms.spikes import SkipSpikesState
+
+_RATES = "learning_rate", "adam_learning_rate", "step_size_fn"
+
+
+def at_largest_rates(tx: Transform, steps: int) -> Any:
+    """`tx` made again with the largest rate, in the first `steps` steps, in the place of each schedule of a rate.
+
+    Wrappers whose first update is not that of the optimizer inside (`Inside.at_once`) are replaced by it. What is of
+    another library stays.
+    """
+    calls = calls_of(tx)
+    if not calls:
+        return tx
+    call: Call = calls[0]
+    for inside in known(tx).inside():
+        if inside.shown and not inside.at_once:
+            return at_largest_rates(inside.tx, steps)
+    arguments = {name: _changed(name, x, steps) for name, x in call.arguments.items()}
+    if all(arguments[name] is x for name, x in call.arguments.items()):
+        return tx
+    bound = inspect.signature(call.factory).bind_partial()
+    bound.arguments.update(arguments)
+    return call.factory(*bound.args, **bound.kwargs)
+
+
+def _changed(name: str, x: Any, steps: int) -> Any:
+    """An argument, with what is inside it; the same object where nothing changes."""
+    if misuse.is_transform(x):
+        return at_largest_rates(x, steps)
+    if name in _RATES and callable(x):
+        largest = _largest(x, steps)
+        return constant_schedule(largest) if name == "step_size_fn" else largest
+    if isinstance(x, Mapping):
+        new = {k: _changed("", y, steps) for k, y in x.items()}
+        return x if all(new[k] is x[k] for k in x) else new
+    if type(x) in (tuple, list):
+        new = [_changed("", y, steps) for y in x]
+        return x if all(a is b for a, b in zip(new, x, strict=True)) else type(x)(new)
+    return x
+
+
+def _largest(schedule: Schedule, steps: int) -> float:
+    """The rate of the largest size among some 200 steps, evenly spread, the first and the last among them."""
+    places = sorted({round(i * (steps - 1) / 199) for i in range(200)})
+    return max((float(schedule(jnp.asarray(i, jnp.int32))) for i in places), key=abs)
+
+
+AHEAD = 1000  # how many calls of a condition are looked at
+
+
+def waiting(tx: Transform, state: OptState) -> Iterator[str]:
+    """Sentences about the calls to come, in which an optimizer with this state makes no step."""
+    for part, s, _ in every(tx, state):
+        tell = next((tell for kind, tell in _TELL.items() if is_state_of(kind, s)), None)
+        numbers = [s.total_skipped] if is_state_of(SkipSpikesState, s) else s  # it remembers several losses
+        if tell is not None and all(np.ndim(x) == 0 for x in numbers if isinstance(x, jax.Array | np.ndarray)):
+            calls = getattr(part, "calls", ()) or calls_of(part)
+            yield from tell(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`
+
+
+def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    skipped, most = int(s.notfinite_count), arguments.get("max_consecutive_errors")
+    calls = "call" if skipped == 1 else _counted(skipped, "call")
+    text = f"{calls} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
+    if skipped and most is None:
+        yield f"apply_if_finite, the last {text}"
+    elif skipped > int(most or 0):
+        yield f"apply_if_finite has given up after the last {text}; it skips {most} in a row at most, and applies these"
+    elif skipped:
+        left = int(most or 0) - skipped
+        ahead = f"it skips {left} more, then applies them" if left else "the next is applied, finite or not"
+        yield f"apply_if_finite skipped the last {text}; {ahead}"
+
+
+def _of_spikes(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    if s.last_skipped:
+        yield (
+            f"skip_spikes skipped the last call ({int(s.total_skipped)} in all): "
+            "the loss or the gradient norm was far above its mean, or not finite"
+        )
+
+
+def _of_condition(name: str, what: str) -> Any:
+    def tell(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+        condition, inner = arguments.get("should_transform_fn"), arguments.get("inner")
+        if condition is None or arguments.get("forward_extra_args"):
+            return
+        chosen = np.asarray(jax.vmap(condition)(int(s.step) + jnp.arange(AHEAD, dtype=jnp.int32)))
+        if not chosen.any():
+            yield f"{name} applies {inner!r} in none of the next {AHEAD:,} calls: {what}"
+        elif first := int(chosen.argmax()):
+            yield f"{name} waits: it applies {inner!r} after {_counted(first, 'call')} more, in which {what}"
+
+    return tell
+
+
+def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    gathered, every_k = int(s.mini_step), arguments.get("every_k_schedule")
+    k: Any = every_k(s.gradient_step) if callable(every_k) else every_k
+    k = None if k is None else round(float(k))
+    info: Any = getattr(s, "skip_state", None)
+    if isinstance(info, dict) and np.ndim(skip := info.get("should_skip", False)) == 0 and skip:
+        numbers = {name: x for name, x in info.items() if name != "should_skip" and np.shape(x) == ()}
+        why = ", ".join(_in_words(name, float(x)) for name, x in numbers.items())
+        yield f"MultiSteps left out the gradients of the last call ({why}): the update is 0, and no step is nearer"
+    if k is None:
+        if gathered:
+            yield f"MultiSteps waits: it has {_counted(gathered, 'gradient')} of its next update"
+    elif k > 1:
+        yield f"MultiSteps waits: it has {gathered} of {k} gradients; {_until(k - gathered)}"
+
+
+def _of_sums(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    k, gathered = arguments.get("k"), int(s.count)
+    if k is None and gathered or k is not None and k > 1:
+        of, until = ("", "") if k is None else (f" of {k}", f"; {_until(int(k) - gathered)}")
+        yield f"apply_every waits: it has {gathered}{of} updates{until}"
+
+
+_TELL = {
+    ApplyIfFiniteState: _of_guard,
+    ConditionallyTransformState: _of_condition("conditionally_transform", "the updates pass through as they are"),
+    ConditionallyMaskState: _of_condition("conditionally_mask", "the updates are 0"),
+    SkipSpikesState: _of_spikes,
+    MultiStepsState: _of_accumulation,
+    ApplyEvery: _of_sums,
+}
+
+
+def _in_words(name: str, x: float) -> str:
+    """A number that a function which skips returned; those of `skip_not_finite` and `skip_large_updates` in words."""
+    if name == "num_not_finite":
+        return f"{_counted(int(x), 'element')} not finite"
+    return f"{'squared norm' if name == 'norm_squared' else name} {x:.4g}"
+
+
+def _until(n: int) -> str:
+    """What comes, where the n-th call from now makes the update."""
+    if n == 1:
+        return "the next call makes the update"
+    return f"the call after the next {n - 1} makes the update" if n > 2 else "the call after the next makes the update"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
 
 _LOOKS = {
     "embedding": "an embedding", "head": "a head", "router": "a router",

@@ -12,19 +12,15 @@ from gdjax import numerics
 from gdjax.combine.hyperparams import last_rates
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.boxes import unboxed
-from gdjax.core.guesses import is_state_of
 from gdjax.core.part import Pair
-from gdjax.core.parts import every, holding, known, within
+from gdjax.core.parts import every, holding, is_state_of, known, within
 from gdjax.core.paths import label_by_path
-from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
-from gdjax.lift.rule import Leafwise
-from gdjax.lift.steps import Step, run, state_of, steps_of
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates, unboxed
+from gdjax.lift.rule import Leafwise, Step, run, state_of, steps_of
 from gdjax.transforms.clipping import clip_by_global_norm
 from gdjax.transforms.guards import ApplyIfFiniteState, apply_if_finite
 from gdjax.transforms.spikes import SkipSpikesState
-from gdjax.tree.euclidean import global_norm
-from gdjax.tree.norms import finite_square
+from gdjax.tree.norms import finite_square, global_norm
 from gdjax.tree.states import get_all_with_path
 from gdjax.xla.write_order import after, bound_for
 

@@ -13,7 +13,7 @@ from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import base, meshes
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.entries import Entry, entries, pairs
+from gdjax.inspection.walk import Entry, entries, pairs
 
 LABEL = "gdjax.migrate"
 # What the fields are: averages of the gradients, m = b m + (1 - b) g, or of their squares; sums, m = b m + g.

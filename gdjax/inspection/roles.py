@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 from gdjax.core.paths import paths_of
 from gdjax.core.types import Params
-from gdjax.inspection.table import Table
+from gdjax.inspection.tabulate import Table
 from gdjax.inspection.walk import shapes_of
-from gdjax.matrices.plan import plan_of
-from gdjax.matrices.roles import matrices_by_role
+from gdjax.matrices.plan import matrices_by_role, plan_of
 
 
 class Role(NamedTuple):

@@ -12,7 +12,7 @@ from gdjax.core.parts import owned
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.structures import few
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.entries import Entry, entries, pairs
+from gdjax.inspection.walk import Entry, entries, pairs
 from gdjax.numerics import is_key
 
 VERSION = 1

@@ -1,10 +1,16 @@
-"""What the state of an optimizer is made of, from shapes alone."""
+"""Tables of an optimizer's state: shapes, bytes, devices, and what they exchange."""
 
 import functools
-from collections.abc import Collection, Sequence
+import html
+import math
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Sharding
 from jax.tree_util import GetAttrKey
 
 from gdjax.codes import formats
@@ -13,9 +19,202 @@ from gdjax.core.part import Path
 from gdjax.core.parts import Owned, every, owned
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.placed import Share, bytes_of, most, shares_of, state_and_order
-from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
+from gdjax.lift.order import OrderWarning
+from gdjax.numerics import is_key
+
+LABEL = "gdjax.Table"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Table:
+    """Rows under named columns. It prints as aligned text, and a notebook shows it as an HTML table.
+
+    `table["path"]` is the list of what the rows have under "path"; `len` counts the rows, and a loop goes over them.
+
+    Args:
+      rows: NamedTuples, or dicts from column to value, kept as they are.
+      columns: the columns in their order; by default the fields of the first row. A dict may lack some, which print
+        as nothing; a NamedTuple may have more fields. A table without rows needs them.
+      warnings, notes: sentences, printed below the rows: what is probably a mistake, and what is told besides.
+
+    Raises:
+      TypeError: a row is neither a NamedTuple nor a dict.
+      ValueError: a dict has a key that is no column.
+      KeyError: (of `table[name]`) there is no such column.
+
+    Example:
+      >>> import gdjax
+      >>> table = gdjax.Table([{"name": "sgd", "loss": 0.5}, {"name": "adam", "loss": 0.25}])
+      >>> print(table)
+      name  loss
+      ----  ----
+      sgd    0.5
+      adam  0.25
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Any, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __init__(
+        self, rows: Iterable[Any], columns: Iterable[str] | None = None, warnings: Iterable[str] = (),
+        notes: Iterable[str] = (),
+    ):  # fmt: skip
+        rows = tuple(rows)
+        for i, row in enumerate(rows):
+            if not (isinstance(row, Mapping) or hasattr(row, "_asdict")):
+                raise TypeError(f"{LABEL}: row {i} is {row!r}, neither a NamedTuple nor a dict")
+        found = tuple(_fields(rows[0]) if rows else ()) if columns is None else tuple(columns)
+        for i, row in enumerate(rows):
+            hides = columns is not None and not isinstance(row, Mapping)
+            if unknown := [name for name in _fields(row) if name not in found and not hides]:
+                raise ValueError(f"{LABEL}: row {i} has {unknown}, but the columns are {list(found)}")
+        object.__setattr__(self, "columns", found)
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "warnings", tuple(warnings))
+        object.__setattr__(self, "notes", tuple(notes))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        if column not in self.columns:
+            raise KeyError(f"{LABEL}: no column {column!r}; there are {', '.join(self.columns)}")
+        return [_fields(row).get(column) for row in self.rows]
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *self._shown()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        numbers = [all(map(_is_number, self[name])) and bool(self.rows) for name in self.columns]
+        pads = [str.rjust if is_numbers else str.ljust for is_numbers in numbers]
+        padded = [[pad(x, n) for pad, x, n in zip(pads, line, widths, strict=True)] for line in lines]
+        padded.insert(1, ["-" * n for n in widths])
+        shown = ["  ".join(line).rstrip() for line in padded]
+        return "\n".join([*shown, *self._told()])
+
+    def _repr_html_(self) -> str:
+        def row(cells: Iterable[str], tag: str) -> str:
+            return f"<tr>{''.join(f'<{tag}>{html.escape(x)}</{tag}>' for x in cells)}</tr>"
+
+        body = "".join(row(cells, "td") for cells in self._shown())
+        told = "".join(f"<p>{html.escape(text)}</p>" for text in self._told())
+        return f"<table><thead>{row(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{told}"
+
+    def _told(self) -> list[str]:
+        return [f"warning: {text}" for text in self.warnings] + [f"note: {text}" for text in self.notes]
+
+    def _shown(self) -> list[list[str]]:
+        return [[_text(_fields(row).get(name)) for name in self.columns] for row in self.rows]
+
+
+def _fields(row: Any) -> Mapping[str, Any]:
+    return row if isinstance(row, Mapping) else row._asdict()
+
+
+def _is_number(x: Any) -> bool:
+    x = _plain(x)
+    return x is None or not isinstance(x, bool) and isinstance(x, int | float)
+
+
+def _text(x: Any) -> str:
+    """A cell: four digits of a float, thousands of an int apart; nothing for None."""
+    x = _plain(x)
+    if x is None:
+        return ""
+    if isinstance(x, bool):
+        return "yes" if x else "no"
+    if isinstance(x, int):
+        return f"{x:,}"
+    return f"{x:.4g}" if isinstance(x, float) else str(x)
+
+
+def _plain(x: Any) -> Any:
+    """A number of NumPy or JAX as Python's; anything else as it is."""
+    return x.item() if getattr(x, "shape", None) == () and hasattr(x, "item") else x
+
+
+class Share(NamedTuple):
+    """What one device has of an array."""
+
+    bytes: int
+    devices: frozenset[Any]  # those that have as much; empty for all of a mesh that has no devices
+
+
+def state_and_order(tx: Transform, shapes: Any) -> tuple[OptState, list[str]]:
+    """The shapes of the state that `init` makes, and what it warns of averages that are not last.
+
+    What else `init` warns of, it warns of when the state is made.
+    """
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        state = jax.eval_shape(lambda params: tx.init(params), shapes)  # a function that JAX has not traced before
+    texts = [str(w.message) for w in caught if issubclass(w.category, OrderWarning)]
+    return state, list(dict.fromkeys(text.partition(": ")[2] for text in texts))
+
+
+def bytes_of(x: Any) -> int:
+    """The bytes of an array, those of a PRNG key included; a float0 has none."""
+    if is_key(x):
+        x = jax.eval_shape(jax.random.key_data, x)
+    return math.prod(x.shape) * (0 if x.dtype == jax.dtypes.float0 else x.dtype.itemsize)
+
+
+def shares_of(label: str, state: OptState, shardings: Any) -> list[Any]:
+    """For each array of a state its `Share`, or None where `shardings` is None.
+
+    Raises:
+      ValueError: `shardings` is no prefix of the state, or divides an axis unevenly.
+      TypeError: it has a leaf that is neither a sharding nor an array.
+    """
+    if shardings is None:
+        return [None] * len(jax.tree.leaves(state))
+    try:
+        paths, structure = jax.tree_util.tree_flatten_with_path(shardings, is_leaf=_is_leaf)
+        below = structure.flatten_up_to(state)
+    except (ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"{label}: shardings is no prefix of the state that init makes: {e}") from e
+    return [
+        _share(f"{label}: state{jax.tree_util.keystr((*path, *inner))}", x, where)
+        for (path, where), tree in zip(paths, below, strict=True)
+        for inner, x in jax.tree_util.tree_flatten_with_path(tree)[0]
+    ]
+
+
+def most(shares: Sequence[Any]) -> int | None:
+    """The bytes on the device with most of them; None where nothing is known."""
+    if None in shares:
+        return None
+    sizes, everywhere = Counter[Any](), 0
+    for size, devices in shares:
+        everywhere += 0 if devices else size
+        for device in devices:
+            sizes[device] += size
+    return everywhere + max(sizes.values(), default=0)
+
+
+def _is_leaf(x: Any) -> bool:
+    return x is None or isinstance(x, Sharding)
+
+
+def _share(where: str, x: Any, sharding: Any) -> Share:
+    sharding = getattr(sharding, "sharding", sharding)
+    if sharding is None:
+        return Share(bytes_of(x), frozenset())
+    if not isinstance(sharding, Sharding):
+        raise TypeError(f"{where}: shardings has {type(sharding).__name__}, neither a sharding nor an array")
+    try:
+        shape = sharding.shard_shape(x.shape)
+    except ValueError as e:
+        raise ValueError(f"{where} has shape {x.shape}, which {sharding} does not divide: {e}") from e
+    try:
+        devices = frozenset(sharding.device_set)
+    except (ValueError, AttributeError):  # of an abstract mesh
+        devices = frozenset()
+    return Share(bytes_of(jax.ShapeDtypeStruct(shape, x.dtype)), devices)
 
 
 class Tabulated(NamedTuple):

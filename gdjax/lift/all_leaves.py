@@ -1,22 +1,245 @@
-"""One pass over the leaves: the rules of a chain, applied to each leaf in turn."""
+"""One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks
-from gdjax.core.types import Params, Updates
+from gdjax.core import base, callers, checks, meshes
+from gdjax.core.paths import factors_by_path, keys_of, path_of
+from gdjax.core.types import LABEL, ArrayTree, OptState, Params, PerLeaf, Updates, base_of, is_skipped
 from gdjax.lift import meetings, rule_checks
 from gdjax.lift.meetings import Asked
-from gdjax.lift.one_leaf import Done, kernel_of
-from gdjax.lift.running import Leaves, Running, leaves_of, opened
+from gdjax.lift.one_leaf import Done, Kernel, kernel_of
+from gdjax.lift.slots import Tree
 from gdjax.xla.write_order import LARGE, after, outlet, written
 
 Array = jax.Array
+Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
+
+
+def split(
+    label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], of_tree: bool = False
+) -> tuple[dict[str, Any], Factors]:
+    """The hyperparameters with the base of each `per_leaf` in its place, and the `per_leaf`s themselves.
+
+    Args:
+      of_tree: whether the rule is one of the whole tree.
+
+    Raises:
+      TypeError: a rule of the whole tree, or the start of a slot, depends on one that leaves do not share.
+    """
+    found = {k: x for k, x in hyper.items() if isinstance(x, PerLeaf)}
+    used = set(found) if of_tree else set()
+    used |= {fill for slot in slots.values() if isinstance(fill := getattr(slot, "fill", None), str)}
+    if shared := sorted(used & set(found)):
+        raise TypeError(
+            f"{label.replace('._', '.')}: {', '.join(shared)} must be one number for the whole tree, which this method "
+            "computes with; for factors of its updates write chain(tx, scale(per_leaf(1.0, factors)))"
+        )
+    return numerics.python_numbers({k: base_of(x) for k, x in hyper.items()}), found
+
+
+def check_paths(factors: Factors, params: Params) -> None:
+    """Warns of patterns that decide for no leaf; raises if a tree of factors does not fit the parameters."""
+    for x in factors.values():
+        for level in x.levels():
+            _level(level, params, True)
+
+
+def of_each(factors: Factors, bases: Mapping[str, Any], tree: ArrayTree) -> list[dict[str, Any]]:
+    """For each leaf, also without a gradient, its hyperparameters: base times factor."""
+    columns = {}
+    for name, x in factors.items():
+        levels = [_level(level, tree, False) for level in x.levels()]
+        known: dict[Any, Any] = {}  # leaves with the same factor share the product
+        columns[name] = [_times(bases[name], row, known) for row in zip(*levels, strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _times(base: Any, row: Sequence[Any], known: dict[Any, Any]) -> Any:
+    key = tuple(id(x) if isinstance(x, jax.Array) else x for x in row)
+    if key not in known:
+        found = base
+        for x in row:
+            found = found * (x.astype(found.dtype) if isinstance(x, Array) and isinstance(found, Array) else x)
+        # A product of 0 becomes the constant 0: the rule then need not read the other factor.
+        known[key] = 0.0 if any(isinstance(x, int | float) and x == 0 for x in row) else found
+    return known[key]
+
+
+def _level(level: PerLeaf, tree: ArrayTree, warn: bool) -> list[Any]:
+    """The factors of one `per_leaf` for each leaf."""
+    if level.patterns is not None:
+        found = factors_by_path(LABEL, dict(zip(level.patterns, level.factors, strict=True)), tree, warn)
+        return list(map(_number, found))
+    given = level.factors
+    prefix = callers.of_tree(LABEL, "factors", given, tree) if checks.is_function(given) else given
+    checks.returned(LABEL, "the factors' function", prefix)
+    known = dict(keys_of(prefix))
+    leaves = keys_of(tree, is_skipped)
+    found, used = [], set()
+    for keys, leaf in leaves:
+        key = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in known), None)
+        found.append(1.0 if key is None else known[key])
+        used.add(key)
+        if key is None and not is_skipped(leaf):
+            raise ValueError(f"{LABEL}: there is no factor for {path_of(keys)}; there are {_shown(known)}")
+    if warn and not any(is_skipped(leaf) for _, leaf in leaves) and (idle := set(known) - used):
+        raise ValueError(f"{LABEL}: the parameters have no {_shown(idle)}; they have {_shown(k for k, _ in leaves)}")
+    return list(map(_number, found))
+
+
+def _number(factor: Any) -> Any:
+    """A factor as a Python number, which adopts the dtype of the base, or as an array."""
+    return float(factor) if isinstance(factor, checks.NUMBER) else jnp.asarray(factor)
+
+
+def _shown(keys: Any) -> str:
+    return ", ".join(sorted(map(path_of, keys))) or "entries"
+
+
+RAW = "updates", "gradients"  # of a wrapper: from the wrapped transform, and given to the wrapper
+
+
+class Leaves(NamedTuple):
+    """The updates and the parameters of a pass, as lists with an entry for each leaf of the updates."""
+
+    structure: Any
+    paths: list[Any]
+    gs: list[Any]
+    trained: list[bool]  # whether the leaf has a gradient
+    ps: list[Any]  # None where there is no parameter, or one that does not fit and is not needed
+    all_params: list[Any] | None  # also those that do not fit; None where there are no parameters
+    params_error: Exception | None  # why there are none, though `update` got some
+    params: Params  # the tree
+    axes: frozenset[str]  # the axes of a `shard_map` over which any of the arrays varies
+
+    def tree(self, label: str, extra_args: dict[str, Any]) -> Tree:
+        return Tree(label, self.structure, self.paths, self.gs, self.trained, self.params, extra_args)
+
+    def where(self, i: int) -> str:
+        return f"params{jax.tree_util.keystr(self.paths[i])}"
+
+    def no_parameter(self, label: str, i: int) -> Exception:
+        """The error for a rule that reads the parameter of a leaf and got none."""
+        if self.params_error is not None:
+            return self.params_error
+        try:
+            checks.params(label, self.params)
+            if self.all_params is not None and self.all_params[i] is not None:
+                checks.gradient(label, lambda: self.where(i), self.gs[i], self.all_params[i])
+        except (ValueError, TypeError) as e:
+            return e
+        return ValueError(f"{label}: {self.where(i)} is None, and has a gradient of shape {jnp.shape(self.gs[i])}")
+
+
+@dataclass
+class Running:
+    """A rule in a pass: the parts of its state, and its other inputs."""
+
+    place: int  # among the rules of the pass
+    rule: Any
+    state: OptState  # as given
+    count: Any
+    slots: list[Any]  # for each leaf the tuple of its slots; the new ones after the rule has run
+    shared: dict[str, Any]  # the fields that are one number for the tree
+    scalars: dict[str, Any]
+    sees: Sequence[bool] | None  # which leaves the rule applies to; None for all
+    wraps: bool  # whether it is the rule of a wrapper
+    raw: list[Any] | None  # for each leaf the gradient given to the wrapper; None for that of the pass
+    own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ by leaf
+    static: list[dict[str, Any]]  # for each leaf its facts, see `leafwise`
+
+    def add_static(self, leaves: Leaves, extra_args: dict[str, Any]) -> None:
+        """Adds the facts about leaves, and the arguments of `update` that the rule reads."""
+        tree, rule = leaves.tree(self.rule.label, extra_args), self.rule
+        found = {name: list(of(tree, rule.settings[name])) for name, of in rule.static.items()}
+        if found:
+            each = (dict(zip(found, xs, strict=True)) for xs in zip(*found.values(), strict=True))
+            self.static = tree.filled(each, self.static)
+        self.scalars |= tree.extra(rule.extra)
+
+    def arguments(self, i: int) -> tuple[Any, ...]:
+        """The arguments of the function of leaf i for this rule."""
+        raw = None if self.raw is None else self.raw[i]
+        own = {k: x for k, x in self.own[i].items() if not _is_zero(x)}
+        scalars = {k: x for k, x in self.scalars.items() if k not in self.own[i]} | own
+        return self.slots[i], self.count, self.rule.seen(self.shared), scalars, raw
+
+    def kernel(self, i: int) -> Kernel:
+        """The key of the function of leaf i; a hyperparameter that is 0 for this leaf is a constant."""
+        own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
+        kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in own.items())
+        arguments = tuple(k for k in self.own[i] if k not in own)
+        return kernel._replace(wraps=self.wraps, constants=kernel.constants + constants, per_leaf=arguments)
+
+    def new_state(self, structure: Any) -> Any:
+        """The new state."""
+        if self.rule.stateless:
+            return self.state
+        trees = [structure.unflatten([mine[j] for mine in self.slots]) for j in range(len(self.rule.slots))]
+        return self.rule.join(self.count, trees, self.shared)
+
+
+def leaves_of(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
+    flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
+    gs = [_array(rules[0].label, path, g) for path, g in flat]
+    trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
+    of_params = _parameters(rules, structure, [g for _, g in flat], updates, params)
+    axes = meshes.varying_axes([(g, p) for g, p, own in zip(gs, of_params[0], trained, strict=True) if own])
+    return Leaves(structure, [path for path, _ in flat], gs, trained, *of_params, params, axes)
+
+
+def _parameters(
+    rules: Sequence[Any], structure: Any, gs: Any, updates: Updates, params: Params
+) -> tuple[Any, Any, Any]:
+    """The fields `ps`, `all_params` and `params_error` of `Leaves`."""
+    nothing = [None] * structure.num_leaves
+    if params is None:
+        return nothing, None, None
+    heeded = any(rule.heeds_params for rule in rules)
+    try:
+        ps = checks.flatten_like(rules[0].label, ("updates", "params"), structure, updates, params)
+    except ValueError as e:
+        if heeded:
+            raise
+        return nothing, None, e
+    fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))  # noqa: E731
+    kept = [p if p is not None and fits(g, p) else None for g, p in zip(gs, ps, strict=True)]
+    return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps, None
+
+
+def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, updates: Updates) -> Running:
+    """A rule at the start of a pass; schedules are evaluated at the old count."""
+    listed = lambda names, tree: checks.flatten_like(rule.label, names, leaves.structure, updates, tree)  # noqa: E731
+    count, trees, shared = rule.split(state)
+    flat = [listed(("updates", f"state.{field}"), tree) for field, tree in zip(rule.slots, trees, strict=True)]
+    slots = list(zip(*flat, strict=True)) if flat else [()] * len(leaves.gs)
+    scalars, sees = rule.scalars(count), rule.sees(updates)
+    gradients = None if raw is None or raw is updates else listed(RAW, raw)
+    nothing: list[dict[str, Any]] = [{}] * len(leaves.gs)
+    bases = {name: scalars.get(name, rule.hyper[name]) for name in rule.per_leaf}
+    own = of_each(rule.per_leaf, bases, updates) if bases else nothing
+    wraps = raw is not None
+    return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, own, nothing)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, float) and x == 0
+
+
+def _array(label: str, path: Any, g: Any) -> Array:
+    """`g`; a Python number as an array with a definite dtype."""
+    if hasattr(g, "dtype") or is_skipped(g):
+        return g
+    checks.leaf(label, f"updates{jax.tree_util.keystr(path)}", g)
+    x = jnp.asarray(g)
+    return jax.lax.convert_element_type(x, x.dtype)
 
 
 def fused(
@@ -42,7 +265,7 @@ def fused(
     for r in running:
         # From here on the new count, written over the old one: a later reader of the old one would need a copy.
         r.count = None if r.count is None else numerics.safe_increment(r.count)
-    check(running, leaves)
+    check_fits(running, leaves)
     for r in running:
         if r.rule.static or r.rule.extra:
             r.add_static(leaves, extra_args)
@@ -55,7 +278,7 @@ def _active(running: Sequence[Running], leaves: Leaves, i: int) -> list[Running]
     return [r for r in running if leaves.trained[i] and (r.sees is None or r.sees[i])]
 
 
-def check(running: Sequence[Running], leaves: Leaves) -> None:
+def check_fits(running: Sequence[Running], leaves: Leaves) -> None:
     """Raises where a gradient does not fit its parameter, or a slot its gradient."""
     for i, (g, p) in enumerate(zip(leaves.gs, leaves.ps, strict=True)):
         if not _active(running, leaves, i):

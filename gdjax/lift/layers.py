@@ -14,12 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import calls, checks
+from gdjax.core import callers, checks
 from gdjax.core.part import all_axes
 from gdjax.core.paths import check_prefix, matches, paths_of, warn_of_idle
 from gdjax.core.types import ArrayTree, LayerAxes
-from gdjax.lift.slots import Factor, Hyperparameters, Integer, Key, New, Shared, Stored, is_like_parameter
-from gdjax.lift.whole_tree import Planned, Tree, Whole
+from gdjax.lift.slots import (
+    Factor,
+    Hyperparameters,
+    Integer,
+    Key,
+    New,
+    Planned,
+    Shared,
+    Stored,
+    Tree,
+    Whole,
+    is_like_parameter,
+)
 
 LAYERS = "layer_axes"
 
@@ -49,7 +60,7 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
         numbers = list(given.values())
         each = [numbers[matching[0]] if matching else 0 for matching in found]
     elif callable(given):
-        prefix = calls.of_tree(label, LAYERS, getattr(given, "layers", given), tree)
+        prefix = callers.of_tree(label, LAYERS, getattr(given, "layers", given), tree)
         checks.returned(label, f"the function of {LAYERS}", prefix)
         check_prefix(label, LAYERS, prefix, tree)
         each = jax.tree.leaves(jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree))

@@ -1,4 +1,6 @@
-"""The lift: a rule written for one array becomes a transform over any pytree.
+"""`leafwise(reduce=f)` of version 0.2: f computes numbers of the whole tree from lists of all leaves.
+
+The lift: a rule written for one array becomes a transform over any pytree.
 
 A rule is a function of one gradient `g`, the transform's state for it `s`, its parameter `p` (None where `update` got
 none), the step `t` = 1, 2, ... (None where the state has no count) and the hyperparameters. It returns a direction,
@@ -12,23 +14,72 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
   `gdjax.lift.meetings` and `Shared`;
 - errors that name the transform, the leaf and the field of the state that does not fit; name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
+
+Makes a transform of a rule of the whole tree, which is called once with lists of all leaves.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import base, types
+from gdjax import numerics
+from gdjax.core import base, callers, meshes, types
 from gdjax.core.base import EmptyState, GradientTransformation
-from gdjax.lift import factors, layers, rule_checks
-from gdjax.lift.reduced import with_numbers
+from gdjax.core.types import OptState, Params, Updates
+from gdjax.lift import all_leaves, layers, rule_checks
+from gdjax.lift.all_leaves import check_fits, leaves_of, opened
+from gdjax.lift.meetings import Brought, meet
+from gdjax.lift.one_leaf import promotion, stored
 from gdjax.lift.rule import Leafwise, OfLeaf
-from gdjax.lift.signatures import Special, arguments_of, hashable, like_rule
-from gdjax.lift.slots import ScaleByScheduleState, Shared
-from gdjax.lift.whole_tree import Planned, Whole, read_by
+from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule, named
+from gdjax.lift.slots import Planned, ScaleByScheduleState, Shared, Whole, read_by
+
+TOLD = "gdjax.leafwise: reduce is deprecated: call gdjax.total, gdjax.largest or gdjax.total_norm in the rule"
+
+
+def with_numbers(
+    rule: Callable[..., Any], reduce: Callable[..., Any], one: Sequence[str]
+) -> tuple[Callable[..., Any], list[str]]:
+    """The rule, with the numbers from `reduce` in `s` or by name; and the arguments of `update` that `reduce` reads.
+
+    Args:
+      one: the fields of the state that are one number.
+    """
+    callers.warn(TOLD, DeprecationWarning)
+    wanted, own = [p.name for p in named(reduce, 4)], inspect.signature(rule)
+    extra = [name for name in wanted if name not in own.parameters]
+
+    @functools.wraps(rule)
+    def applied(g: Any, s: Any, p: Any, t: Any, **hyper: Any) -> Any:
+        given = {name: hyper[name] for name in wanted}
+        arrays = {name: x for name, x in given.items() if isinstance(x, jax.Array)}
+        shared = {f: x for f, x in s._asdict().items() if f in one}
+        mine, structure = jax.tree.flatten((g, s._replace(**dict.fromkeys(shared)), p))
+        common, how = jax.tree.flatten((shared, t, arrays))
+        names: list[str] = []
+
+        def of_leaves(leaves: list[Brought], common: list[Any]) -> list[list[Any]]:
+            gs, slots, ps = zip(*(leaf.own.unflatten(leaf.arrays) for leaf in leaves), strict=True)
+            numbers, t, arrays = how.unflatten(common)
+            lists = type(s)(*map(list, zip(*slots, strict=True)))
+            found = reduce(list(gs), lists._replace(**numbers), list(ps), t, **{**given, **arrays})
+            names[:] = found
+            return [list(map(jnp.asarray, found.values()))] * len(leaves)
+
+        jax.eval_shape(lambda mine: of_leaves([Brought(mine, structure)], common), mine)  # for the names
+        numbers = meet("reduce", of_leaves, mine, common, structure, alike=True)
+        found = dict(zip(names, numbers, strict=True))
+        s = s._replace(**{f: found.pop(f) for f in shared if f in found})
+        return rule(g, s, p, t, **{name: x for name, x in hyper.items() if name not in extra} | found)
+
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in extra]
+    applied.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    return applied, extra
+
 
 P = ParamSpec("P")
 Array = jax.Array
@@ -148,7 +199,7 @@ def maker_of(
             for check in checks:
                 check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
-            hyper, per_leaf = factors.split(label, hyper, slots, of_tree=kind is not Leafwise)
+            hyper, per_leaf = all_leaves.split(label, hyper, slots, of_tree=kind is not Leafwise)
             more = settings, own.static, own.extra
             part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
@@ -156,3 +207,58 @@ def maker_of(
         return like_rule(factory, rule, [*before, *arguments.of_factory])
 
     return decorate
+
+
+class Treewise(Leafwise):
+    """A rule `(gs, s, tree, t, ...) -> (us, s)` with its hyperparameters.
+
+    Where a rule of `leafwise` gets one array, it gets a list with an entry for each leaf that has a gradient: the
+    gradients, and the slots as fields of `s`, in their own dtypes. `tree` is the `Tree` behind them. Arguments that are
+    no numbers come as `settings`.
+    """
+
+    def steps(self, state: OptState) -> None:
+        """It does not join a pass over the leaves."""
+
+    def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
+        leaves = leaves_of([self], updates, params)
+        running = opened(0, self, state, None, leaves, updates)
+        running.count = None if running.count is None else numerics.safe_increment(running.count)
+        check_fits([running], leaves)
+        tree = leaves.tree(self.label, extra_args)
+        gs, of_leaves = tree.chosen(leaves.gs), tree.chosen(running.slots)
+        olds = {f: [mine[j] for mine in of_leaves] for j, f in enumerate(self.slots)} | running.shared
+        fields = olds | {f: [codec.decode(x) for x in olds[f]] for f, codec in self.codecs.items()}
+        real = numerics.widest_real(gs)
+        numbers = {name: x.astype(real) for name, x in running.scalars.items()}
+        if "count" in self.State._fields:
+            fields.setdefault("count", running.count)
+        t = None if running.count is None else running.count.astype(real)
+        with jax.named_scope(self.label.removeprefix("gdjax.")), promotion(*gs):
+            us, new = self.rule(gs, self.State(**fields), tree, t, **{**self.hyper, **self.settings, **numbers})
+        news = {f: getattr(new, f) for f in olds}
+        news |= {f: [codec.encode(jnp.asarray(x)) for x in news[f]] for f, codec in self.codecs.items()}
+        kept = {f: jax.tree.map(lambda old, new: stored(new, old), old, news[f]) for f, old in olds.items()}
+        if self.slots:
+            running.slots = tree.filled(zip(*(kept[f] for f in self.slots), strict=True), running.slots)
+        running.shared = {f: kept[f] for f in running.shared}
+        where = [leaves.where(i) for i, own in enumerate(leaves.trained) if own]
+        us = [self._update(*of_leaf) for of_leaf in zip(where, us, gs, strict=True)]
+        return tree.unflattened(us), running.new_state(leaves.structure)
+
+    def _update(self, where: str, u: Any, g: jax.Array) -> jax.Array:
+        """An update with the dtype and the sharding of its gradient."""
+        try:
+            u = rule_checks.as_update(u, g)
+        except (ValueError, TypeError) as e:
+            raise type(e)(f"{self.label}: {where}: {e}") from None
+        return meshes.placed(u, g) if meshes.division(g) else u
+
+
+def treewise(State: Any, settings: Sequence[str] = (), domains: Any = None, **slots: Any) -> Any:  # noqa: N803
+    """Makes a rule of the whole tree, see `Treewise`, a factory of transforms; the rest is as in `leafwise`.
+
+    Args:
+      settings: the arguments that are no numbers, beside those that slots read.
+    """
+    return maker_of("leafwise", State, slots, None, Special(settings=settings), domains, kind=Treewise)

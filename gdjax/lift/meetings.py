@@ -26,7 +26,7 @@ from jax.extend import core as extended
 from gdjax import numerics
 from gdjax.core import callers, meshes
 from gdjax.core.contexts import PASS, within
-from gdjax.tree import euclidean, sums
+from gdjax.tree import norms
 from gdjax.xla.reads import original
 
 Array = jax.Array
@@ -51,7 +51,7 @@ def total(x: Array) -> Array:
       >>> print(u["b"].round(3), u["w"].round(3))
       [0.8] [0.6]
     """
-    return _of_numbers("total", sums.total, x)
+    return _of_numbers("total", norms.total, x)
 
 
 def largest(x: Array) -> Array:
@@ -73,7 +73,7 @@ def largest(x: Array) -> Array:
       >>> print(u["b"], u["w"])
       [1.] [-0.5]
     """
-    return _of_numbers("largest", lambda xs: numerics.largest(sums.concatenated(xs)), x)
+    return _of_numbers("largest", lambda xs: numerics.largest(norms.concatenated(xs)), x)
 
 
 def total_norm(x: Array, group: Hashable = None) -> Array:
@@ -98,7 +98,7 @@ def total_norm(x: Array, group: Hashable = None) -> Array:
       [0.8] [0.6]
     """
     x = jnp.asarray(x)
-    return _reduced("total_norm", euclidean.global_norm, original(x), group).astype(jnp.real(x).dtype)
+    return _reduced("total_norm", norms.global_norm, original(x), group).astype(jnp.real(x).dtype)
 
 
 def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:

@@ -1,4 +1,4 @@
-"""A rule with its hyperparameters, as a transform over trees."""
+"""A rule as a part of an optimizer: its state, and how it joins a pass."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,26 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from gdjax.core import checks, misuse
-from gdjax.core.codec import Codec
+from gdjax.core import base, checks, misuse
 from gdjax.core.part import Inside, Kept, Part, Step
-from gdjax.core.types import OptState, Params, Updates
-from gdjax.lift import factors, layers
+from gdjax.core.types import Codec, OptState, Params, Transform, Updates
+from gdjax.lift import all_leaves, layers, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.slots import (
+    Planned,
     ScheduledState,
     Shared,
     Stored,
+    Whole,
     first,
     first_moment,
     initial_parameter,
     is_like_parameter,
     kind_of,
     resolved,
-)  # fmt: skip
-from gdjax.lift.whole_tree import Planned, Whole
-from gdjax.xla.write_order import once
+)
+from gdjax.xla.write_order import bound_for, once, outlet
 
 Array = jax.Array
 OfLeaf = Callable[..., list[Any]]  # `(tree, argument)`, to an entry for each leaf
@@ -46,7 +46,7 @@ class Leafwise(Part):
     initial: Mapping[str, Any]
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
-    per_leaf: factors.Factors  # of the hyperparameters that differ by leaf; `hyper` has their bases
+    per_leaf: all_leaves.Factors  # of the hyperparameters that differ by leaf; `hyper` has their bases
     settings: Mapping[str, Any] = field(default_factory=dict)  # of slots and `static`: the rule gets None for them
     static: Mapping[str, OfLeaf] = field(default_factory=dict)  # facts about leaves, from some of these arguments
     extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
@@ -132,7 +132,7 @@ class Leafwise(Part):
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
-        factors.check_paths(self.per_leaf, params)
+        all_leaves.check_paths(self.per_leaf, params)
         given = {**self.hyper, **self.settings}
         arguments = {**given, "label": self.label}
         leaves = [p for _, p in paths]
@@ -203,3 +203,65 @@ class Leafwise(Part):
     def scalars(self, count: Any) -> dict[str, Any]:
         """The hyperparameters that are not constants."""
         return {**self.arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
+
+
+def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
+    """The steps of a transform, or the transform itself as one step."""
+    part = base.part_of(tx)
+    steps = None if part is None else part.steps(state)
+    yield from (Step(tx, state),) if steps is None else steps
+
+
+def state_of(tx: Transform, states: Iterator[Any]) -> Any:
+    """The state of a transform, from the states of its steps."""
+    part = base.part_of(tx)
+    return next(states) if part is None else part.joined(states)
+
+
+def run(
+    steps: Sequence[Step], updates: Updates, params: Params, extra_args: dict[str, Any],
+    watch: Callable[[Step, Any], None] = lambda step, updates: None,
+) -> tuple[Any, Iterator[Any]]:  # fmt: skip
+    """The updates after all steps, and the new states.
+
+    A pass ends before a step that needs the updates of all leaves, and before a transform that is no leaf rule. The
+    rule of a wrapper also reads the updates from before the wrapped transform, so a pass begins there too. `watch` is
+    called with the first step of each pass and the updates given to it.
+    """
+    wrapped = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
+    waiting = set[int]()
+    into: dict[int, Any] = {}  # the updates given to a pass, by its first step
+    new: list[Any] = []
+    while (first := len(new)) < len(steps):
+        if first not in into:
+            watch(steps[first], updates)
+            into[first] = updates
+        end = _end(steps, first, wrapped | waiting)
+        to = outlet().to if end == len(steps) else "memory" if end in waiting else None
+        parts, states, inside = zip(*steps[first:end], strict=True)
+        with bound_for(to, outlet().selection):
+            if _is_leaf_rule(steps[first]):
+                raw = [None if n is None else into[i - n] for i, n in enumerate(inside, first)]
+                try:
+                    updates, states = fused(parts, updates, states, params, extra_args, raw)
+                except rule_checks.ReadsUpdates as e:
+                    waiting.add(first + e.index)
+                    continue
+            else:
+                updates, *states = base.call_update(parts[0], updates, states[0], params, extra_args)
+        new += states
+    return updates, iter(new)
+
+
+def _end(steps: Sequence[Step], first: int, stops: set[int]) -> int:
+    """The end of the pass that begins at this step."""
+    end = first + 1
+    if _is_leaf_rule(steps[first]):
+        while end < len(steps) and _is_leaf_rule(steps[end]) and end not in stops:
+            end += 1
+    return end
+
+
+def _is_leaf_rule(step: Step) -> bool:
+    """Whether a step is a rule of one array, not one of the whole tree."""
+    return isinstance(step.part, Leafwise) and step.part.steps(step.state) is not None

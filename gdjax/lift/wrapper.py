@@ -12,11 +12,9 @@ from gdjax.core.part import Inside, Kept, Part, Step, whole
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import order, rule_checks
 from gdjax.lift.leafwise import maker_of
-from gdjax.lift.rule import Leafwise, OfLeaf
-from gdjax.lift.signatures import Special
-from gdjax.lift.slots import ScheduledState, Shared
-from gdjax.lift.steps import run, state_of, steps_of
-from gdjax.lift.whole_tree import Planned
+from gdjax.lift.rule import Leafwise, OfLeaf, run, state_of, steps_of
+from gdjax.lift.rule_checks import Special
+from gdjax.lift.slots import Planned, ScheduledState, Shared
 
 P = ParamSpec("P")
 

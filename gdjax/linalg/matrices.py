@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gdjax.core import base, homes, platforms
+from gdjax.core import base, meshes
 from gdjax.linalg import stacks
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE, kept
@@ -106,7 +106,7 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
       rounded: f rounds the factors of its products. A CPU is slow at a product with a factor that is rounded and
         transposed, as in X^T X: large tall matrices are then transposed there too.
     """
-    if homes.mesh() is not None:
+    if meshes.mesh() is not None:
         wide = [x.shape[1] <= x.shape[2] for x in matrices]
         ys = stacks.each_at_home(jax.jit(f), [x if w else x.mT for x, w in zip(matrices, wide, strict=True)])
         return [y if w else y.mT for y, w in zip(ys, wide, strict=True)]
@@ -117,7 +117,7 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
         return functools.partial(_in_groups, of, most, wide)
 
     gpu = on(math.inf)
-    return platforms.branches(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, rounded), default=on(LARGE))
+    return meshes.branches(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, rounded), default=on(LARGE))
 
 
 def _in_groups(f: Callable[[Array], Array], most: float, always_wide: bool, matrices: list[Array]) -> list[Array]:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
 from gdjax.core import meshes
-from gdjax.core.platforms import by_platform
+from gdjax.core.meshes import by_platform
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 

@@ -1,4 +1,4 @@
-"""The polar factors of many matrices together, and what methods do before and after."""
+"""Polar factors of matrices by products alone."""
 
 import functools
 from collections.abc import Sequence
@@ -11,9 +11,99 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
 from gdjax.core import argument_kinds, checks
-from gdjax.linalg import matrices, newton_schulz, polar_coefficients
+from gdjax.linalg import matrices, newton_schulz
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
+
+JORDAN = (3.4445, -4.7750, 2.0315)
+
+# Amsel et al. 2025, Algorithm 1: the best polynomials one after the other, if singular values are at least 1e-3.
+_BEST = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+
+
+def _of_smaller(triple: Sequence[float], factor: float) -> tuple[float, ...]:
+    """The polynomial of x / factor."""
+    return tuple(x / factor ** (2 * i + 1) for i, x in enumerate(triple))
+
+
+def _polar_express() -> tuple[tuple[float, ...], ...]:
+    """With the authors' safety factor of 1.01, on all but the last, and once more on X: it is in the first triple."""
+    safe = [*(_of_smaller(x, 1.01) for x in _BEST[:-1]), _BEST[-1]]
+    return (_of_smaller(safe[0], 1.01), *safe[1:])
+
+
+PRESETS: dict[str, Any] = {
+    # a as large as possible if singular values are to end between about 0.7 and 1.2
+    "standard": JORDAN,
+    # found by You Jiacheng
+    "dion": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+    "polar_express": _polar_express(),
+    # Grishina, Smirnov & Rakhuba 2025, by Remez' algorithm
+    "cans": (
+        (8.4703, -25.1081, 18.6293),
+        (4.1828, -3.1087, 0.5806),
+        (3.9619, -2.9541, 0.5630),
+        (3.2866, -2.4647, 0.5074),
+        (2.2737, -1.6447, 0.4162),
+    ),
+    # DeepSeek-V4: eight steps up to about 1, then two that converge
+    "deepseek": (JORDAN,) * 8 + ((2.0, -1.5, 0.5),) * 2,
+    # Boissin et al. 2025, for preconditioning="aol". An older table of theirs, which begins with 4.0098, makes
+    # singular values above 0.88 negative: a matrix with orthogonal rows would come out with the other sign.
+    "aol": (
+        (4.6051, -9.6552, 5.6769),
+        (4.7505, -6.0861, 2.1790),
+        (2.7763, -2.3190, 0.5523),
+        (2.4231, -2.2861, 0.8193),
+    ),
+}
+PRESETS["muon"] = PRESETS["jordan"] = PRESETS["standard"]  # the first name is that of Optax's documentation
+Coefficients = Any  # a name in PRESETS, or an array or nested sequence of one triple or one for each step
+OF_ANY_LENGTH = "polar_express", "cans"  # as many as there are steps; after the last comes the last again
+
+
+def coefficients(label: str, ns_coeffs: Coefficients, ns_steps: Any) -> Array:
+    """The coefficients as an array: (3,) for every step, or (steps, 3).
+
+    Args:
+      ns_steps: an int. If it is a schedule or a traced number, all triples are kept.
+
+    Raises:
+      ValueError: an unknown preset, another shape, or more triples than ns_steps.
+    """
+    steps: int | None = None if isinstance(ns_steps, jax.Array) or callable(ns_steps) else int(ns_steps)
+    given = ns_coeffs
+    if isinstance(given, str):
+        if given not in PRESETS:
+            raise ValueError(f"{label}: ns_coeffs must be numbers or one of {', '.join(PRESETS)}, got {given!r}")
+        ns_coeffs = PRESETS[given]
+        if given in OF_ANY_LENGTH and steps is not None:
+            ns_coeffs = (*ns_coeffs, *[ns_coeffs[-1]] * steps)[:steps]
+    try:
+        x = jnp.asarray("" if ns_coeffs is None else ns_coeffs, float)  # of None JAX 0.5 makes NaN
+    except (TypeError, ValueError):
+        raise TypeError(f"{label}: ns_coeffs must be numbers, got {ns_coeffs!r}") from None
+    if x.ndim not in (1, 2) or x.shape[-1] != 3:
+        raise ValueError(f"{label}: ns_coeffs must have shape (3,) or (steps, 3), got {x.shape}")
+    if steps is not None and x.ndim == 2 and len(x) > steps:
+        raise ValueError(f"{label}: ns_coeffs has {len(x)} triples, one for each step, and ns_steps is {ns_steps}")
+    return x
+
 
 _ALONG = {"outputs": -2, "inputs": -1}  # the axis of the vectors of all outputs, or inputs, of (..., inputs, outputs)
 Equilibrate = Literal["outputs", "inputs", "both"]
@@ -74,7 +164,7 @@ def _over(x: Array, unit: Array, norm: Array) -> Array:
 
 def orthogonalize(
     x: Array | np.ndarray,
-    ns_coeffs: polar_coefficients.Coefficients = "polar_express",
+    ns_coeffs: Coefficients = "polar_express",
     ns_steps: int | Array = 5,
     eps: float | Array = 1e-8,
     *,
@@ -118,7 +208,7 @@ def orthogonalize(
     argument_kinds.choice(newton_schulz.NORMS, label, "preconditioning", preconditioning)
     if not isinstance(ns_steps, jax.Array):
         checks.structural(label, "ns_steps", ns_steps, 1)
-    coeffs = polar_coefficients.coefficients(label, ns_coeffs, ns_steps)
+    coeffs = coefficients(label, ns_coeffs, ns_steps)
     polar = Polar(ns_steps, preconditioning, ns_dtype)
     wide = numerics.widen(x, numerics.widest_real(x)).reshape(-1, *x.shape[-2:])
     return polar.one(wide, coeffs, eps).reshape(x.shape).astype(x.dtype)

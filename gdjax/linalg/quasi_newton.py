@@ -1,4 +1,8 @@
-"""The inverse Hessian H as a matrix, renewed from a step s and the change y of the gradient over it.
+"""Quasi-Newton matrices, whole and of limited memory.
+
+A vector is a list of arrays in the working dtype. With B = I / gamma at first, pair after pair from the oldest on,
+
+    B <- B - B s s^T B / <s, B s> + rho y y^T,    rho = 1 / <s, y>,    H = B^-1
 
 The self-scaled Broyden family, with w = H y:
 
@@ -13,9 +17,132 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
-from gdjax.linalg import limited_memory
+from gdjax import numerics, tree
+from gdjax.core import meshes
 from gdjax.numerics import Array
+
+Vector = list[Any]
+
+
+class Memory(NamedTuple):
+    """A ring of slots, each with a pair, or zeros for none; the slot before the newest pair has the next older."""
+
+    S: Vector  # each array with a leading axis of slots, in its own dtype
+    Y: Vector  # likewise
+    rho: Array  # (slots,) in the working dtype
+    newest: Array  # () integer
+
+    @property
+    def order(self) -> Array:
+        """The slots, the newest first."""
+        return (self.newest - jnp.arange(self.rho.size, dtype=self.newest.dtype)) % self.rho.size
+
+    def slot(self, i: Array) -> tuple[Vector, Vector]:
+        at = [[jax.lax.dynamic_index_in_dim(x, i, 0, False) for x in xs] for xs in (self.S, self.Y)]
+        return tuple(numerics.widen(at, self.rho.dtype))
+
+    def rounded(self, s: Vector, y: Vector) -> tuple[Vector, Vector]:
+        """The numbers rounded to what a slot can hold."""
+        return tuple(tree.cast_like(tree.cast_like(x, m), x) for x, m in ((s, self.S), (y, self.Y)))
+
+    def forgotten(self, when: Array) -> "Memory":
+        """The memory without its pairs if `when` holds."""
+        return self._replace(rho=jnp.where(when, 0, self.rho))
+
+    def pushed(self, s: Vector, y: Vector, rho: Array) -> "Memory":
+        """The memory with a new pair in place of the oldest, or with none there where rho is 0."""
+        i = (self.newest + 1) % self.rho.size
+        s, y = tree.where(rho > 0, (s, y), tree.zeros_like((s, y)))  # not 0 times what may be a NaN
+        S, Y = (
+            [m.at[i].set(x.astype(m.dtype)) for m, x in zip(*both, strict=True)] for both in ((self.S, s), (self.Y, y))
+        )
+        return Memory(S, Y, self.rho.at[i].set(rho.astype(self.rho.dtype)), i)
+
+
+def dot(x: Vector, y: Vector) -> Array:
+    """<x, y> in the widest dtype of the two, even where the leaves that have it are empty."""
+    return jnp.real(tree.vdot(x, y)).astype(numerics.widest_real([x, y]))
+
+
+def square(x: Vector) -> Array:
+    return dot(x, x)
+
+
+def weight(s: Vector, y: Vector) -> Array:
+    """rho, or 0 for a useless pair: <s, y> <= eps |s| |y|, or numbers out of the range of the dtype."""
+    sy, ss, yy = dot(s, y), square(s), square(y)
+    finfo = jnp.finfo(sy.dtype)
+    good = (sy > finfo.eps * numerics.sqrt(ss) * numerics.sqrt(yy)) & (sy > finfo.tiny) & (yy > finfo.tiny)
+    return jnp.where(good, 1 / jnp.where(good, sy, 1), 0)
+
+
+def is_stuck(s: Vector, y: Vector) -> Array:
+    """Whether the step was 0 and the same gradient is there again: along H g no lower point was found."""
+    return (square(s) == 0) & (square(y) == 0)
+
+
+def scaling(memory: Memory, g: Vector) -> Array:
+    """gamma = <s, y> / <y, y> for the newest pair; if there is none, a gamma that makes |gamma g| at most 1."""
+    i = memory.order[jnp.argmax(memory.rho[memory.order] > 0)]
+    rho = memory.rho[i]
+    return meshes.cond(
+        rho > 0,
+        lambda: 1 / (rho * square(memory.slot(i)[1])),
+        lambda: 1 / jnp.maximum(tree.global_norm(g).astype(rho.dtype), 1),
+    )
+
+
+def inverse_product(memory: Memory, g: Vector, gamma: Array) -> Vector:
+    """H g by the two-loop recursion: from the newest pair to the oldest, and back."""
+    rho = memory.rho
+
+    def down(q: Vector, i: Array) -> tuple[Vector, Array]:
+        s, y = memory.slot(i)
+        alpha = rho[i] * dot(s, q)
+        return tree.add_scale(q, -alpha, y), alpha
+
+    def up(r: Vector, last: tuple[Array, Array]) -> tuple[Vector, None]:
+        (i, alpha), (s, y) = last, memory.slot(last[0])
+        return tree.add_scale(r, alpha - rho[i] * dot(y, r), s), None
+
+    q, alphas = jax.lax.scan(down, g, memory.order)
+    return jax.lax.scan(up, tree.scale(gamma, q), (memory.order, alphas), reverse=True)[0]
+
+
+def product(memory: Memory, v: Vector, gamma: Array) -> Vector:
+    """B v, from a_i = B_i s_i / sqrt(<s_i, B_i s_i>) for one pair after the other: each needs all the older ones."""
+    S, Y = numerics.widen((memory.S, memory.Y), memory.rho.dtype)
+
+    def times(A: Vector, rho: Array, x: Vector) -> Vector:
+        b, a = rho * jax.vmap(dot, (0, None))(Y, x), jax.vmap(dot, (0, None))(A, x)
+        changes = [
+            jnp.tensordot(b.astype(m.dtype), m, 1) - jnp.tensordot(a.astype(m.dtype), n, 1)
+            for m, n in zip(Y, A, strict=True)
+        ]
+        return tree.add_scale(changes, 1 / gamma, x)
+
+    def add(carry: tuple[Vector, Array], i: Array) -> tuple[tuple[Vector, Array], None]:
+        A, rho = carry  # zeros for the pairs that are still to come
+        s, _ = memory.slot(i)
+        a = times(A, rho, s)
+        size = dot(s, a)
+        there = (memory.rho[i] > 0) & (size > 0)
+        a = tree.scale(jnp.where(there, 1 / numerics.sqrt(jnp.where(there, size, 1)), 0), a)
+        return ([m.at[i].set(x) for m, x in zip(A, a, strict=True)], rho.at[i].set(memory.rho[i])), None
+
+    start = tree.zeros_like(S), jnp.zeros_like(memory.rho)
+    (A, rho), _ = jax.lax.scan(add, start, memory.order, reverse=True)
+    return times(A, rho, v)
+
+
+def damped(memory: Memory, s: Vector, y: Vector, gamma: Array) -> Vector:
+    """Powell's damping: theta y + (1 - theta) B s, theta the largest in [0, 1] that makes <s, y> >= 0.2 <s, B s>."""
+    Bs = product(memory, s, gamma)
+    sy, sBs = dot(s, y), dot(s, Bs)
+    weak = sy < 0.2 * sBs
+    theta = jnp.where(weak, 0.8 * sBs / jnp.where(weak, sBs - sy, 1), 1)
+    return tree.add_scale(tree.scale(theta, y), 1 - theta, Bs)
+
 
 LEAST_TAU = 0.2  # a pair tells of one direction: that H was 1e6 times too short there does not make it so everywhere
 
@@ -91,7 +218,7 @@ def renewed(rule: Rule, H: Array, pairs: Array, pair: StepPair, x: Array, n: int
       n: of how many dimensions the rule is told.
       scaled: whether the first pair sets the size of H, before it is used: <s, y> / <y, y>.
     """
-    rho, stuck = limited_memory.weight([pair.s], [pair.y]), limited_memory.stuck([pair.s], [pair.y])
+    rho, stuck = weight([pair.s], [pair.y]), is_stuck([pair.s], [pair.y])
     s, y = (jnp.where(rho > 0, v, 0) for v in (pair.s, pair.y))  # not 0 times what may be a NaN
     first = (pairs == 0) & (rho > 0) & scaled
     gamma = jnp.where(first, 1 / jnp.where(first, rho * (y @ y), 1), 1)

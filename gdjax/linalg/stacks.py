@@ -1,19 +1,46 @@
-"""Matrices of equal shapes, computed together."""
+"""Which stacks of matrices share a round: on each device of a mesh one matrix, of whatever stack.
+
+Matrices of equal shapes, computed together.
+"""
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import homes, meshes, platforms
-from gdjax.linalg.packing import shared_rounds
+from gdjax.core import meshes
 from gdjax.numerics import Array
-from gdjax.xla import places
+from gdjax.xla import write_order
 from gdjax.xla.at_home import computed, together
 from gdjax.xla.write_order import LARGE, after, once
+
+
+def shared_rounds(counts: Mapping[int, int], places: int) -> list[dict[int, int]]:
+    """What is left of stacks after whole rounds, packed into as few rounds as first-fit finds.
+
+    A round costs what its widest matrix costs, since all devices wait for it. So the widest go first, and each goes to
+    the narrowest round that has room for all that is left of its stack.
+
+    Args:
+      counts: of the matrices, by their number of columns; of rows they have equally many.
+      places: matrices of a round, one on each device.
+
+    Returns:
+      For each round of more than one stack the matrices of each, by their number of columns, the widest first.
+    """
+    rounds: list[dict[int, int]] = []
+    for columns in sorted(counts, reverse=True):
+        left = counts[columns] % places
+        if left:
+            room = [r for r in rounds if sum(r.values()) + left <= places]
+            if not room:
+                room = [{}]
+                rounds += room
+            room[-1][columns] = left
+    return [r for r in rounds if len(r) > 1]
 
 
 def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
@@ -90,11 +117,11 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
         alone = sum(numbers) == 1 == len(members)
         together = f(*map(_by_itself if alone else _stack, given))
         made = jax.tree.leaves(together)[0]
-        if made.size and platforms.may_be("cpu"):
+        if made.size and meshes.may_be("cpu"):
             # Once: an element of a result is else computed again by all that waits for it, with all that it waits for.
             before = once(jnp.real(jax.lax.slice(made, [0] * made.ndim, [1] * made.ndim).reshape(())))
         leaves, structure = jax.tree.flatten(together)
-        cut = [[y] for y in leaves] if len(members) == 1 else [places.parts(y, numbers) for y in leaves]
+        cut = [[y] for y in leaves] if len(members) == 1 else [write_order.parts(y, numbers) for y in leaves]
         for n, (i, batch) in enumerate(zip(members, batches, strict=True)):
             out[i] = structure.unflatten(y[n].reshape(*batch, *y[n].shape[0 if alone else 1 :]) for y in cut)
     return out
@@ -115,14 +142,14 @@ def each_at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list
     for key, members in groups.items():
         given = [matrices[i] for i in members]
         numbers = [math.prod(x.shape[:-2]) for x in given]
-        for i, x, y in zip(members, given, places.parts(made[key], numbers), strict=True):
+        for i, x, y in zip(members, given, write_order.parts(made[key], numbers), strict=True):
             out[i] = y.reshape(x.shape)
     return out
 
 
 def _over_rounds(f: Callable[[Array], Array], stacks: dict[Any, Array]) -> dict[Any, Array]:
     """f of stacks, by dtype, rows and columns."""
-    size, left, out = homes.mesh().size, {}, {}
+    size, left, out = meshes.mesh().size, {}, {}
     for family in dict.fromkeys(key[:2] for key in stacks):
         counts = {key[2]: len(x) for key, x in stacks.items() if key[:2] == family}
         for shared in shared_rounds(counts, size):

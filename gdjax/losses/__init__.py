@@ -4,6 +4,22 @@ Unless one says otherwise, a loss returns a number for each prediction or exampl
 or wider and returns the common dtype of its inputs; and refuses two shapes that broadcast to one larger than both.
 """
 
+from gdjax.losses.classification import (
+    hinge_loss,
+    make_fenchel_young_loss,
+    multiclass_hinge_loss,
+    multiclass_perceptron_loss,
+    multiclass_sparsemax_loss,
+    perceptron_loss,
+    poly_loss_cross_entropy,
+    safe_softmax_cross_entropy,
+    sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss,
+    smooth_labels,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+    sparsemax_loss,
+)
 from gdjax.losses.ctc import ctc_loss, ctc_loss_with_forward_probs
 from gdjax.losses.divergences import (
     convex_kl_divergence,
@@ -11,16 +27,7 @@ from gdjax.losses.divergences import (
     kl_divergence,
     kl_divergence_with_log_targets,
 )
-from gdjax.losses.fenchel_young import make_fenchel_young_loss
-from gdjax.losses.margins import (
-    hinge_loss,
-    multiclass_hinge_loss,
-    multiclass_perceptron_loss,
-    multiclass_sparsemax_loss,
-    perceptron_loss,
-    sparsemax_loss,
-)
-from gdjax.losses.ranking import ranking_softmax_loss
+from gdjax.losses.ranking import ntxent, ranking_softmax_loss, triplet_margin_loss
 from gdjax.losses.regression import (
     cosine_distance,
     cosine_similarity,
@@ -30,15 +37,6 @@ from gdjax.losses.regression import (
     squared_error,
 )
 from gdjax.losses.segmentation import binary_dice_loss, dice_loss, multiclass_generalized_dice_loss
-from gdjax.losses.self_supervised import ntxent, triplet_margin_loss
-from gdjax.losses.sigmoid import sigmoid_binary_cross_entropy, sigmoid_focal_loss
-from gdjax.losses.softmax import (
-    poly_loss_cross_entropy,
-    safe_softmax_cross_entropy,
-    smooth_labels,
-    softmax_cross_entropy,
-    softmax_cross_entropy_with_integer_labels,
-)
 
 __all__ = [
     "binary_dice_loss",

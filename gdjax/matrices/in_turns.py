@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax import numerics
-from gdjax.core import homes, meshes
+from gdjax.core import meshes
 from gdjax.lift import meetings
 from gdjax.numerics import Array
 from gdjax.xla import at_home
@@ -214,7 +214,7 @@ def _of_run(
 
     def replaced(olds: list[Array], *others: list[Array]) -> list[Array]:
         chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
-        news = jax.vmap(f)(olds, *others) if homes.mesh() is None else at_home.computed(jax.vmap(f), olds, *others)
+        news = jax.vmap(f)(olds, *others) if meshes.mesh() is None else at_home.computed(jax.vmap(f), olds, *others)
         return list(map(chosen, news, olds))
 
     part = [[jax.lax.dynamic_slice_in_dim(x, low, most) for x in xs] for xs in (olds, *others)]

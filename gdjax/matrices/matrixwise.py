@@ -1,19 +1,278 @@
-"""`matrixwise`: a rule of one matrix becomes a transform of all matrices of a tree, over the stacks that it keeps."""
+"""A rule of one matrix, for all matrices of one shape.
+
+A step of a rule of one matrix: for all shapes of the matrices of a tree.
+
+`matrixwise`: a rule of one matrix becomes a transform of all matrices of a tree, over the stacks that it keeps.
+"""
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from gdjax.core.base import GradientTransformation
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import meshes
+from gdjax.core.base import GradientTransformation, MaskedNode
+from gdjax.core.types import is_skipped, left_out
+from gdjax.lift import rule_checks
+from gdjax.lift.leafwise import treewise
+from gdjax.lift.meetings import Replay, replayed
 from gdjax.lift.rule_checks import named
-from gdjax.lift.slots import Key, Moment, Shared, first_moment
-from gdjax.lift.treewise import treewise
-from gdjax.lift.whole_tree import Tree
-from gdjax.matrices.all_shapes import of_matrices
-from gdjax.matrices.one_shape import Declared
-from gdjax.matrices.slots import LIFTED, Slot, arguments_of, as_declared
-from gdjax.numerics import Array
+from gdjax.lift.slots import Key, Moment, Shared, Tree, first_moment
+from gdjax.matrices.in_turns import Turns, spread
+from gdjax.matrices.plan import Leaf
+from gdjax.matrices.slots import LIFTED, Blocks, Shape, Slot, arguments_of, as_declared, blocks_for
+from gdjax.numerics import Array, bounded
+from gdjax.xla import at_home, write_order
+from gdjax.xla.loops import inputs_of, made_of_nothing
+from gdjax.xla.write_order import LARGE
+
+
+class Declared(NamedTuple):
+    """A rule of one matrix, and what it was declared with."""
+
+    label: str
+    rule: Callable[..., Any]
+    State: Any
+    kinds: Mapping[str, Any]  # of the fields of the state
+
+    def fields(self, *kinds: Any) -> list[str]:
+        """The fields that are of these kinds."""
+        return [f for f, x in self.kinds.items() if isinstance(x, kinds)]
+
+
+class Given(NamedTuple):
+    """What a step is of: the gradients, and the fields of the state by what they are."""
+
+    gs: Any  # for each leaf the gradient, or None
+    moments: Any  # by field, the same of the slots like the parameter
+    stacks: Any  # by field and the name of a shape
+    shared: Any  # by field
+    keys: Any  # by field, for each matrix the numbers of its key
+    count: Array
+    t: Array
+    arrays: Any  # the hyperparameters that are arrays
+
+
+class OneShape:
+    """The rule for the matrices of one shape.
+
+    Args:
+      shape: its name, rows and columns.
+      constants: the hyperparameters that are no arrays.
+      kinds: by field, what kind of keys.
+    """
+
+    def __init__(
+        self, rule: Declared, found: Blocks, shape: Shape, constants: Any, kinds: Any, given: Given
+    ):  # fmt: skip
+        self.rule, self.given, self.constants, self.kinds = rule, given, constants, kinds
+        name, *self.sides = shape
+        self.where, self.number = f"{rule.label}: matrices {name}", found.numbers[name]
+        self.fields = {f: jax.tree.flatten(x[name]) for f, x in given.stacks.items()}
+        g = bounded(found.stack(shape, given.gs), "summed")
+        moments = [found.stack(shape, xs) for xs in given.moments.values()]
+        slots = [x for xs, _ in self.fields.values() for x in xs]
+        self.stacks = meshes.alike(g, *moments, *slots, *given.keys.values())
+        self.kept = len(self.stacks) - len(given.keys)
+        # Which turns there are, and what is made of what.
+        noted = Turns(given.count, None)
+        self.traced = jax.make_jaxpr(functools.partial(self._of_one, noted))(*map(one_of, self.stacks))
+        self.turns = noted.noted
+        if wrong := [f for i, f in enumerate(given.shared, self.kept) if inputs_of(self.traced, i)]:
+            raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
+
+    def _of_one(self, turns: Turns, *xs: Array) -> list[Array]:
+        """From the gradient, moments, slots and keys of one matrix to its direction, moments and slots, and numbers."""
+        each, given, real = iter(xs), self.given, numerics.widest_real(xs[0])
+        take = lambda names: {f: next(each) for f in names}  # noqa: E731
+        cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        g, moments = next(each), take(given.moments)
+        olds = {f: structure.unflatten([next(each) for _ in xs]) for f, (xs, structure) in self.fields.items()}
+        keys = {f: jax.random.wrap_key_data(x, impl=self.kinds[f]) for f, x in take(given.keys).items()}
+        seen = {f: _seen(x, isinstance(self.rule.kinds[f], tuple)) for f, x in olds.items()}
+        State = self.rule.State  # noqa: N806
+        s = State(**(dict.fromkeys(State._fields) | moments | seen | keys | given.shared))
+        hyper = self.constants | {k: cast(x) for k, x in given.arrays.items()}
+        with replayed(Replay((), (), meshes.varying_axes(g), turns)):
+            result = self.rule.rule(g, s, None, cast(given.t), **hyper)
+        slots = moments | olds | given.shared
+        try:
+            u, new = rule_checks.returned(State, result, g, {f: x for f, x in slots.items() if jax.tree.leaves(x)})
+        except (TypeError, ValueError) as e:
+            raise type(e)(f"{self.where}: {e}") from None
+        pairs = [zip(jax.tree.leaves(getattr(new, f)), jax.tree.leaves(x), strict=False) for f, x in slots.items()]
+        return [u.astype(g.dtype), *(jnp.asarray(x).astype(old.dtype) for pair in pairs for x, old in pair)]
+
+    def results(self, runs: Sequence[Sequence[int] | None]) -> dict[str, Any]:
+        """The direction "u" and the fields of the state.
+
+        Args:
+          runs: of each of its turns, see `Turns`; None where all the matrices have theirs in one step.
+        """
+        numbers = [[self.number] if run is None else run for run in runs]
+
+        def of_one(place: Any, *xs: Array) -> list[Array]:
+            return self._of_one(Turns(self.given.count, numbers, place), *xs)[: self.kept]
+
+        news = iter(over_stack(of_one, self.stacks, self.kept))
+        found = {"u": next(news)} | {f: next(news) for f in self.given.moments}
+        found |= {f: structure.unflatten([next(news) for _ in xs]) for f, (xs, structure) in self.fields.items()}
+        return found | dict(zip(self.given.shared, made_of_nothing(self.traced, self.kept), strict=True))
+
+
+def one_of(stack: Array) -> Any:
+    """What stands for one matrix of a stack in a trace; in `shard_map` it varies as the stack does."""
+    return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype)
+
+
+def over_stack(f: Callable[..., list[Array]], stacks: Sequence[Array], kept: int) -> list[Array]:
+    """f of one matrix, for all of a stack: of its place and the elements of all stacks to new ones of the first `kept`.
+
+    On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
+    reads. Elsewhere, and of small ones, all are computed at once, and the place is None.
+    """
+    number = len(stacks[0])
+    if meshes.mesh() is None and number == 1:
+        return [y[None] for y in f(0, *(x[0] for x in stacks))]
+
+    def at_once(*stacks: Array) -> list[Array]:
+        return list(jax.vmap(functools.partial(f, None))(*stacks))
+
+    def one_by_one(*stacks: Array) -> list[Array]:
+        def step(i: Any, written: list[Array]) -> list[Array]:
+            ys = f(i, *write_order.taken([*written, *stacks[kept:]], i))
+            put = jax.lax.dynamic_update_index_in_dim
+            return [put(x, y, i, 0) for x, y in zip(written, ys, strict=True)]
+
+        return meshes.fori_loop(number, step, list(stacks[:kept]))
+
+    if meshes.mesh() is not None:
+        return list(at_home.computed(at_once, *stacks))
+    large = max(math.prod(x.shape[1:]) for x in stacks) >= LARGE and not meshes.may_be_divided(stacks[0])
+    if large:
+        return jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=at_once)
+    return at_once(*stacks)
+
+
+def _seen(x: Any, several: bool) -> Any:
+    """A slot as the rule finds it: in float32 at least, a list where it is one, None where there is none."""
+    masked = lambda y: isinstance(y, MaskedNode)  # noqa: E731
+    wide = lambda y: y.astype(numerics.at_least_float32(y.dtype))  # noqa: E731
+    parts = [None if masked(y) else wide(y) for y in jax.tree.leaves(x, is_leaf=masked)]
+    return parts if several else parts[0]
+
+
+def of_matrices(
+    rule: Declared, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any],
+    hyper: dict[str, Any], then: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The directions "u" of all leaves and the fields of the state.
+
+    Args:
+      arguments: those of the factory.
+      hyper: those of the rule.
+      then: None, or a function of the whole matrices.
+    """
+    of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}  # noqa: E731
+    moments, stacks, shared = of(Moment), of(Slot, tuple), of(Shared)
+    kept = {name: _number([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
+    found, (xs, *ms) = _blocks_and(tree, [gs, *moments.values()], kept, arguments)
+    arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
+    constants = {k: x for k, x in hyper.items() if k not in arrays}
+    number = sum(found.numbers.values())
+    now = lambda key: jax.random.key_data(jax.random.split(jax.random.fold_in(key, s.count), number))  # noqa: E731
+    kinds = {f: jax.random.key_impl(key) for f, key in of(Key).items()}
+    keys = {f: now(key) for f, key in of(Key).items()} if number else {}
+    given = Given(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
+    run = functools.partial(_stepped, rule, found, constants, kinds, then)
+    return meshes.partitioned(run, {"u": gs, **moments, **stacks, **shared}, given)
+
+
+def _blocks_and(
+    tree: Tree, lists: Sequence[Sequence[Array]], kept: Mapping[str, int | None], arguments: Mapping[str, Any]
+) -> tuple[Blocks, list[list[Array | None]]]:
+    """The blocks that the state was made for, and the lists with an entry for each leaf of theirs.
+
+    Args:
+      lists: arrays for each leaf that has a gradient; None takes the place of the others.
+      kept: how many blocks each stack of the state has; None for one that has no arrays, {} for a state without.
+    """
+    updates = tree.unflattened(lists[0])
+    missing = left_out(updates)
+    like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
+    order = {path: i for i, path in enumerate(tree.chosen(tree.paths))}
+    places = [order.get(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+    found = blocks_for(tree.label, like, arguments)
+    numbers = found.numbers
+    kept = {name: numbers.get(name, 0) if n is None else n for name, n in kept.items()} or numbers
+    if numbers != kept:
+        raise ValueError(
+            f"{tree.label}: the state has {_listed(kept)}, the gradients are {_listed(numbers)}; init(params) "
+            "anew after changing the parameters, and pass params to update where some have no gradient"
+        )
+    own = [None if cut is None else i for i, cut in zip(places, found.cuts, strict=True)]
+    return found, [[None if i is None else xs[i] for i in own] for xs in lists]
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} blocks of {name}" for name, n in numbers.items()) or "no blocks"
+
+
+def _number(trees: Any) -> int | None:
+    """How many matrices a stack has; None where it has no arrays."""
+    return next((len(x) for x in jax.tree.leaves(trees)), None)
+
+
+def _stepped(
+    rule: Declared, found: Blocks, constants: Mapping[str, Any], kinds: Mapping[str, Any], then: Any, given: Given
+) -> dict[str, Any]:  # fmt: skip
+    of, start = {}, 0
+    for shape in found.members:
+        end = start + found.numbers[shape[0]]
+        own = {f: x[start:end] for f, x in given.keys.items()}
+        of[shape[0]], start = OneShape(rule, found, shape, constants, kinds, given._replace(keys=own)), end
+    runs = _spread(of)
+    new = {name: x.results([runs.get((name, j)) for j in range(len(x.turns))]) for name, x in of.items()}
+    there = [i for i, x in enumerate(given.gs) if x is not None]
+    whole = lambda f: (xs := found.leaves({name: x[f] for name, x in new.items()})) and [xs[i] for i in there]  # noqa: E731
+    us = [u for u in whole("u") if u is not None]
+    leaves = [cut.leaf for i in there if (cut := found.cuts[i]) is not None]
+    results: dict[str, Any] = {"u": us if then is None else _of_whole(then, leaves, us)}
+    results |= {f: whole(f) for f in given.moments}
+    stacks = {f: {name: new[name][f] for name in of} for f in given.stacks}
+    shared = {f: next(iter(new.values()))[f] if new else x for f, x in given.shared.items()}
+    return results | shared | found.only_there(given.gs, stacks, given.stacks)
+
+
+def _of_whole(then: Callable[..., Sequence[Array]], leaves: Sequence[Leaf], us: Sequence[Array]) -> list[Array]:
+    """What `then` makes of the matrices of all leaves."""
+    parts = [leaf.split(u) for leaf, u in zip(leaves, us, strict=True)]
+    news = iter(then([x for xs in parts for x in xs]))
+    return [leaf.joined([next(news) for _ in xs]) for leaf, xs in zip(leaves, parts, strict=True)]
+
+
+def _spread(of: Mapping[str, OneShape]) -> dict[tuple[str, int], list[int]]:
+    """How many matrices have their turn in each step of a period, by stack and `in_turns`; the longest come first.
+
+    All that have one period share its steps, so that these have about as much to do.
+    """
+    costs: dict[int, dict[tuple[str, int], tuple[int, float, int]]] = {}
+    for j in range(max((len(x.turns) for x in of.values()), default=0)):
+        for name, x in of.items():
+            period, n = x.turns[j] if j < len(x.turns) else (None, 0)
+            if period is not None:
+                costs.setdefault(period, {})[name, j] = n, float(n**2 * sum(x.sides)), x.number
+    found = {}
+    for period, stacks in costs.items():
+        ordered = sorted(stacks.items(), key=lambda item: -item[1][0])
+        found |= spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
+    return found
+
 
 P = ParamSpec("P")
 

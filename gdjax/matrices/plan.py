@@ -1,21 +1,235 @@
-"""Which leaves of a tree are matrices, and how: one plan for each tree of shapes."""
+"""Which leaves of a tree are which matrices: their roles, and one plan for each tree of shapes."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import calls, checks
-from gdjax.core.paths import check_prefix, path_of
-from gdjax.core.types import ArrayTree
+from gdjax.core import callers, checks, types
+from gdjax.core.paths import check_prefix, is_masked, matches, path_of, paths_of, shown, warn_of_idle
+from gdjax.core.types import ArrayTree, is_skipped
+from gdjax.core.values import value
 from gdjax.lift.rule import OfLeaf
-from gdjax.lift.whole_tree import Tree
+from gdjax.lift.slots import Tree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
-from gdjax.matrices.roles import ByRole, fixed
+from gdjax.matrices import reading
 from gdjax.numerics import Array
+
+ROLES = "matrix embedding head norm bias router other".split()
+LABEL = "gdjax.matrices_by_role"
+NO_HEAD = "no name tells which leaf is the head: if one of the matrices is the last layer, override it"
+
+
+@dataclass(frozen=True, repr=False)
+class ByRole:
+    """Routing by role: a function from a tree to a tree of `Matrix`, with None for any leaf but a hidden matrix."""
+
+    overrides: tuple[tuple[Any, Any], ...] = ()  # (pattern of paths, role or `Matrix`), the first that matches wins
+
+    def __repr__(self) -> str:
+        return f"matrices_by_role({dict(self.overrides) if self.overrides else ''})"
+
+    def __call__(self, tree: ArrayTree) -> Any:
+        found = [x if isinstance(x, Matrix) else None for x in self.roles(LABEL, tree)]
+        return jax.tree.structure(tree).unflatten(found)
+
+    def roles(self, label: str, tree: ArrayTree, quiet: bool = False) -> list[Matrix | str]:
+        """For each leaf how it is a matrix, or its role if it is none.
+
+        Axes come from the path and the shape of a leaf, for the output of attention also from the query, key and value
+        beside it. Otherwise other leaves only show that a leaf is no matrix. So the axes are the same where a mask
+        hides those leaves, as from a method that gets only the matrices.
+
+        Args:
+          quiet: whether not to warn, since another call for this tree does.
+
+        Warns:
+          UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
+            mask hides leaves.
+        """
+        leaves = self.read(tree, label)
+        self._check_axes(label, tree)
+        if leaves and not (quiet or is_masked(tree)):
+            for leaf in leaves:
+                if leaf.unknown:
+                    callers.warn(f"{label}: {leaf.unknown}")
+            rules, items = dict(self.overrides), paths_of(tree)
+            found = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in items]
+            warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
+        return [leaf.role for leaf in leaves]
+
+    def _check_axes(self, label: str, tree: ArrayTree) -> None:
+        for path, x in paths_of(tree):
+            for pattern, role in [rule for rule in self.overrides if matches(label, rule[0], path, x)][:1]:
+                if not (isinstance(role, Matrix) and is_trained(x)):
+                    continue
+                try:
+                    matrix_axes(label, np.shape(x), role)
+                except ValueError as e:
+                    why = str(e).removeprefix(f"{label}: ")
+                    narrower = f"({pattern}).*kernel$" if isinstance(pattern, str) else "...kernel$"
+                    slip = f"if the pattern matches biases too, let it end in the name of the matrices: {narrower!r}"
+                    where = f"{shown(pattern)} makes {path} of shape {np.shape(x)} a {role}"
+                    raise ValueError(f"{label}: {where}: {why}; {slip}") from None
+
+    def notes(self, tree: ArrayTree) -> list[str]:
+        """Sentences about anything unknown in a tree."""
+        leaves = self.read(tree)
+        notes = [leaf.unknown for leaf in leaves if leaf.unknown]
+        return [*notes, NO_HEAD] if is_headless(leaves) and not is_masked(tree) else notes
+
+    def layers(self, tree: ArrayTree) -> Any:
+        """A tree with the number of leading axes of each leaf that are layers or experts.
+
+        In a matrix these are the axes before its rows and columns. In another leaf they are the axes that it shares
+        with the matrices beside it, or the first axis, if its name is of a stack of layers with such matrices.
+        """
+        leaves = self.read(tree)
+        stacks = [(leaf, n) for leaf in leaves if (n := _lead(leaf))]
+
+        def of(leaf: reading.Read) -> int:
+            if isinstance(leaf.role, Matrix):
+                return _lead(leaf)
+            beside = [n for x, n in stacks if x.place == leaf.place and x.shape[:n] == leaf.shape[:n]]
+            named = [x for x, _ in stacks if x.name.stacked and leaf.name.stacked]
+            return max([*beside, *(1 for x in named if x.shape[:1] == leaf.shape[:1])], default=0)
+
+        return jax.tree.structure(tree).unflatten(map(of, leaves))
+
+    def decides(self, path: str, x: Any) -> bool:
+        """Whether an override decides for a leaf."""
+        return any(matches(LABEL, pattern, path, x) for pattern, _ in self.overrides)
+
+    def read(self, tree: ArrayTree, label: str = LABEL) -> list[reading.Read]:
+        beside: dict[str, set[str]] = {}
+        hidden = []
+        for path, x in paths_of(tree, is_skipped):
+            if is_skipped(x):
+                hidden.append(path)
+            place, last = reading.split(path)
+            beside.setdefault(place, set()).add(last.lower())
+        items = paths_of(tree)
+        given = [next((role for pattern, role in self.overrides if matches(label, pattern, *x)), None) for x in items]
+        leaves = [
+            reading.read(path, x, role, frozenset(beside[reading.split(path)[0]]))
+            for (path, x), role in zip(items, given, strict=True)
+        ]
+        context = reading.Context(leaves, hidden)
+        return [leaf if role else context.corrected(leaf) for leaf, role in zip(leaves, given, strict=True)]
+
+
+def _lead(leaf: reading.Read) -> int:
+    """The number of axes of a matrix before all of its inputs and outputs; 0 for no matrix."""
+    axes = leaf.role[:2] if isinstance(leaf.role, Matrix) and leaf.shape else ()
+    return min((i % len(leaf.shape) for x in axes for i in ((x,) if isinstance(x, int) else x)), default=0)
+
+
+def is_headless(leaves: Sequence[reading.Read]) -> bool:
+    """Whether a matrix may be the head: no leaf is known as the head, and none is tied to an embedding."""
+    tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
+    matrices = [leaf for leaf in leaves if isinstance(leaf.role, Matrix)]
+    return len(matrices) > 1 and not (tied or any(leaf.role == "head" for leaf in leaves))
+
+
+def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
+    """Which leaves are hidden matrices, and how, by their paths and shapes.
+
+    Embeddings, heads, norms, biases, routers and depthwise convolutions are none. It reads the names of Flax (nnx and
+    linen), Equinox, PyTorch and plain dictionaries: arrays called `weight` are (outputs, inputs, window), all others
+    (window, inputs, outputs). A fused q, k, v is three matrices, a convolution one with the window among its inputs;
+    along the axes before them lie layers or experts. `gdjax.roles` shows what is found.
+
+    Args:
+      overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
+        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix",
+        "embedding", "head", "norm", "bias", "router" or "other".
+
+    Returns:
+      A function from a tree to a tree of `Matrix` and None, for the arguments of dimension numbers. It is equal, hashed
+      and pickled by the overrides. As `layer_axes`, of LAMB or Adafactor, it tells how many axes lie before those of a
+      matrix. A norm or bias has those that it shares with the matrices beside it, or the first, where its path tells of
+      a stack (`layers`, `blocks`, `stages`, `stack`, `h`) with such matrices.
+
+    Raises:
+      ValueError: an unknown role; a pattern is no regular expression; (when used) a leaf of a pattern has not the axes
+        of its `Matrix`.
+      TypeError: the overrides are no mapping; a pattern is neither text nor a function.
+
+    Warns:
+      UserWarning: (when used) it cannot be known where a leaf is cut; a pattern decides for no leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.ones((4, 8))}}
+      >>> numbers = gdjax.matrices_by_role({"embed": "matrix"})(params)
+      >>> [x.reduction_axis for x in (numbers["embed"], numbers["mlp"]["kernel"])]
+      [-2, -2]
+      >>> gdjax.matrices_by_role()(params)["embed"] is None
+      True
+    """
+    return _by_role(LABEL, overrides)
+
+
+@value
+def label_by_role(
+    overrides: Mapping[Any, Any] | None = None, *, only: Sequence[str] = tuple(ROLES), rest: Any = "rest"
+) -> Callable[[Any], Any]:
+    """Labels for `partition`: the roles that `matrices_by_role` finds.
+
+    Args:
+      overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
+        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix", "embedding", "head",
+        "norm", "bias", "router" or "other".
+      only: the roles that are labels, by default all of them.
+      rest: the label of the others.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> mlp = {"bias": jnp.ones(8), "kernel": jnp.ones((4, 8))}
+      >>> labels = gdjax.label_by_role(only=["matrix"], rest="adamw")
+      >>> labels({"embed": jnp.ones((9, 4)), "mlp": mlp})
+      {'embed': 'adamw', 'mlp': {'bias': 'adamw', 'kernel': 'matrix'}}
+      >>> tx = gdjax.partition({"matrix": gdjax.muon(0.1), "adamw": gdjax.adamw(0.1)}, labels)
+    """
+    label = "gdjax.label_by_role"
+    found = _by_role(label, overrides)
+    if unknown := [role for role in only if role not in ROLES]:
+        raise ValueError(f"{label}: only: unknown roles {unknown}; there are {', '.join(ROLES)}")
+
+    def labels(tree: ArrayTree) -> Any:
+        names = ["matrix" if isinstance(role, Matrix) else role for role in found.roles(label, tree)]
+        return jax.tree.structure(tree).unflatten([name if name in only else rest for name in names])
+
+    return labels
+
+
+def _by_role(label: str, overrides: Any) -> ByRole:
+    if not isinstance(overrides, Mapping | None):
+        raise TypeError(f"{label}: overrides is {type(overrides).__name__}, not a mapping from patterns to roles")
+    rules = []
+    types.check(label, overrides or ())
+    for pattern, role in (overrides or {}).items():
+        if not (is_numbers(role) or isinstance(role, str) and role in ROLES):
+            raise ValueError(
+                f"{label}: {pattern!r}: unknown role {role!r}; there are {', '.join(ROLES)}, or a gdjax.Matrix"
+            )
+        rules.append((pattern, role if isinstance(role, str) else fixed(role)))
+    return ByRole(tuple(rules))
+
+
+def fixed(numbers: Any) -> Matrix:
+    parts = getattr(numbers, "parts", 1)
+    return Matrix(*(x if isinstance(x, int) else tuple(x) for x in (*numbers[:2], parts)))
+
+
+def routing(roles: Any) -> Any:
+    """The argument `roles` of an optimizer as the `numbers` of `plan_of`: None and a dict of patterns are by role."""
+    return matrices_by_role(roles) if roles is None or isinstance(roles, Mapping) else roles
+
 
 _BY_DEFAULT = Matrix(0, 1)
 NUMBERS = "dimension numbers"
@@ -26,7 +240,7 @@ class Leaf(NamedTuple):
 
     path: str  # as in errors: params['layer']['kernel']
     shape: tuple[int, ...]
-    role: str  # "matrix", or another one of `gdjax.matrices.roles`
+    role: str  # "matrix", or another one of `gdjax.matrices.plan`
     axes: Axes
     batch: int
     rows: int
@@ -143,7 +357,7 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
     if not jax.tree.leaves(tree):
         return []
     if callable(numbers):
-        numbers = calls.of_tree(label, name, numbers, tree)
+        numbers = callers.of_tree(label, name, numbers, tree)
         if not jax.tree_util.all_leaves([tree]):  # for one array None is an answer: it is no matrix
             checks.returned(label, f"the function of {name}", numbers)
     is_entry = lambda x: x is None or is_numbers(x)  # noqa: E731

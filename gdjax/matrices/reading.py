@@ -1,4 +1,8 @@
-"""The reading of a leaf, from its name and shape and from the leaves beside it."""
+"""What leaves are by their names and shapes.
+
+Conventions: arrays called `weight` are (outputs, inputs, window), as in Equinox and PyTorch; all others are
+(window, inputs, outputs), as in Flax. Axes before these are stacks of layers or experts.
+"""
 
 import functools
 import math
@@ -9,7 +13,235 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gdjax.linalg.matrices import Matrix, is_trained
-from gdjax.matrices.names import Name, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
+
+_BIAS = re.compile(r"^(b[qkvo]?\d*|b_\w+|betas?|offset)$|(^|_)bias(es)?(_(ih|hh|n|k|v)(_l\d+(_reverse)?)?)?$")
+_SCALE = re.compile(r"^(g|gain|gammas?|scales?|ls\d*)$|_(scale|gain|gamma)$")
+_NORM = re.compile(r"(^|_)([a-z]*norms?|lnf?|bn|gn|rms)\d*(_|$)")
+_OTHER = re.compile(r"^(a_log|dt_bias|log_dt|inv_freq|freqs?|negative_slope|time_(mix|decay|first|faaaa)\w*)$")
+_ROUTER = re.compile(r"(^|_)(router|routing|gating)$")
+_GATE = re.compile(r"(^|_)gate$|^(switch|wg)$")
+_HEAD = re.compile(
+    r"(^|_)(un_?embed(ding)?|logits?(_?dense)?|classifier|embed_out)$|^conv_out$|(^|(?<!multi)(?<!attention)_)head$"
+)
+_LAST = re.compile(r"^(out|output|output_layer|fc_out|readout|decoder|final|final_layer)$")  # a head if not in a block
+_EMBEDDING = re.compile(r"emb(s|eds?|edders?|eddings?)?\d*(_|$)|(^|_)stem$")
+_TOKENS = re.compile(
+    r"^(wte|wpe|pe|cls|conv_in(it)?|pos|positions?|positional|lookup|patch(ify|es)?|patch_(proj|conv)\w*)$|^pos\w*_enc\w*$"
+    r"|(^|_)(toks?|tokens?|tables?|vocab|codebook|registers?)$"
+)
+_QUERY = re.compile(r"^(to_|w_?)?((?P<query>q|query|queries)|(?P<key>k|keys?)|v|values?)(_?proj)?$")
+_OUT = re.compile(r"^(to_|w_?)?(o|out|output)(_?proj)?$|^attn_out\w*$|^attn_vec_einsum$")
+_HEADS_FIRST = re.compile(r"^(q|kv|qkv)_einsum$")  # (heads, inputs, outputs of a head)
+_QKV = re.compile(r"^(to_|w_?)?qkv(_?proj)?$|^c_attn$")
+_KV = re.compile(r"^(to_|w_?)?kv(_?proj)?$")
+_TWO = re.compile(r"^(w_?)?(gate_(and_)?up|up_gate)(_?proj)?$|^(wi|w1)_fused$|^w12$")
+_PER_HEAD = re.compile(r"^query_key_value$")  # GPT-NeoX and BLOOM have q, k, v of each head beside each other
+_GATES = re.compile(r"^(weight_([ih])h|dense_([ih]))(_l\d+(_reverse)?)?$")  # of a recurrent cell, beside each other
+_ATTENTION = re.compile(r"att(n|ention)|mha")
+_EXPERTS = re.compile(r"expert|moe|mlp|ffn")
+_CONVOLUTION = re.compile(r"conv(?!er)(?:\w*?([123])d)?")
+_GENERAL = re.compile(r"^(dense|linear)_general$|^einsum$")
+_STACKS = frozenset("layers blocks stack stages h".split())
+_WRAPPERS = frozenset("params model module net network transformer".split())
+_ARRAYS = frozenset("kernel weight weights w param default".split())
+_LARGEST_WINDOW, _LARGEST_PATCH = 7, 32
+
+
+class Name(NamedTuple):
+    """The keys of a path in lower case, "multi_head" for MultiHead_0, without numbers and wrappers of a model."""
+
+    keys: tuple[str, ...]
+    stacked: bool  # whether one array has all layers: "layers/kernel", not "layers/0/kernel"
+    in_layer: bool  # whether it lies in one of several layers, numbered or stacked
+
+    @property
+    def leaf(self) -> str:
+        return self.keys[-1] if self.keys else ""
+
+    @property
+    def what(self) -> str:
+        """The name of the layer, of "attn/q_proj/weight" and "attn/q_proj" q_proj."""
+        named = [k.removesuffix("_weight") for k in self.keys if k not in _ARRAYS]
+        return named[-1] if named else ""
+
+    @property
+    def depth(self) -> int:
+        return sum(key not in _ARRAYS for key in self.keys)
+
+    @property
+    def outputs_first(self) -> bool:
+        return re.search(r"(^|_)weight(_[ih]h(_l\d+(_reverse)?)?)?$", self.leaf) is not None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the leaf has no name of its own beside that of its layer."""
+        return self.leaf in _ARRAYS or self.outputs_first
+
+    def near(self, pattern: re.Pattern[str]) -> bool:
+        return any(pattern.search(key) for key in self.keys[-3:])
+
+    def within(self, pattern: re.Pattern[str]) -> bool:
+        return any(pattern.search(key) for key in self.keys)
+
+
+def name_of(path: str) -> Name:
+    words = [_snake(word) for word in re.split(r"[/.]", path)]
+    keys = [re.sub(r"(?<=[a-z])_\d+$", "", word) for word in words]
+    named = [k for k in keys if k.strip("~_") and not k.isdigit() and k not in _WRAPPERS]
+    stacked = any(w in _STACKS and not a.isdigit() for w, a in zip(words, [*words[1:], ""], strict=True))
+    around = words[: -2 if words[-1] in _ARRAYS else -1]
+    return Name(tuple(named), stacked, stacked or any(re.search(r"\d", word) for word in around))
+
+
+def _snake(word: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[A-Z])(?=[A-Z][a-z]{2,})", "_", word).lower()
+
+
+def role_of(name: Name, shape: Sequence[int], siblings: frozenset[str]) -> tuple[Matrix | str, str]:
+    """How a leaf is a matrix, or its role if it is none; and a note on anything unknown about that.
+
+    Args:
+      siblings: the last keys of the leaves beside it, also of those that a mask hides.
+    """
+    if role := _by_name(name, len(shape), siblings):
+        return role, ""
+    if len(shape) < 2:
+        return "norm" if name.is_array else "other", ""
+    if name.near(_GENERAL) and len(shape) > 2:
+        return "other", f"which axes of shape {tuple(shape)} are inputs"
+    if window := _window(name, shape):
+        return _convolution(name, shape, window)
+    numbers, unknown = matrix_of(name, shape)
+    inputs, outputs = sizes_of(numbers, shape)
+    if min(inputs, outputs) <= 1:
+        return "other", ""  # a vector
+    return ("router", "") if is_gate(name) and 4 * outputs <= inputs else (numbers, unknown)
+
+
+def _by_name(name: Name, ndim: int, siblings: frozenset[str]) -> str:
+    letter = len(name.leaf) == 1 and "a" in siblings  # a and b are any two arrays, or LoRA's
+    if _OTHER.search(name.leaf) or name.leaf == "d" and "a_log" in siblings:
+        return "other"
+    if _BIAS.search(name.leaf) and not letter:
+        return "bias"
+    if (_SCALE.search(name.leaf) and not letter) or (name.leaf != "kernel" and _NORM.search(name.what)):
+        return "norm"
+    if name.near(_ROUTER):
+        return "router"
+    if name.near(_HEAD) or (ndim == 2 and name.depth == 1 and _LAST.search(name.what)):
+        return "head"
+    if name.near(_EMBEDDING) or _TOKENS.search(name.what):
+        return "head" if name.what == "cls" and name.is_array and ndim == 2 else "embedding"  # a token has no kernel
+    return ""
+
+
+def sizes_of(numbers: Matrix, shape: Sequence[int]) -> tuple[int, int]:
+    """The inputs and outputs of a matrix."""
+    rows, columns = ((x,) if isinstance(x, int) else x for x in numbers[:2])
+    return math.prod(shape[i] for i in rows), math.prod(shape[i] for i in columns)
+
+
+def matrix_of(name: Name, shape: Sequence[int]) -> tuple[Matrix, str]:
+    """How an array of two axes or more is a matrix; and a note on anything unknown about that."""
+    if window := _window(name, shape):
+        return _convolution_axes(name, window), ""
+    if not name.outputs_first and (heads := _heads(name, shape)):
+        return heads, ""
+    rows, columns = (-1, -2) if name.outputs_first else (-2, -1)
+    inputs, outputs = shape[rows], shape[columns]
+    if is_qkv(name) and inputs == 3 * outputs:  # GPT-2's weights of PyTorch are (inputs, outputs)
+        return Matrix(columns, rows, 3), ""
+    parts = _parts(name, inputs, outputs)
+    cut = outputs == 3 * inputs if is_qkv(name) else outputs % parts == 0 and not _PER_HEAD.search(name.what)
+    return (
+        (Matrix(rows, columns, parts), "") if cut else (Matrix(rows, columns), f"where its {outputs} outputs are cut")
+    )
+
+
+def is_gate(name: Name) -> bool:
+    """Whether it may choose among experts, and is no gate inside an expert."""
+    return _GATE.search(name.what) is not None and not any("expert" in key for key in name.keys)
+
+
+def is_query(name: Name) -> bool:
+    return _QUERY.search(name.what) is not None and not name.outputs_first
+
+
+def attention_part(name: Name) -> str:
+    """The part of attention that a layer makes: the "query" or the "key" of each head; else ""."""
+    found = _QUERY.search(name.what)
+    return "" if found is None else "query" if found["query"] else "key" if found["key"] else ""
+
+
+def is_out(name: Name) -> bool:
+    return _OUT.search(name.what) is not None and not name.outputs_first
+
+
+def is_qkv(name: Name) -> bool:
+    in_attention = name.leaf == "in_proj_weight" or name.what == "in_proj" and name.within(_ATTENTION)
+    return in_attention or _QKV.search(name.what) is not None
+
+
+def _parts(name: Name, inputs: int, outputs: int) -> int:
+    """The number of matrices side by side, by the name."""
+    if is_qkv(name):
+        return 3
+    if found := _GATES.search(name.what):
+        by_name = 4 if any("lstm" in key for key in name.keys) else 3 if any("gru" in key for key in name.keys) else 1
+        return outputs // inputs if "h" in found.groups() and outputs in (3 * inputs, 4 * inputs) else by_name
+    return 2 if _KV.search(name.what) or _TWO.search(name.what) else 1
+
+
+def _heads(name: Name, shape: Sequence[int]) -> Matrix | None:
+    """The axes of attention whose heads have an axis of their own."""
+    if len(shape) < 3:
+        return None
+    a, b, c = shape[-3:]
+    if _HEADS_FIRST.search(name.what):
+        return Matrix(-2, (-3, -1))
+    if fused := 3 if _QKV.search(name.what) else 2 if _KV.search(name.what) else 0:
+        if len(shape) > 3 and a == fused:
+            return Matrix(-4, (-2, -1))
+        if b == fused:
+            return Matrix(-4, (-3, -1)) if len(shape) > 3 else Matrix(-3, -1)
+        return Matrix(-3, (-2, -1)) if len(shape) > 3 and a > b else None
+    if _QUERY.search(name.what):  # not a stack, of which the first axis is the shortest
+        return Matrix(-3, (-2, -1)) if a > b and b * c <= 16 * a else None
+    if _OUT.search(name.what) and not name.within(_EXPERTS):
+        return Matrix((-3, -2), -1) if b < c and a * b <= 4 * c else None
+    return None
+
+
+def _window(name: Name, shape: Sequence[int]) -> int:
+    """The number of axes of a convolution's window; 0 for no convolution."""
+    ndim = len(shape)
+    found = next((m for key in reversed(name.keys[-3:]) if (m := _CONVOLUTION.search(key))), None)
+    if ndim < 3 or name.within(_EXPERTS) and not found or _QUERY.search(name.what) or _OUT.search(name.what):
+        return 0
+    if found and found[1]:
+        return int(found[1]) if ndim >= int(found[1]) + 2 else 0
+    if found:
+        ends = shape[-3:] if name.outputs_first else shape[:3]
+        return 2 if ndim == 5 and (name.stacked or max(ends) > _LARGEST_WINDOW) else min(ndim - 2, 3)
+    window = shape[2:] if name.outputs_first else shape[:2]
+    most = _LARGEST_PATCH if name.outputs_first else _LARGEST_WINDOW
+    return 2 if ndim == 4 and max(window) <= most and window[0] == window[1] else 0
+
+
+def _convolution_axes(name: Name, window: int) -> Matrix:
+    if name.outputs_first:
+        return Matrix(tuple(range(-window - 1, 0)), -window - 2)
+    return Matrix(tuple(range(-window - 2, -1)), -1)
+
+
+def _convolution(name: Name, shape: Sequence[int], window: int) -> tuple[Matrix | str, str]:
+    channels = shape[-window - 1] if name.outputs_first else shape[-2]
+    if channels == 1:
+        return "other", ""  # depthwise, or of grey pictures: no channels are mixed
+    if channels == 3 and window == 2:
+        return "embedding", ""  # of coloured pictures
+    return _convolution_axes(name, window), ""
+
 
 _MATRIX = re.compile(r"^w(_|\d|[qkvoi]|$)|proj|kernel|weight|dense|linear|lora|^(up|down|gate|out|fc\d*|c_\w+|[qkvo])$")
 

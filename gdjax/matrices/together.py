@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from gdjax.core import meshes
 from gdjax.lift.meetings import Brought, meet
-from gdjax.lift.signatures import hashable
+from gdjax.lift.rule_checks import hashable
 from gdjax.linalg.stacks import in_stacks
 from gdjax.matrices.plan import Leaf
 

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from gdjax.numerics.elementwise import Array, abs_sq, at_least_float32
-from gdjax.xla.bits import finite_within
-from gdjax.xla.reads import alone, apart, original, rounded
+from gdjax.xla.reads import alone, apart, finite_within, original, rounded
 
 
 def below_overflow(x: Array) -> Array:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.platforms import by_platform
+from gdjax.core.meshes import by_platform
 from gdjax.core.types import ArrayLike, Axis, DTypeLike
 from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
-from gdjax.xla.products import product, selected_product
+from gdjax.xla.write_order import product, selected_product
 
 SMALL = 2.0**-80  # a sum of squares below this has lost digits to underflow
 SCALE = 2.0**70  # numbers times this, or its reciprocal, have squares where those of the numbers are lost

@@ -6,7 +6,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Decay, Mask, Params, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, second_moment
-from gdjax.linalg.sums import in_memory
+from gdjax.linalg.vectors import in_memory
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
 from gdjax.transforms.decay import descending

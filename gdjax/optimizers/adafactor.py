@@ -9,13 +9,26 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.dialects import Dialect, dialects
+from gdjax.core.misuse import Dialect, dialects
 from gdjax.core.number_domains import Integer, Kind
-from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import Bound, Decay, DType, Finite, LayerAxes, Mask, Params, Rate, Scalar, ScalarOrSchedule, Size
+from gdjax.core.types import (
+    Bound,
+    Decay,
+    DType,
+    Finite,
+    LayerAxes,
+    Mask,
+    Params,
+    PerLeaf,
+    Rate,
+    Scalar,
+    ScalarOrSchedule,
+    Size,
+    base_of,
+)
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Factor, New
-from gdjax.linalg.sums import limited, means_of_squares
+from gdjax.linalg.vectors import limited, means_of_squares
 from gdjax.numerics import Array, abs_sq, at_least_float32, bounded_sq, scaled
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights, decaying

@@ -12,10 +12,9 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, Count, Decay, DType, Mask, Params, Rate, Roles, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
-from gdjax.lift.whole_tree import Planned, Tree
-from gdjax.matrices.names import attention_part, name_of
-from gdjax.matrices.plan import Leaf, plan_of
-from gdjax.matrices.roles import routing
+from gdjax.lift.slots import Planned, Tree
+from gdjax.matrices.plan import Leaf, plan_of, routing
+from gdjax.matrices.reading import attention_part, name_of
 from gdjax.numerics import Array, bounded, debias, divide, sqrt, sum_sq, widest_real
 from gdjax.transforms.decay import descending
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.dialects import Dialect, dialects
+from gdjax.core.misuse import Dialect, dialects
 from gdjax.core.types import Decay, DType, Params, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import second_moment

@@ -24,11 +24,9 @@ from gdjax.core.types import (
     Transform,
 )
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
-from gdjax.lift.slots import Key
-from gdjax.lift.whole_tree import Planned
+from gdjax.lift.slots import Key, Planned
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.plan import Leaf, of_leaf, plan_of
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, shrinking, sqrt, sum_sq, widest_real
 from gdjax.numerics import complex_dtype as complex_of
 from gdjax.optimizers.with_adam import with_adam

@@ -7,7 +7,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Bound, Decay, LayerAxes, Mask, Params, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.linalg.sums import limited
+from gdjax.linalg.vectors import limited
 from gdjax.numerics import Array, scaled
 from gdjax.optimizers.adafactor import all_but, by_rows_and_columns, factored_axes, of_each
 from gdjax.transforms.decay import descending

@@ -9,7 +9,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, Positive, Rate, Size
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
-from gdjax.linalg.sums import in_memory
+from gdjax.linalg.vectors import in_memory
 from gdjax.numerics import Array, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate

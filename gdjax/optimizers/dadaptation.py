@@ -11,7 +11,7 @@ from gdjax.core.types import Decay, Mask, Params, Positive, Rate, Size
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, initial_parameter
-from gdjax.linalg.sums import bounded_inner, sum_abs
+from gdjax.linalg.vectors import bounded_inner, sum_abs
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
 from gdjax.transforms.decay import decayed, of_some
 

@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import keys
+from gdjax.core import arrays
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Kind
 from gdjax.core.types import Decay, DType, KeyLike, Mask, Params, Rate, Roles, Size, Transform
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
-from gdjax.lift.slots import matrix_moment
-from gdjax.lift.whole_tree import Planned
+from gdjax.lift.slots import Planned, matrix_moment
 from gdjax.linalg.matrices import Matrix, highest
-from gdjax.matrices.plan import of_leaf, plan_of
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import of_leaf, plan_of, routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
@@ -35,7 +33,7 @@ class ScaleByDionState(NamedTuple):
 def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """Random directions."""
     leaves = plan_of("gdjax.scale_by_dion", params, routing(given["roles"]), Matrix()).leaves
-    key, first = keys.fresh(given["key"]), []
+    key, first = arrays.fresh(given["key"]), []
     for i, (leaf, p) in enumerate(zip(leaves, jax.tree.leaves(params), strict=True)):
         real = numerics.widest_real(p)
         dtype = numerics.complex_dtype(real) if jnp.issubdtype(jnp.result_type(p), jnp.complexfloating) else real

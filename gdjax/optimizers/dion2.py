@@ -15,8 +15,7 @@ from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
-from gdjax.matrices.plan import of_leaf
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import of_leaf, routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 from gdjax.combine.chain import chain
-from gdjax.core import keys
+from gdjax.core import arrays
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.number_domains import SIZE
 from gdjax.core.types import KeyLike, Rate, Scalar, Seed, Share
 from gdjax.transforms.momentum import trace
-from gdjax.transforms.privacy import differentially_private_aggregate
+from gdjax.transforms.noise import differentially_private_aggregate
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -50,7 +50,7 @@ def dpsgd(
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
     """
-    key = keys.required("gdjax.dpsgd", key, seed)
+    key = arrays.required("gdjax.dpsgd", key, seed)
     if nesterov and momentum is None:
         raise ValueError("gdjax.dpsgd: nesterov=True needs a momentum, got None")
     return chain(

@@ -10,9 +10,8 @@ from gdjax import numerics
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.types import Count, Dimensions, DTypeLike, Finite, Mask, OptState, Params, Rate, Size, Steps, Transform
-from gdjax.lift.leafwise import Hyper, hyper
-from gdjax.lift.treewise import treewise
-from gdjax.lift.whole_tree import Planned, Tree, Whole
+from gdjax.lift.leafwise import Hyper, hyper, treewise
+from gdjax.lift.slots import Planned, Tree, Whole
 from gdjax.linalg import matrices
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array

@@ -14,8 +14,7 @@ from gdjax.core.number_domains import BOUND, POSITIVE
 from gdjax.core.parts import holding
 from gdjax.core.types import Count, OptState, Params, Scalar, Updates
 from gdjax.linalg import least_squares, vectors
-from gdjax.linalg.least_squares import Linear
-from gdjax.linalg.residuals import Residuals
+from gdjax.linalg.least_squares import Linear, Residuals
 from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, NamedTuple
 
-from gdjax.combine.evaluation import evaluated
+from gdjax.combine.conditional import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Decay, Floating, OptState, Params, Scalar, Transform

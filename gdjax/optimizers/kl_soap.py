@@ -6,11 +6,10 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import POSITIVE
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import hyper
-from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
-from gdjax.matrices.slots import Block
+from gdjax.matrices.plan import routing
+from gdjax.matrices.slots import Block, Sides
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
 from gdjax.optimizers.soap import adam_in_bases

@@ -13,8 +13,8 @@ from gdjax.core.closures import value_of
 from gdjax.core.number_domains import Kind
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Rate, ScalarOrSchedule, Transform, Updates
-from gdjax.linalg import boxes, limited_memory
-from gdjax.linalg.limited_memory import Memory, Vector
+from gdjax.linalg import quasi_newton, vectors
+from gdjax.linalg.quasi_newton import Memory, Vector
 from gdjax.linalg.vectors import Gaps, as_leaves, as_vector, replaced, trained
 from gdjax.linesearch.line import fit
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
@@ -121,26 +121,26 @@ def scale_by_lbfgs(
             return as_vector(xs, whole(xs), dtype)
 
         def gamma(memory: Memory, g: Updates) -> Any:
-            return limited_memory.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
+            return quasi_newton.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
 
         def step(
             memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector, *ends: Vector
         ) -> tuple[Vector, Memory]:
             s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
             if ends:  # of what was held: its gradient changed by the work of the others
-                moved = limited_memory.square(s) > 0
+                moved = quasi_newton.square(s) > 0
                 y = [jnp.where((x == 0) & moved, 0, z) for x, z in zip(s, y, strict=True)]
-            memory = memory.forgotten(limited_memory.stuck(s, y))
+            memory = memory.forgotten(quasi_newton.is_stuck(s, y))
             if curvature == "damp":
-                s, y = memory.rounded(s, limited_memory.damped(memory, s, y, gamma(memory, old_g)))
-            memory = memory.pushed(s, y, jnp.where(count > 0, limited_memory.weight(s, y), 0))
+                s, y = memory.rounded(s, quasi_newton.damped(memory, s, y, gamma(memory, old_g)))
+            memory = memory.pushed(s, y, jnp.where(count > 0, quasi_newton.weight(s, y), 0))
             size = gamma(memory, g)
             if not ends:
-                return limited_memory.inverse_product(memory, g, size), memory
+                return quasi_newton.inverse_product(memory, g, size), memory
             P, G, lower, upper = map(flat, (p, g, *ends))
-            fixed = boxes.pressed(P, G, size, lower, upper)
-            d = limited_memory.inverse_product(memory, as_leaves(jnp.where(fixed, 0, G), g, whole(g)), size)
-            return as_leaves(boxes.within(P, G, flat(d), fixed, lower, upper), g, whole(g)), memory
+            fixed = vectors.pressed(P, G, size, lower, upper)
+            d = quasi_newton.inverse_product(memory, as_leaves(jnp.where(fixed, 0, G), g, whole(g)), size)
+            return as_leaves(vectors.within(P, G, flat(d), fixed, lower, upper), g, whole(g)), memory
 
         ends = [trained(label, x, updates) for x in ends_of(label, state.params, bounds)]
         memory = Memory(S, Y, rho, (state.count - 2) % memory_size)
@@ -150,7 +150,7 @@ def scale_by_lbfgs(
         if ends:
             ps = trained(label, params, updates)
             us = [x.astype(q.dtype) for x, q in zip(u, trained(label, updates, updates), strict=True)]
-            u = [boxes.rounded(*xs) for xs in zip(us, ps, *ends, strict=True)]
+            u = [vectors.rounded(*xs) for xs in zip(us, ps, *ends, strict=True)]
         new_state = ScaleByLBFGSState(
             numerics.safe_increment(state.count),
             replaced(label, state.params, updates, p),

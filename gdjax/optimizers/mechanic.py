@@ -12,7 +12,7 @@ from gdjax.lift.leafwise import hyper
 from gdjax.lift.meetings import total, total_norm
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
-from gdjax.linalg.sums import bounded_inner, inner
+from gdjax.linalg.vectors import bounded_inner, inner
 from gdjax.numerics import Array, divide, sqrt, squarable, sum_sq
 
 

@@ -8,7 +8,7 @@ from gdjax.core.types import Params
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, second_moment
-from gdjax.linalg.sums import bounded_inner, inner
+from gdjax.linalg.vectors import bounded_inner, inner
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
 
 # The step is made of its inner product with the parameters less an average of such products, and of its norm.

@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
-from gdjax.combine.routed import routed
+from gdjax.combine.groups import routed
 from gdjax.core.base import GradientTransformation, identity, part_of, transform
-from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.types import Decay, Dimensions, DType, Floating, Mask, Params, Rate, Size, Steps
+from gdjax.core.misuse import Dialect, dialects
+from gdjax.core.types import Decay, Dimensions, DType, Floating, Mask, Params, PerLeaf, Rate, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
-from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
-from gdjax.linalg.polar_coefficients import JORDAN, coefficients
+from gdjax.linalg.polar import JORDAN, Equilibrate, Polar, Renormalize, coefficients
 from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.dialects import Dialect, dialects
+from gdjax.core.misuse import Dialect, dialects
 from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, Transform
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Shared, second_moment

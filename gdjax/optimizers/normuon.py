@@ -11,14 +11,12 @@ from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Squares, Steps, Transform
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
-from gdjax.lift.slots import matrix_moment
-from gdjax.lift.whole_tree import Planned
+from gdjax.lift.slots import Planned, matrix_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices.plan import of_leaf, plan_of
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import of_leaf, plan_of, routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex

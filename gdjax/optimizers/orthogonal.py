@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from gdjax.core.types import DTypeLike, Scalar
-from gdjax.lift.whole_tree import Whole
-from gdjax.linalg.polar_coefficients import coefficients
+from gdjax.lift.slots import Whole
+from gdjax.linalg.polar import coefficients
 from gdjax.numerics import Array
 
 

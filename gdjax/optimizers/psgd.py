@@ -15,7 +15,7 @@ from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import routing
 from gdjax.matrices.slots import Slot, Stack
 from gdjax.numerics import Array, debias, unit_and_norm
 from gdjax.optimizers.with_adam import with_adam

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.dialects import Dialect, dialects
+from gdjax.core.misuse import Dialect, dialects
 from gdjax.core.types import Bound, Decay, Rate, Size
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import second_moment

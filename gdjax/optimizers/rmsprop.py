@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.dialects import Dialect, dialects
+from gdjax.core.misuse import Dialect, dialects
 from gdjax.core.types import Decay, Params, Rate, Share, Size
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Moment

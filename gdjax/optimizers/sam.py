@@ -14,8 +14,7 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
-from gdjax.core.skipped import without_skipped
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import OptState, Params, Transform, Updates, without_skipped
 from gdjax.lift import slots
 from gdjax.numerics import Array
 from gdjax.tree.updates import apply_updates

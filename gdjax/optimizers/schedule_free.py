@@ -8,13 +8,25 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import chain
-from gdjax.combine.evaluation import evaluated
+from gdjax.combine.conditional import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.boxes import unboxed
 from gdjax.core.number_domains import DECAY, FINITE
-from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import Decay, Finite, Floating, OptState, Params, Rate, Scalar, ScalarOrSchedule, Size, Transform
+from gdjax.core.types import (
+    Decay,
+    Finite,
+    Floating,
+    OptState,
+    Params,
+    PerLeaf,
+    Rate,
+    Scalar,
+    ScalarOrSchedule,
+    Size,
+    Transform,
+    base_of,
+    unboxed,
+)
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Shared

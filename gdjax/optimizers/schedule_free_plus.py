@@ -5,13 +5,13 @@ from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.combine.evaluation import evaluated
+from gdjax.combine.conditional import evaluated
 from gdjax.core.number_domains import Integer
 from gdjax.core.types import DType, Floating, Params
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Shared, first_moment, second_moment
-from gdjax.linalg.sums import inner, sum_abs
+from gdjax.linalg.vectors import inner, sum_abs
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, sqrt, squarable
 from gdjax.optimizers.schedule_free import average, start_of_z
 

@@ -7,19 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
-from gdjax.combine.routed import routed
+from gdjax.combine.groups import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Floating, Params, Rate, Roles, Share, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
-from gdjax.lift.slots import matrix_moment
-from gdjax.lift.whole_tree import Tree
+from gdjax.lift.slots import Tree, matrix_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
-from gdjax.linalg.polar import Polar, over_norm
-from gdjax.linalg.polar_coefficients import coefficients
-from gdjax.matrices.plan import of_leaf
-from gdjax.matrices.roles import routing
+from gdjax.linalg.polar import Polar, coefficients, over_norm
+from gdjax.matrices.plan import of_leaf, routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex

@@ -3,7 +3,7 @@
 import jax
 
 from gdjax.combine.chain import chain
-from gdjax.core import keys
+from gdjax.core import arrays
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.types import Bound, DType, Finite, KeyLike, OptState, Params, Rate, Seed, Share, Size
 from gdjax.numerics import Array
@@ -114,7 +114,7 @@ def noisy_sgd(
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
       https://arxiv.org/abs/1511.06807
     """
-    key = keys.or_zero("gdjax.noisy_sgd", key, seed)
+    key = arrays.or_zero("gdjax.noisy_sgd", key, seed)
     return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))
 
 

@@ -11,13 +11,12 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import FINITE_FROM_1
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, ScalarOrSchedule, Share, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
-from gdjax.linalg import spectral
-from gdjax.matrices.factored import Sides
+from gdjax.linalg import bases
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
-from gdjax.matrices.slots import Basis, Block, Side
+from gdjax.matrices.plan import routing
+from gdjax.matrices.slots import Basis, Block, Side, Sides
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.with_adam import with_adam
@@ -59,8 +58,8 @@ def inverse_root(first: Array, old: Array, *rest: Array, p: Hyper, size: Array, 
     *basis, a = rest
     a = a * (1 / size).astype(a.dtype) + jnp.asarray(eps).astype(a.dtype) * jnp.eye(a.shape[-1], dtype=a.dtype)
     if basis:
-        return spectral.root_in_basis(a, basis[0], p, RIDGE)
-    return (spectral.inverse_root(a, p, RIDGE, method),)
+        return bases.root_in_basis(a, basis[0], p, RIDGE)
+    return (bases.inverse_root(a, p, RIDGE, method),)
 
 
 def direction(

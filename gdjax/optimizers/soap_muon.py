@@ -10,13 +10,11 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Integer
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
-from gdjax.linalg.polar import Polar
-from gdjax.linalg.polar_coefficients import coefficients
-from gdjax.matrices.factored import Sides
+from gdjax.linalg.polar import Polar, coefficients
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
-from gdjax.matrices.slots import Basis, Block, Side
+from gdjax.matrices.plan import routing
+from gdjax.matrices.slots import Basis, Block, Side, Sides
 from gdjax.numerics import Array
 from gdjax.optimizers.soap import with_factors
 from gdjax.optimizers.with_adam import with_adam

@@ -27,12 +27,10 @@ from gdjax.core.types import (
     Transform,
     Updates,
 )
+from gdjax.lift.all_leaves import leaves_of
 from gdjax.lift.leafwise import hyper, leafwise
-from gdjax.lift.rule import Leafwise
-from gdjax.lift.running import leaves_of
-from gdjax.lift.slots import second_moment
-from gdjax.lift.steps import run
-from gdjax.lift.whole_tree import Whole
+from gdjax.lift.rule import Leafwise, run
+from gdjax.lift.slots import Whole, second_moment
 from gdjax.numerics import Array, debias, divide
 from gdjax.transforms.averaging import EmaState, ema
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian

@@ -6,7 +6,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Bound, Decay, DType, LayerAxes, Mask, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.linalg.sums import mean_sq_of_quotient
+from gdjax.linalg.vectors import mean_sq_of_quotient
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, shrinking, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import decayed, descending, of_some

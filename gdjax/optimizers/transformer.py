@@ -3,12 +3,12 @@
 from typing import Annotated, Any
 
 from gdjax.combine.chain import chain
-from gdjax.combine.routed import routed
+from gdjax.combine.groups import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import RATE, Integer
 from gdjax.core.types import Decay, Floating, Roles, Scalar, Size
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
 from gdjax.schedules.warmup import warmup_linear_decay_schedule

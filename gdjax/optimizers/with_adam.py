@@ -1,11 +1,10 @@
 """Optimizers of a direction for the hidden matrices and AdamW for the rest."""
 
-from gdjax.combine.routed import routed
+from gdjax.combine.groups import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
-from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule, Transform
-from gdjax.matrices.roles import routing
+from gdjax.core.types import DType, Mask, PerLeaf, Roles, ScalarOrSchedule, Transform
+from gdjax.matrices.plan import routing
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import descending
 

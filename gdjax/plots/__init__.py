@@ -1,11 +1,9 @@
 """Pictures of schedules, runs, norms, sweeps, states, plans, paths, with matplotlib: `pip install gdjax[plot]`."""
 
-from gdjax.plots.bars import plot_state_bytes
+from gdjax.plots.bars import plot_plan, plot_state_bytes, plot_sweep
 from gdjax.plots.curves import plot_losses, plot_schedule
-from gdjax.plots.grid import plot_sweep
 from gdjax.plots.landscape import plot_trajectory
 from gdjax.plots.norms import plot_metrics
-from gdjax.plots.plans import plot_plan
 
 __all__ = [
     "plot_losses", "plot_metrics", "plot_plan", "plot_schedule", "plot_state_bytes", "plot_sweep", "plot_trajectory",

@@ -15,11 +15,13 @@ from gdjax.projections.balls import (
 )
 from gdjax.projections.boxes import (
     projection_box,
+    projection_halfspace,
     projection_hypercube,
+    projection_hyperplane,
     projection_linf_ball,
     projection_non_negative,
+    projection_vector,
 )
-from gdjax.projections.planes import projection_halfspace, projection_hyperplane, projection_vector
 
 __all__ = [
     "projection_box",

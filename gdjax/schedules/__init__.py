@@ -11,7 +11,7 @@ traced. They are ints or floats: 1e3 is 1000, 0.1 * 100 is 10, and a boundary of
 then counted in floats. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
 """
 
-from gdjax.combine.inject import (
+from gdjax.combine.hyperparams import (
     InjectHyperparamsState,
     InjectStatefulHyperparamsState,
     StatefulSchedule,
@@ -20,16 +20,15 @@ from gdjax.combine.inject import (
     inject_stateful_hyperparams,
 )
 from gdjax.core.types import Schedule
-from gdjax.schedules.cycles import cyclic_schedule, sgdr_schedule
+from gdjax.schedules.cycles import cosine_onecycle_schedule, cyclic_schedule, linear_onecycle_schedule, sgdr_schedule
 from gdjax.schedules.decay import (
     constant_schedule,
     cosine_decay_schedule,
     exponential_decay,
+    half_life_schedule,
     linear_schedule,
     polynomial_schedule,
 )
-from gdjax.schedules.half_life import half_life_schedule
-from gdjax.schedules.onecycle import cosine_onecycle_schedule, linear_onecycle_schedule
 from gdjax.schedules.piecewise import join_schedules, piecewise_constant_schedule, piecewise_interpolate_schedule
 from gdjax.schedules.powers import inverse_sqrt_schedule, power_schedule, powercool_schedule, rex_schedule
 from gdjax.schedules.warmup import (

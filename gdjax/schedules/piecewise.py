@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from gdjax.core.calls import schedule as check_schedule
+from gdjax.core.callers import schedule as check_schedule
 from gdjax.core.checks import NUMBER
 from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value

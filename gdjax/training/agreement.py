@@ -1,6 +1,10 @@
-"""Whether a step on a mesh is given what it was made for."""
+"""Whether a step on a mesh is given what it was made for.
+
+A compiled step on a mesh: where its arguments lie, and what is wrong with those that it cannot take.
+"""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,15 +12,15 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import Mesh
 
-from gdjax.core import axis_kinds
-from gdjax.core.types import ArrayTree, OptState, Params
+from gdjax.core import paths
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 
 
 def check_mesh(label: str, mesh: Mesh, explicit: bool = False) -> None:
     """Raises unless the mesh has devices, and automatic axes; or explicit ones where they are allowed."""
     if not isinstance(mesh, Mesh):
         raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, of devices, got {mesh!r}")
-    names = axis_kinds.not_automatic(mesh)
+    names = paths.not_automatic(mesh)
     if names and not (explicit and hasattr(jax.lax, "pcast")):
         raise ValueError(
             f"{label}: the axes {', '.join(map(repr, names))} of the mesh are not automatic; make it with "
@@ -67,7 +71,7 @@ class Checks:
             got = getattr(x, "sharding", None)
             if got is None or got is how or got == how:
                 continue
-            if got.is_equivalent_to(how, jnp.ndim(x)) and axis_kinds.typed_axes(got) == axis_kinds.typed_axes(how):
+            if got.is_equivalent_to(how, jnp.ndim(x)) and paths.typed_axes(got) == paths.typed_axes(how):
                 continue
             raise ValueError(
                 f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
@@ -77,3 +81,35 @@ class Checks:
 
 def _is_gone(x: Any) -> bool:
     return not isinstance(x, Tracer) and hasattr(x, "is_deleted") and x.is_deleted()
+
+
+class MeshStep:
+    """`params, state, told = step(params, state, batch)`, or `step(params, state, batch, key)`.
+
+    Attributes:
+      params_sharding: a tree like the parameters: where they lie, before and after a step.
+      state_sharding: a tree like the state: its shares.
+    """
+
+    def __init__(self, tx: Transform, mesh: Mesh, step: Any, checks: Checks):
+        self.tx, self.mesh = tx, mesh
+        self.params_sharding, self.state_sharding = checks.wanted["params"], checks.wanted["state"]
+        self._step, self._checks = step, checks
+
+    def __call__(
+        self, params: Params, state: OptState, batch: ArrayTree, key: Array | None = None
+    ) -> tuple[Params, Any, Any]:
+        self._checks.alive(params, state)
+        return self._checked(self._step, params, state, batch, key)
+
+    def lower(self, params: Params, state: OptState, batch: ArrayTree, key: Array | None = None) -> Any:
+        """The lowered step, as of `jax.jit`: of arrays or of shapes."""
+        return self._checked(self._step.lower, params, state, batch, key)
+
+    def _checked(self, f: Callable[..., Any], params: Params, state: OptState, batch: ArrayTree, key: Any) -> Any:
+        """f of these. JAX refuses what the step was not made for; what is looked up then costs a good step nothing."""
+        try:
+            return f(params, state, batch, key)
+        except (ValueError, TypeError):
+            self._checks(params, state, batch)
+            raise

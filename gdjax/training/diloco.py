@@ -15,10 +15,9 @@ from gdjax.core import base, callers
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
-from gdjax.training.agreement import Checks, check_mesh
-from gdjax.training.mesh_step import MeshStep
-from gdjax.training.parts import Rows, counted, of_part, rows_of
+from gdjax.training.agreement import Checks, MeshStep, check_mesh
 from gdjax.training.rounds import LABEL, Layout, Rounds
+from gdjax.training.sharded_step import Rows, counted, loss_of_part, rows_of
 from gdjax.tree.updates import apply_updates
 
 
@@ -146,7 +145,7 @@ def diloco_step(
     own = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, lie)
     _check_places(lie, axis)
     layout = Layout(mesh, axis, lie, shares)
-    take = jax.value_and_grad(of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
+    take = jax.value_and_grad(loss_of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
     local = _inner_step(take, inner, layout, has_aux)
     rounds = Rounds(outer, layout, own, fragments, every, delay, alpha)
     _warn_of_averages(inner, own)

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.combine.evaluation import eval_params
+from gdjax.combine.conditional import eval_params
 from gdjax.core import base, checks
-from gdjax.core.interop import state_from_optax
+from gdjax.core.parts import state_from_optax
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.training import objective
 from gdjax.training.progress import Progress, Recorder
-from gdjax.training.results import Evaluations, MinimizeResult, result_of
+from gdjax.training.results import Evaluations, MinimizeResult, projected_norm, result_of
 from gdjax.training.step import RUNNING, Inputs, Last, guarded_step, own
-from gdjax.training.stopping import projected_norm
 
 Report = Callable[..., Any]  # called with the number of steps done and, by name, the metrics of the last of them
 LABEL = "gdjax.minimize"

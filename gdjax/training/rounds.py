@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gdjax.core import base, checks
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
-from gdjax.tree.sums import wide
+from gdjax.tree.norms import wide
 from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.diloco_step"

@@ -1,24 +1,305 @@
-"""A training step on a mesh, in which each device updates its share of the parameters."""
+"""The loss of a part of the batch: its mean, its weight, what else it tells; and how those of all parts are one.
 
-from collections.abc import Callable
-from typing import Any, Literal
+The gradient of a batch that devices share, taken by each device of its part and added up once.
+
+Two ways make it, `averaged` and `by_constraints`. In both the loss sees the rows of one part, so that they agree for
+any loss. Each is a function of parameters and rows, and returns ((value, aux), gradients).
+
+A step on a mesh beside the same step on one device: what differs, and why.
+
+A training step on a mesh, in which each device updates its share of the parameters.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gdjax import numerics
 from gdjax.combine import sharding
-from gdjax.core import axis_kinds, base, checks, homes
+from gdjax.core import base, checks, meshes, paths
 from gdjax.core.arrays import shape_of
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
-from gdjax.inspection.table import Table
-from gdjax.training import parts as parts_of_batch
-from gdjax.training.agreement import Checks, check_mesh
-from gdjax.training.mesh_step import MeshStep
-from gdjax.training.one_device import Made, beside
-from gdjax.training.shared_gradient import averaged, by_constraints
+from gdjax.inspection.tabulate import Table
+from gdjax.training.agreement import Checks, MeshStep, check_mesh
+from gdjax.tree.norms import wide
 from gdjax.tree.updates import apply_updates
-from gdjax.xla.exchanges import REDUCES_AND_DIVIDES
+from gdjax.xla.at_home import REDUCES_AND_DIVIDES
+
+Rows = tuple[ArrayTree, Any]  # of the batch, and their keys: one for each part, along the first axis; None for no key
+
+
+def rows_of(batch: ArrayTree, key: Array | None, parts: int) -> Rows:
+    """The batch and the keys of its parts, which are divided as the batch is."""
+    return batch, None if key is None else jax.random.split(key, parts)
+
+
+def loss_of_part(
+    label: str, loss: Callable[..., Any], has_aux: bool, weighted: bool, reduces: bool
+) -> Callable[[Params, Rows], Any]:
+    """A user's loss as f(params, rows of one part) -> mean, (weight, aux). Without `weighted` the weight is None.
+
+    Args:
+      label: of the step, for errors.
+      loss: loss(params, batch), and `key=` where there are keys.
+      has_aux, weighted: as of `sharded_step`.
+      reduces: whether one aux is made of those of the parts.
+
+    Raises:
+      TypeError: (in a trace) the loss returns something else; aux has a leaf that is no number, if one is made of all.
+    """
+
+    def f(params: Params, rows: Rows) -> Any:
+        batch, keys = rows
+        found, aux = loss(params, batch, **({} if keys is None else {"key": keys[0]})), None
+        if has_aux:
+            found, aux = _pair(label, "with has_aux=True the loss returns a pair, the loss and more", found)
+        aux = jax.tree_util.tree_map_with_path(lambda path, x: _told(label, path, x, reduces), aux)
+        if not weighted:
+            if isinstance(found, tuple | list) and len(found) == 2:
+                hint = "" if has_aux else "has_aux=True for (loss, aux), "
+                raise TypeError(f"{label}: the loss returned a pair; pass {hint}weighted=True for (total, weight)")
+            return found, (None, aux)
+        total, weight = map(jnp.asarray, _pair(label, "with weighted=True the loss returns (total, weight)", found))
+        if total.shape or weight.shape or not jnp.issubdtype(total.dtype, jnp.floating):
+            raise TypeError(
+                f"{label}: with weighted=True the loss returns (total, weight), a real number and its weight; got "
+                f"{total.dtype} of shape {total.shape} and {weight.dtype} of shape {weight.shape}"
+            )
+        # The mean, not the total, is what is differentiated: gradients of a total may overflow in 16 bits.
+        weight = jax.lax.stop_gradient(weight).astype(numerics.at_least_float32(total.dtype))
+        return (wide(total) / _or_one(weight)).astype(total.dtype), (weight, aux)
+
+    return f
+
+
+def counted(weight: Array | None, x: Array) -> Array:
+    """x, or 0 where a part has the weight 0, whatever x is: a NaN times 0 is a NaN."""
+    return x if weight is None else jnp.where(weight == 0, jnp.zeros((), x.dtype), x)
+
+
+def weighed(weight: Array | None, x: Array) -> Array:
+    """What a part adds to a sum: weight x, in float32 at least; of an integer x itself, in the dtype of `jnp.sum`."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x.astype(jax.eval_shape(jnp.sum, x).dtype)
+    x = wide(counted(weight, x))
+    return x if weight is None else _as_factor(weight, x) * x
+
+
+def mean_of(weight: Any, total: Array, dtype: Any) -> Array:
+    """The mean, in this dtype, of a sum of what is `weighed`; 0 for a weight of 0. A sum of integers stays one."""
+    if not jnp.issubdtype(total.dtype, jnp.inexact):
+        return total
+    return (total / (weight if isinstance(weight, int) else _as_factor(_or_one(weight), total))).astype(dtype)
+
+
+def _or_one(weight: Array) -> Array:
+    return jnp.where(weight == 0, jnp.ones((), weight.dtype), weight)
+
+
+def _as_factor(weight: Array, x: Array) -> Array:
+    return weight.astype(numerics.real_dtype(x.dtype)).astype(x.dtype)
+
+
+def _pair(label: str, wanted: str, found: Any) -> Any:
+    if isinstance(found, tuple | list) and len(found) == 2:
+        return found
+    raise TypeError(f"{label}: {wanted}; got {found!r}")
+
+
+def _told(label: str, path: Any, x: Any, reduces: bool) -> Array:
+    x = jnp.asarray(x)
+    if reduces and not jnp.issubdtype(x.dtype, jnp.number):
+        raise TypeError(
+            f"{label}: aux{jax.tree_util.keystr(path)} is {x.dtype}, of which parts of a batch have neither a mean nor "
+            'a sum: return an int or a float, or pass aux="stack" for what each part has'
+        )
+    return x
+
+
+def averaged(
+    f: Callable[..., Any], mesh: Any, axis: str, parts: int, lie: Any, shares: Any, explicit: tuple[str, ...],
+    stack: bool,
+) -> Callable[..., Any]:  # fmt: skip
+    """Value and gradient in `jax.shard_map` over an axis; the gradients leave as their shares.
+
+    Args:
+      f: of `loss_of_part`.
+      mesh: all its axes are automatic here.
+      parts: of the rows of each device; their gradients are added up before they are exchanged.
+      lie: a tree like the parameters, of the shardings they have.
+      shares: the same, of the shardings that the gradients get.
+      explicit: the axes that are explicit outside. But for `axis` they are so in f.
+      stack: aux is that of each part, along a new first axis.
+    """
+    n = mesh.shape[axis]
+    names = tuple(name for name in explicit if name != axis)
+    take = _in_explicit_axes(jax.value_and_grad(f, has_aux=True), names, lie)
+    only = lambda how: _only(how, (axis,))  # noqa: E731
+    at = lambda how: next((i for i, entry in enumerate(how.spec) if axis in sharding.axes_of(entry)), None)  # noqa: E731
+
+    def whole(p: Array, how: NamedSharding) -> Array:
+        i = at(how)
+        return meshes.varying(p, frozenset({axis})) if i is None else jax.lax.all_gather(p, axis, axis=i, tiled=True)
+
+    def share(g: Array, how: NamedSharding) -> Array:
+        i = at(how)
+        add = jax.lax.psum if i is None else functools.partial(jax.lax.psum_scatter, scatter_dimension=i, tiled=True)
+        return add(g, axis)
+
+    def sums(params: Params, rows: Rows) -> Any:
+        """What a part adds to the sums, what it tells by itself, and what is told of all as this part has it."""
+        (value, (weight, aux)), grads = take(params, rows)
+        told, each = ((value, None), aux) if stack else ((value, aux), None)
+        # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
+        return (weight, *jax.tree.map(functools.partial(weighed, weight), (told, grads))), each, told
+
+    def local(params: Params, rows: Rows) -> Any:
+        as_whole = jax.tree.map(whole, params, lie)
+        if parts == 1:
+            total, each, like = sums(as_whole, rows)
+            each = jax.tree.map(lambda x: x[None], each)
+        else:
+            split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), rows)
+            first, _, like = jax.eval_shape(sums, as_whole, jax.tree.map(lambda x: x[0], split))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+
+            def more(total: Any, rows: Rows) -> Any:
+                found, each, _ = sums(as_whole, rows)
+                return jax.tree.map(jnp.add, total, found), each
+
+            total, each = jax.lax.scan(more, meshes.varying(zeros, frozenset({axis})), split)
+        weight, told, grads = total
+        by = n * parts if weight is None else jax.lax.psum(weight, axis)
+        value, aux = jax.tree.map(lambda x, old: mean_of(by, jax.lax.psum(x, axis), old.dtype), told, like)
+        grads = jax.tree.map(lambda g, how, p: mean_of(by, share(g, how), p.dtype), grads, shares, params)
+        return (value, each if stack else aux), grads
+
+    specs = jax.tree.map(only, lie), PartitionSpec(axis)
+    out_specs = (PartitionSpec(), PartitionSpec(axis) if stack else PartitionSpec()), jax.tree.map(only, shares)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_specs, axis_names=frozenset({axis}))
+
+
+def by_constraints(f: Callable[..., Any], mesh: Any, axis: str, stack: bool) -> Callable[..., Any]:
+    """Value and gradient of the mean over the devices of an axis, whose sum the compiler makes.
+
+    Args:
+      f: of `loss_of_part`, without weights: a NaN of a part of weight 0 would be in the sum.
+      stack: aux is that of each part, along a new first axis.
+    """
+    n, by_parts = mesh.shape[axis], NamedSharding(mesh, PartitionSpec(axis))
+
+    def mean(x: Array) -> Array:
+        return mean_of(n, jnp.sum(weighed(None, x), axis=0), x.dtype)
+
+    def of_all(params: Params, rows: Rows) -> Any:
+        split = jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), rows)
+        split = jax.lax.with_sharding_constraint(split, by_parts)
+        value, (_, aux) = jax.vmap(f, (None, 0), spmd_axis_name=axis)(params, split)
+        return mean(value), aux if stack else jax.tree.map(mean, aux)
+
+    return jax.value_and_grad(of_all, has_aux=True)
+
+
+def _only(how: NamedSharding, names: tuple[str, ...]) -> PartitionSpec:
+    """What a sharding says of these axes of the mesh."""
+    kept = [tuple(name for name in sharding.axes_of(entry) if name in names) for entry in how.spec]
+    return PartitionSpec(*(entry[0] if len(entry) == 1 else entry or None for entry in kept))
+
+
+def _in_explicit_axes(take: Callable[..., Any], names: tuple[str, ...], lie: Any) -> Callable[..., Any]:
+    specs = jax.tree.map(lambda how: _only(how, names), lie), PartitionSpec()
+    return paths.in_explicit_axes(take, names, specs)
+
+
+class Beside(NamedTuple):
+    """A row of `ShardedStep.check`."""
+
+    what: str  # loss, aux['correct'], update of params['w']
+    mesh: float  # the number, or the norm of the array
+    one_device: float
+    difference: float  # the norm of their difference, over the norm on one device
+    differs: bool
+
+
+class Made(NamedTuple):
+    """What a step has made."""
+
+    loss: Any
+    aux: ArrayTree
+    params: Params
+
+
+def beside(before: Params, on_mesh: Made, on_one: Made, rtol: float, weighted: bool, with_key: bool) -> Table:
+    """The table of `ShardedStep.check`."""
+    aux = [_row(f"aux{path}", x, y, 0.0, rtol) for path, x, y in _paired(on_mesh.aux, on_one.aux)]
+    loss = _row("loss", on_mesh.loss, on_one.loss, 0.0, rtol)
+    updates = []
+    for (path, x, y), p in zip(_paired(on_mesh.params, on_one.params), jax.tree.leaves(before), strict=True):
+        p = _wide(p)
+        updates.append(_row(f"update of params{path}", _wide(x) - p, _wide(y) - p, _unit(y) * _norm(p), rtol))
+    rows = [loss, *aux, *updates]
+    return Table(rows, Beside._fields, warnings=_reasons(loss, aux, updates, weighted, with_key))
+
+
+def _reasons(
+    loss: Beside, aux: Sequence[Beside], updates: Sequence[Beside], weighted: bool, with_key: bool
+) -> list[str]:
+    differs = [any(row.differs for row in rows) for rows in ([loss], aux, updates)]
+    if not any(differs):
+        return []
+    if with_key:
+        return ["each part of the batch has a key of its own, so that what the loss draws differs; compare without"]
+    if differs[0] and weighted:
+        return ["total and weight of the batch are not the sums of those of its parts, as with statistics of a batch"]
+    if differs[0]:
+        return [
+            "the loss is no mean over the rows of the batch: if it is one over tokens or a mask, or a sum, return "
+            "(total, weight) and pass weighted=True; statistics of a batch are those of each part"
+        ]
+    if differs[1]:
+        return [
+            "the loss agrees and aux does not: of the parts floats are averaged, with the weights of the parts, and "
+            'integers added; return counts as integers, or pass aux="stack"'
+        ]
+    return [
+        "the loss agrees and updates do not: the optimizer enlarges the rounding of gradients, as Adam does where they "
+        "are 0 but for rounding; or the loss has other gradients for parts of the batch"
+    ]
+
+
+def _row(what: str, x: Any, y: Any, rounding: float, rtol: float) -> Beside:
+    least = max(rtol, _unit(y)) if jnp.issubdtype(y.dtype, jnp.inexact) else 0.0  # counts are exact
+    x, y = _wide(x), _wide(y)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(invalid="ignore"):
+        off, size = _norm(np.where(same, 0, x - y)), _norm(y)
+    differs = not off <= least * size + rounding
+    told = [a.item() if not a.ndim and np.isrealobj(a) else _norm(a) for a in (x, y)]
+    return Beside(what, told[0], told[1], off / size if size else np.inf if off else 0.0, differs)
+
+
+def _paired(x: ArrayTree, y: ArrayTree) -> list[tuple[str, Any, Any]]:
+    both = zip(jax.tree_util.tree_flatten_with_path(x)[0], jax.tree.leaves(y), strict=True)
+    return [(jax.tree_util.keystr(path), a, b) for (path, a), b in both]
+
+
+def _unit(x: Any) -> float:
+    """The rounding of a number of this dtype."""
+    return float(jnp.finfo(x.dtype).eps) if jnp.issubdtype(x.dtype, jnp.inexact) else 0.0
+
+
+def _wide(x: Any) -> np.ndarray:
+    return np.asarray(x).astype(np.complex128 if jnp.iscomplexobj(x) else np.float64)
+
+
+def _norm(x: np.ndarray) -> float:
+    return float(np.linalg.norm(x.reshape(-1)))
+
 
 LABEL = "gdjax.sharded_step"
 
@@ -38,7 +319,7 @@ class ShardedStep(MeshStep):
         has_aux: bool, weighted: bool, stack: bool,
     ):  # fmt: skip
         super().__init__(tx, mesh, step, checks)
-        init = axis_kinds.in_automatic_axes(tx.init, mesh, specs_of(self.state_sharding))
+        init = paths.in_automatic_axes(tx.init, mesh, specs_of(self.state_sharding))
         self._init = jax.jit(init, out_shardings=self.state_sharding)
         self._alone, self._has_aux, self._weighted, self._stack = alone, has_aux, weighted, stack
 
@@ -165,10 +446,10 @@ def sharded_step(
         raise ValueError(f"{LABEL}: aux must be 'reduce' or 'stack', got {aux!r}")
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
-    explicit, inside = axis_kinds.not_automatic(mesh), axis_kinds.automatic(mesh)
+    explicit, inside = paths.not_automatic(mesh), paths.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
     stack, parts = aux == "stack", micro_batches * mesh.shape[axis]
-    of_part = parts_of_batch.of_part(LABEL, loss, has_aux, weighted, not stack)
+    of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
     in_parts = weighted or explicit or micro_batches > 1
     if in_parts or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES:
         take = averaged(of_part, inside, axis, micro_batches, lying, shared, explicit, stack)
@@ -176,10 +457,10 @@ def sharded_step(
         take = by_constraints(of_part, inside, axis, stack)
 
     def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
-        (value, more), grads = take(params, parts_of_batch.rows_of(batch, key, parts))
+        (value, more), grads = take(params, rows_of(batch, key, parts))
         grads = jax.lax.with_sharding_constraint(grads, shared)
         own = jax.lax.with_sharding_constraint(params, shared)
-        with homes.owned_by(inside):
+        with meshes.owned_by(inside):
             updates, state = base.call_update(tx, grads, state, own, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shared)
@@ -188,7 +469,7 @@ def sharded_step(
     shapes = jax.tree.map(shape_of, params)
 
     def alone() -> ShardedStep:
-        one = axis_kinds.on_one_device(mesh)
+        one = paths.on_one_device(mesh)
         place = lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, how.spec))  # noqa: E731
         there = jax.tree.map(place, shapes, lie)
         same: Any = {"has_aux": has_aux, "weighted": weighted, "aux": aux, "min_bytes": min_bytes}
@@ -198,7 +479,7 @@ def sharded_step(
     if stack:
         told = PartitionSpec(), PartitionSpec(axis)
     compiled = jax.jit(
-        axis_kinds.in_automatic_axes(step, mesh, (*map(specs_of, places), told)),
+        paths.in_automatic_axes(step, mesh, (*map(specs_of, places), told)),
         in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis)), NamedSharding(mesh, PartitionSpec())),
         out_shardings=(*places, jax.tree.map(lambda spec: NamedSharding(mesh, spec), told)),
         donate_argnums=(0, 1),

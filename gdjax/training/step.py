@@ -11,8 +11,8 @@ from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
 from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Transform, Updates
-from gdjax.linesearch.values import searches
-from gdjax.tree.sums import total, wide
+from gdjax.linesearch.line import searches
+from gdjax.tree.norms import total, wide
 from gdjax.tree.updates import apply_updates
 
 # What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.

@@ -6,7 +6,14 @@ from gdjax.combine.masking import MaskedState, freeze, masked
 from gdjax.core.base import MaskedNode, NonNegativeParamsState
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 from gdjax.transforms.averaging import EmaState, ema
-from gdjax.transforms.clipping import clip, clip_by_block_rms, clip_by_global_norm
+from gdjax.transforms.clipping import (
+    adaptive_grad_clip,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    unitwise_clip,
+    unitwise_norm,
+)
 from gdjax.transforms.constraints import ZeroNansState, keep_params_nonnegative, zero_nans
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.guards import (
@@ -14,17 +21,17 @@ from gdjax.transforms.guards import (
     ConditionallyMaskState,
     ConditionallyTransformState,
     ConditionFn,
+    ShouldSkipUpdateFunction,
     apply_if_finite,
     conditionally_mask,
     conditionally_transform,
+    skip_large_updates,
+    skip_not_finite,
 )
 from gdjax.transforms.layouts import flatten
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
-from gdjax.transforms.noise import AddNoiseState, add_noise
-from gdjax.transforms.privacy import per_example_global_norm_clip, per_example_layer_norm_clip
-from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
-from gdjax.transforms.unitwise import adaptive_grad_clip, unitwise_clip, unitwise_norm
+from gdjax.transforms.noise import AddNoiseState, add_noise, per_example_global_norm_clip, per_example_layer_norm_clip
 
 __all__ = [
     "AddNoiseState",

@@ -1,25 +1,293 @@
-"""Several gradients for one step: accumulated over calls, as one large batch would give them."""
+"""What transforms that accumulate gradients have in common: the sums of each leaf, and a step in some of the calls.
+
+Gradients of parts of a batch summed, and one update made of their mean.
+
+Several gradients for one step: accumulated over calls, as one large batch would give them.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics, tree
-from gdjax.combine.conditional import as_before
+from gdjax.combine.chain import of_leaf_rules
+from gdjax.combine.conditional import as_before, or_zero
 from gdjax.core import argument_kinds as kinds
-from gdjax.core import base, checks, domains
-from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
+from gdjax.core import base, checks, domains, meshes
+from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, MaskedNode, transform
 from gdjax.core.closures import value_of
 from gdjax.core.number_domains import Integer
+from gdjax.core.part import Inside
 from gdjax.core.parts import holding
-from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayTree, DTypeLike, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.transforms.windows import accumulator, leaves_of, release, step_if
-from gdjax.xla.write_order import destination
+from gdjax.xla.sums import on_gpu
+from gdjax.xla.write_order import after, before_branch, bound_for, destination, in_branch, written
+
+
+class WindowLeaves(NamedTuple):
+    """A tree of gradients, and what belongs to each leaf."""
+
+    structure: Any
+    gs: list[Any]
+    accs: list[Any]  # the accumulated gradients
+    ps: list[Any]  # the parameters; the gradients where `update` got none
+    trained: list[int]  # the places of the leaves that have a gradient
+    paths: list[Any]
+
+    def chosen(self) -> list[tuple[Array, Array, Array]]:
+        """Gradient, accumulated gradient and parameter of each leaf that has a gradient."""
+        return [(self.gs[i], self.accs[i], self.ps[i]) for i in self.trained]
+
+    def tree(self, olds: Sequence[Any], news: Sequence[Any]) -> Any:
+        """The tree with new entries for the leaves that have a gradient, and the old ones for the rest."""
+        entries = list(olds)
+        for i, new in zip(self.trained, news, strict=True):
+            entries[i] = new
+        return self.structure.unflatten(entries)
+
+
+def leaves_of(label: str, updates: Updates, field: str, sums: Updates, params: Params) -> WindowLeaves:
+    """The gradients, and the sums of each, which are this field of the state."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+    gs = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
+    accs = checks.flatten_like(label, ("updates", f"state.{field}"), structure, updates, sums)
+    ps = gs if params is None else checks.flatten_like(label, ("updates", "params"), structure, updates, params)
+    trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
+    for i in trained:
+        checks.slot(label, f"params{jax.tree_util.keystr(paths[i][0])}", field, accs[i], gs[i].shape)
+    return WindowLeaves(structure, gs, accs, ps, trained, [path for path, _ in paths])
+
+
+def inner_update(
+    inner: Transform, means: Sequence[Array], flat: WindowLeaves, inner_state: OptState, params: Params,
+    extra_args: dict[str, Any],
+) -> tuple[list[Any], OptState]:  # fmt: skip
+    """The updates that a transform makes of the means of gradients, and its new state in the form of the old."""
+    with bound_for("gradient"):
+        new, state = base.call_update(inner, flat.tree(flat.gs, means), inner_state, params, extra_args)
+    news = flat.structure.flatten_up_to(new)
+    return [news[i] for i in flat.trained], as_before(state, inner_state)
+
+
+def step_if(
+    emit: Array, inner: Transform, sums: list[Array], flat: WindowLeaves, inner_state: OptState, params: Params,
+    extra_args: dict[str, Any], add: Callable[[list[Array]], list[Array]] | None = None,
+    mean: Callable[[Array, Array], Array] = lambda x, p: x,
+) -> Any:  # fmt: skip
+    """The inner updates in the place of the accumulated gradients, and the inner state, if `emit`; else the sums.
+
+    Args:
+      add: makes of the old sums the new ones, of the same dtypes; None where it is done.
+      mean: makes of a sum, and its parameter, what the inner transform gets.
+    """
+    summed = (lambda x: x) if add is None else functools.partial(in_branch, add)
+
+    def step(sums: list[Array], inner_state: OptState) -> Any:
+        given = [or_zero(kept, x) for x in summed(sums)]
+        means = [mean(x, p) for x, (*_, p) in zip(given, flat.chosen(), strict=True)]
+        news, state = inner_update(inner, means, flat, inner_state, params, extra_args)
+        return tree.cast_like(news, sums), state
+
+    # Without the inner update the state comes out as it went in: nothing of it is copied, and no array is made for
+    # updates that are zero. A GPU would copy it all the same, and wait for `emit`: there an inner update of a few
+    # passes over the leaves is always computed.
+    gpu = on_gpu() if of_leaf_rules(inner) else jnp.asarray(False)
+    kept = emit | ~gpu
+    sums = sums if add is None else before_branch(add, sums)
+    made = meshes.cond(emit | gpu, step, lambda sums, state: (summed(sums), state), sums, inner_state)
+    return jax.tree.map(functools.partial(jax.lax.select, kept), made, (summed(sums), inner_state))
+
+
+def accumulator(p: Array, dtype: DTypeLike) -> Any:
+    own = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
+    if not jnp.issubdtype(own, jnp.inexact):
+        return MaskedNode()  # an integer parameter has no gradient
+    if dtype is None or jnp.issubdtype(own, jnp.complexfloating):
+        dtype = own
+    elif jnp.dtype(dtype) == jnp.float32:
+        dtype = numerics.at_least_float32(own)
+    return jnp.zeros_like(p, dtype=dtype)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def release(emit: Array, x: Array, g: Array, acc: Array, p: Array, to: str | None) -> tuple[Array, Array]:
+    """The update of p and the new accumulated gradient: x is one of the two, the other is zero."""
+    update, new = jnp.where(emit, x, 0).astype(g.dtype), jnp.where(emit, 0, x).astype(acc.dtype)
+    first = written(to, p, update)
+    return update, new if first is None else after(first, new)
+
+
+ACCUMULATE = "gdjax.accumulate"
+
+
+class AccumulateState(NamedTuple):
+    """State of `accumulate`."""
+
+    count: Array  # () int32, gradients in the sums; at 0 the sums are of no use, whatever they are (updates, maybe)
+    weight: Array  # () float32, the sum of their weights
+    sums: Updates  # like params, the weighted sum of the gradients, float32 at least
+    inner_state: OptState
+
+
+@transform
+def accumulate(
+    inner: Transform, every: int, *, weight: str | None = None, unreduced: str | Sequence[str] = ()
+) -> GradientTransformation:
+    """Sums the gradients of `every` calls, and updates `inner` with their weighted mean in the last of them.
+
+        S_n = S_{n-1} + w_n g_n        W_n = W_{n-1} + w_n        S_0 = W_0 = 0
+        u_n = inner(S_n / W_n) in the last call of a window, 0 in the others
+
+    So the calls of a window make the step of one batch, whatever optimizer is inside. 16-bit gradients are summed in
+    float32, `inner` gets the mean unrounded, and its updates are returned so. `every` = 1 is `inner` itself, with its
+    state, and reads no weight.
+
+    `update(..., last=...)` may say which call is the last of a window:
+
+    - True: this one. A window may be shorter: it has the mean of what there is;
+    - False: not this one, whatever the count;
+    - None, the default: the `every`-th.
+
+    A Python boolean is known when a step is compiled. Then there are two programs without a condition: one that sums,
+    and reads neither the parameters nor the inner state, and one that makes the step and does not write the sums. On a
+    TPU they move 12 and 32 bytes a parameter with AdamW. Where only the running program knows, the two are branches:
+
+        def step(last, gradients, params, state):
+            updates, state = tx.update(gradients, state, params, last=last)
+            return gdjax.apply_updates(params, updates), state
+
+        branches = functools.partial(step, True), functools.partial(step, False)
+        params, state = jax.lax.cond(last, *branches, gradients, params, state)
+
+    moves the same. One `update` for all calls moves 24 and 44: what adds updates to parameters outside of a condition
+    reads and writes all of them in each call. On a GPU it moves 36 in each.
+
+    On a mesh of explicit axes gradients may come `unreduced`, as sums of what the devices have, if the loss reads
+    `jax.sharding.reshard(params, PartitionSpec(reduced={"data"}))`. The sums stay so. Only the last call of a window
+    adds them up over the devices: one reduction for `every` gradients.
+
+    Args:
+      inner: the transform. It gets the extra arguments of the last call.
+      every: calls to a window, at least 1.
+      weight: the name of an extra argument of `update` by which gradients are weighted, a number of at least 0, such as
+        the number of tokens that a gradient is the mean over; None for equal weights. A gradient of weight 0 counts
+        nothing, NaN or not. A window whose weights are all 0 has the mean 0.
+      unreduced: the axes of the mesh over which gradients are. `last` must then be a Python boolean.
+
+    Raises:
+      TypeError: `every` is no int; `last` is no boolean scalar, or with `unreduced` no Python boolean.
+      ValueError: `every` is below 1; (in update) the weight is missing, or a gradient is not unreduced over these axes.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.accumulate(gdjax.sgd(1.0), 4, weight="tokens")
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g, n, last in [(1.0, 30, False), (3.0, 10, True)]:
+      ...     u, state = tx.update(jnp.array(g), state, tokens=n, last=last)
+      ...     print(u)
+      0.0
+      -1.5
+    """
+    base.check_transform(ACCUMULATE, 0, inner)
+    if not (weight is None or isinstance(weight, str)):
+        raise TypeError(f"{ACCUMULATE}: weight must be the name of an argument of update or None, got {weight!r}")
+    if not isinstance(unreduced, str) and not all(isinstance(axis, str) for axis in unreduced):
+        raise TypeError(f"{ACCUMULATE}: unreduced must be names of axes, got {unreduced!r}")
+    own = {"last"} if weight is None else {"last", weight}
+    axes = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
+
+    if checks.structural(ACCUMULATE, "every", every, 1) == 1:
+
+        def alone(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+            rest = {name: x for name, x in extra_args.items() if name not in own}
+            return base.call_update(inner, updates, state, params, rest)
+
+        return holding(inner.init, alone, Inside(inner, ()), also=own)
+
+    def init(params: Params) -> AccumulateState:
+        checks.leaves(ACCUMULATE, "params", params)
+        sums = jax.tree.map(lambda p: accumulator(p, jnp.float32), params)
+        if axes:
+            put = lambda s, p: s if isinstance(s, MaskedNode) else meshes.as_unreduced(s, p, axes)  # noqa: E731
+            sums = jax.tree.map(put, sums, params, is_leaf=lambda x: isinstance(x, MaskedNode))
+        return AccumulateState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), sums, inner.init(params))
+
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, *, last: Any = None, **extra_args: Any
+    ) -> tuple[Updates, AccumulateState]:
+        checks.state(ACCUMULATE, state, AccumulateState)
+        checks.gradients(ACCUMULATE, updates, params)
+        last, w = (
+            _last(last),
+            None if weight is None else checks.extra(ACCUMULATE, weight, extra_args.pop(weight, None)),
+        )
+        flat = leaves_of(ACCUMULATE, updates, "sums", state.sums, params)
+        for i, (g, *_) in zip(flat.trained, flat.chosen(), strict=True):
+            if (found := meshes.unreduced_axes(g)) != axes:
+                where, axes_of = f"params{jax.tree_util.keystr(flat.paths[i])}", (sorted(found), sorted(axes))
+                raise ValueError(f"{ACCUMULATE}: {where}: gradient unreduced over {axes_of[0]}, expected {axes_of[1]}")
+        first, n = state.count == 0, numerics.safe_increment(state.count)
+        total = jnp.where(first, 0, state.weight) + jnp.asarray(1 if w is None else w).astype(jnp.float32)
+
+        def add(sums: Sequence[Array]) -> list[Array]:
+            return [_sum(first, s, g, w) for s, (g, *_) in zip(sums, flat.chosen(), strict=True)]
+
+        def after(us: Sequence[Any], count: Any, sums: Sequence[Any], inner_state: OptState) -> Any:
+            kept = AccumulateState(jnp.asarray(count, jnp.int32), total, flat.tree(flat.accs, sums), inner_state)
+            return flat.tree(flat.gs, us), kept
+
+        mean = functools.partial(_mean, total)
+        olds = [s for _, s, _ in flat.chosen()]
+        if last is False:
+            return after(
+                [jnp.zeros_like(p, dtype=s.dtype) for _, s, p in flat.chosen()], n, add(olds), state.inner_state
+            )
+        if last is True:
+            means = [mean(s, p) for s, (_, _, p) in zip(add(olds), flat.chosen(), strict=True)]
+            news, inner_state = inner_update(inner, means, flat, state.inner_state, params, extra_args)
+            us = tree.cast_like(news, olds)
+            return after(us, 0, olds, inner_state)  # the old sums stay where they are, to be written over
+        if axes:
+            raise TypeError(
+                f"{ACCUMULATE}: with unreduced={unreduced!r} pass last=True or last=False, known when compiling"
+            )
+        emit = n >= every if last is None else last
+        # Of no use at a count of 0, the sums need not be set to zero: after an update they are that.
+        sums, inner_state = step_if(emit, inner, olds, flat, state.inner_state, params, extra_args, add, mean)
+        return after([or_zero(emit, x) for x in sums], jnp.where(emit, 0, n), sums, inner_state)
+
+    return holding(init, update, inner_state=inner, like="sums", also=own)
+
+
+def _last(last: Any) -> Any:
+    """A Python boolean, or a scalar array, or None."""
+    if last is None or isinstance(last, bool | np.bool):
+        return None if last is None else bool(last)
+    if jnp.shape(last) or jnp.result_type(last) != jnp.bool_:
+        raise TypeError(f"{ACCUMULATE}: last must be a boolean scalar or None, got {last!r}")
+    return last
+
+
+def _sum(first: Array, s: Array, g: Array, w: Array | None) -> Array:
+    """w g, 0 for a w of 0 whatever g is, and the sum before it but for the first, in the dtype of the sum."""
+    real = numerics.widest_real([s, g])
+    wide, g = numerics.widen([s, g], real)
+    nothing = meshes.as_unreduced(jnp.zeros(wide.shape, wide.dtype), wide, meshes.unreduced_axes(wide))
+    if w is not None:
+        g = jax.lax.select(w == 0, nothing, meshes.as_factor(w.astype(real).astype(g.dtype), g) * g)
+    return (jax.lax.select(first, nothing, wide) + g).astype(s.dtype)
+
+
+def _mean(total: Array, s: Array, p: Array) -> Array:
+    weight = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    return meshes.reduced(s, p) * weight.astype(numerics.real_dtype(s.dtype)).astype(s.dtype)
+
 
 LABEL = "gdjax.MultiSteps"
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import tree
-from gdjax.core import checks, keys
+from gdjax.core import arrays, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
 from gdjax.core.types import KeyLike, OptState, Params, Updates
@@ -58,7 +58,7 @@ def hutchinson_estimator_diag_hessian(random_seed: KeyLike | None = None) -> Gra
         if random_seed is None:
             return HutchinsonState(jax.random.PRNGKey(0))
         typed = isinstance(random_seed, int) or jnp.issubdtype(random_seed.dtype, jax.dtypes.prng_key)
-        return HutchinsonState(keys.fresh(random_seed) if typed else jnp.array(random_seed))
+        return HutchinsonState(arrays.fresh(random_seed) if typed else jnp.array(random_seed))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None,

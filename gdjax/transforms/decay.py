@@ -10,8 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.masking import mask_of, masked
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, check_transform, part_of, transform
-from gdjax.core.per_leaf import PerLeaf, base_of, per_leaf
-from gdjax.core.types import Mask, Params, Positive, Rate, ScalarOrSchedule, Size, Transform
+from gdjax.core.types import Mask, Params, PerLeaf, Positive, Rate, ScalarOrSchedule, Size, Transform, base_of, per_leaf
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.numerics import Array, real_product
 from gdjax.transforms.scaling import scale_by_learning_rate

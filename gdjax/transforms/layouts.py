@@ -1,15 +1,16 @@
-"""Changes of what an inner transform is called with: one vector in place of a tree, or no extra arguments."""
+"""Other forms of the tree: flat, as real numbers, in another memory."""
 
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import base, checks, extra_arguments, meshes
+from gdjax.core import base, checks, closures, meshes
 from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayTree, Natural, OptState, Params, Transform, Updates
+from gdjax.numerics import is_key
 
 
 def with_extra_args_support(tx: Transform) -> Any:
@@ -29,9 +30,9 @@ def with_extra_args_support(tx: Transform) -> Any:
       [2.]
     """
     base.check_transform("gdjax.with_extra_args_support", 0, tx)
-    if type(tx) is GradientTransformation and extra_arguments.taken(tx):
+    if type(tx) is GradientTransformation and closures.taken(tx):
         return GradientTransformationExtraArgs(*tx)
-    return tx if extra_arguments.taken(tx) else _without_extra_args(tx)
+    return tx if closures.taken(tx) else _without_extra_args(tx)
 
 
 @transform
@@ -101,3 +102,140 @@ def _joined(leaves: list[Any]) -> Any:
         return jax.ShapeDtypeStruct((sum(x.size for x in leaves),), dtype)
     join = lambda xs: jnp.concatenate([jnp.ravel(x).astype(dtype) for x in xs] or [jnp.zeros(0, dtype)])  # noqa: E731
     return meshes.partitioned(join, None, leaves)
+
+
+class SplitRealAndImaginaryArrays(NamedTuple):
+    """A complex array as two real ones."""
+
+    real: Array
+    imaginary: Array
+
+
+class SplitRealAndImaginaryState(NamedTuple):
+    """State of `split_real_and_imaginary`."""
+
+    inner_state: OptState  # of a tree with `SplitRealAndImaginaryArrays` for every complex array
+
+
+@transform
+def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
+    """Lets `inner` see each complex array as two real ones: each part gets its own second moment, clipping and so on.
+
+    Without it the transforms here take a complex number as one of size |z|. `jax.grad` of a real loss gives the
+    conjugate of the direction of ascent: conjugate the gradients first, with or without this.
+
+    Args:
+      inner: a transform. It also gets the extra arguments, split where they are shaped like the updates.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g = jnp.array([3.0 - 4.0j])
+      >>> for tx in (gdjax.clip(2.5), gdjax.split_real_and_imaginary(gdjax.clip(2.5))):
+      ...     u, _ = tx.update(g, tx.init(g))
+      ...     print(u)
+      [1.5-2.j]
+      [2.5-2.5j]
+    """
+    base.check_transform("gdjax.split_real_and_imaginary", 0, inner)
+
+    def init(params: Params) -> SplitRealAndImaginaryState:
+        checks.leaves("gdjax.split_real_and_imaginary", "params", params)
+        return SplitRealAndImaginaryState(inner.init(_as_pairs(params)))
+
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, SplitRealAndImaginaryState]:
+        checks.state("gdjax.split_real_and_imaginary", state, SplitRealAndImaginaryState)
+        checks.gradients("gdjax.split_real_and_imaginary", updates, params)
+        like = jax.tree.structure(updates)
+        extra_args = {k: _as_pairs(x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+        inner_state = jax.tree.map(_ours, state.inner_state, is_leaf=_is_pair)
+        new, inner_state = base.call_update(inner, _as_pairs(updates), inner_state, _as_pairs(params), extra_args)
+        return jax.tree.map(_as_complex, new, is_leaf=_is_pair), SplitRealAndImaginaryState(inner_state)
+
+    return holding(init, update, inner_state=inner)
+
+
+def _as_pairs(tree: ArrayTree) -> Any:
+    return jax.tree.map(_pair, tree)
+
+
+def _pair(x: Array) -> Any:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jax.eval_shape(_pair, x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
+    return SplitRealAndImaginaryArrays(jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else x
+
+
+def _as_complex(x: Array | SplitRealAndImaginaryArrays) -> Any:
+    return jax.lax.complex(x.real, x.imaginary) if _is_pair(x) else x
+
+
+def _is_pair(x: object) -> TypeGuard[SplitRealAndImaginaryArrays]:
+    return getattr(x, "_fields", None) == SplitRealAndImaginaryArrays._fields
+
+
+def _ours(x: object) -> Any:
+    """A pair in this library's class: in a state of Optax's it is of another class, which JAX tells apart."""
+    return SplitRealAndImaginaryArrays(*x) if _is_pair(x) else x
+
+
+LABEL = "gdjax.offload_state"
+
+
+@transform
+def offload_state(inner: Transform, *, min_bytes: Natural = 2**14) -> Any:
+    """Keeps the state in the host's memory between steps: optimizer state host offload.
+
+    A step copies the state to the device, updates it there, and copies it back. The state is that of `inner`, to the
+    bit, in arrays whose memory is of the kind "pinned_host": a checkpoint goes on with either.
+
+    Args:
+      inner: the transform.
+      min_bytes: smaller arrays stay on the device, and so do PRNG keys.
+
+    Raises:
+      ValueError: (in init and update) the backend has no such memory, as a CPU with a JAX before 0.7.
+      RuntimeError: (in init and update) this release of JAX has no `jax.memory`.
+
+    It helps where the state does not fit beside the activations, and a step takes longer than the copies: Adam in
+    float32 moves 16 bytes a parameter over the link between host and device, 0.3 s for 10^9 parameters at 50 GB/s. So
+    batches should be large, or updates rare (`MultiSteps`: put the inner transform into this one). The compiler decides
+    how many arrays of the state are on the device at the same time; with `gradient_release` it is one layer of them.
+
+    On several devices `state_sharding` knows which arrays lie on the host:
+    `jax.jit(tx.init, out_shardings=gdjax.state_sharding(tx, params, mesh))`. Arrays that are loaded onto the device
+    come to the host with the first step, or by `jax.device_put` with these shardings.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> tx, params = gdjax.offload_state(gdjax.adam(1e-3)), {"w": jnp.zeros((128, 64))}
+      >>> state = tx.init(params)
+      >>> updates, state = jax.jit(tx.update)(params, state, params)
+      >>> gdjax.tree.get(state, "mu")["w"].sharding.memory_kind
+      'pinned_host'
+
+    Reference:
+      Ren et al. 2021, ZeRO-Offload: democratizing billion-scale model training, https://arxiv.org/abs/2101.06840
+    """
+    base.check_transform(LABEL, "inner", inner)
+
+    def init(params: Params) -> OptState:
+        meshes.check_host(LABEL)
+        state = inner.init(params)
+        return jax.tree.map(lambda x: meshes.on_host(x) if _is_large(x, min_bytes) else x, state)
+
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
+        meshes.check_host(LABEL)
+        # What is small now may be an entry of what is large, see `gradient_release`.
+        there = jax.tree.map(lambda x: meshes.is_on_host(x) or _is_large(x, min_bytes), state)
+        here = jax.tree.map(lambda x, is_there: meshes.on_device(x) if is_there else x, state, there)
+        updates, new = base.call_update(inner, updates, here, params, extra_args)
+        return updates, jax.tree.map(lambda x, is_there: meshes.on_host(x) if is_there else x, new, there)
+
+    return holding(init, update, Inside(inner, ()))
+
+
+def _is_large(x: Any, min_bytes: int) -> bool:
+    return not is_key(x) and x.size * x.dtype.itemsize >= min_bytes

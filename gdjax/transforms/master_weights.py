@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.codes.random_rounding import FIRST_ROW, random_bits, salt
-from gdjax.codes.rounding import is_narrow, joined, nearest, split, stochastically
-from gdjax.core import base, checks, keys, meshes
+from gdjax.codes.rounding import FIRST_ROW, is_narrow, joined, nearest, random_bits, salt, split, stochastically
+from gdjax.core import arrays, base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.parts import holding
-from gdjax.core.skipped import is_skipped
-from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates
+from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates, is_skipped
 from gdjax.numerics import Array
 from gdjax.xla.write_order import bound_for
 
@@ -241,7 +239,7 @@ def _around(
         if counts:
             fields["count"] = jnp.zeros((), jnp.int32)
         if key is not None:
-            fields["seed"] = jax.random.bits(keys.fresh(key), (), jnp.uint32)
+            fields["seed"] = jax.random.bits(arrays.fresh(key), (), jnp.uint32)
         return State(**fields)
 
     def update(

@@ -12,10 +12,10 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.number_domains import Kind
-from gdjax.core.state_form import as_formed
+from gdjax.core.structures import as_formed
 from gdjax.core.types import Array, ArrayLike, ArrayTree, Decay, DType, OptState, Params, Updates
 from gdjax.transforms.averaging import ema
-from gdjax.transforms.functions import stateless
+from gdjax.transforms.scaling import stateless
 
 
 class SnapshotState(NamedTuple):

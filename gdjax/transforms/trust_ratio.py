@@ -1,12 +1,20 @@
-"""Updates scaled by norms: of a leaf, of its parameter, of the whole tree."""
+"""Updates as large as their parameters say: trust ratios, and controlled norms."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from gdjax import numerics
+from gdjax.core import meshes
 from gdjax.core.base import EmptyState
-from gdjax.core.types import LayerAxes
-from gdjax.lift.leafwise import hyper, leafwise
+from gdjax.core.types import LayerAxes, OptState, Roles
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total_norm
-from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
+from gdjax.lift.wrapper import wrapper
+from gdjax.matrices.plan import Leaf, of_leaf, routing
+from gdjax.numerics import Array, below_overflow, divide, scaled, sqrt, sum_sq
+from gdjax.numerics.bounds import as_added
 
 
 def leaf_norm(x: Array) -> Array:
@@ -139,3 +147,155 @@ def normalize_by_update_norm(
     """
     norm = total_norm(g)
     return g * divide(jnp.asarray(scale_factor, norm.dtype), norm + eps), s
+
+
+class UpdateFloorState(NamedTuple):
+    """State of `update_floor`."""
+
+    inner_state: OptState  # of the optimizer
+
+
+class RadialBrakeState(NamedTuple):
+    """State of `radial_brake`."""
+
+    inner_state: OptState  # of the optimizer
+
+
+_WHOLE = 1, 2  # the axes of a matrix in a stack
+
+
+def _norm(x: Array, axes: Any = _WHOLE) -> Array:
+    unit, norm = numerics.unit_and_norm(x, axes)
+    return below_overflow(unit * norm)
+
+
+def _over(x: Array, y: Array) -> Array:
+    """x / y, and 1 where y is 0."""
+    return jnp.where(y == 0, 1, x / jnp.where(y == 0, 1, y))
+
+
+def _lifted(W: Array, U: Array, floor: Hyper, outputs: bool) -> Array:  # noqa: N803
+    """U, made longer where it is shorter than a share of W; or each output of it, a column."""
+    axes = 1 if outputs else _WHOLE
+    return U * jnp.maximum(_over(floor * _norm(W, axes), _norm(U, axes)), 1).astype(U.dtype)
+
+
+def _braked(W: Array, U: Array, outward: Hyper, inward: Hyper, floor: Hyper, outputs: bool) -> Array:  # noqa: N803
+    size = _norm(W)
+    along = W / jnp.where(size == 0, 1, size).astype(W.dtype)
+
+    def part(U: Array) -> Array:  # noqa: N803
+        return jnp.sum(jnp.real(jnp.conj(along) * U), _WHOLE, keepdims=True)
+
+    radial = part(U)
+    scale = jnp.where(radial > 0, outward, inward)
+    U = _lifted(W, U - ((1 - scale) * radial).astype(U.dtype) * along, floor, outputs)  # noqa: N806
+    radius = jnp.maximum(size + part(U), 0)
+    factor = _over(radius, _norm(W + U)).astype(U.dtype)
+    return jnp.where(size == 0, U, factor * U + (factor - 1) * W)
+
+
+def _of_matrices(f: Callable[..., Array], leaf: Leaf, p: Array, u: Array, *numbers: Hyper) -> Array:
+    """f of each matrix of a leaf, and of its update; other leaves move as they would."""
+    u = as_added(u, p)
+    if not leaf.is_matrix:
+        return u
+
+    def of_stacks(p: Array, u: Array, *numbers: Hyper) -> Array:
+        stacks = zip(leaf.split(p), leaf.split(u), strict=True)
+        return leaf.joined([f(W, U, *numbers) for W, U in stacks])
+
+    return meshes.partitioned(of_stacks, p, p, u, *numbers)
+
+
+@wrapper(UpdateFloorState, static={"roles": of_leaf(routing)})
+def update_floor(
+    u: Array, g: Array, s: UpdateFloorState, p: Array, t: Array,
+    floor: hyper.Size, roles: Roles = None,
+    *, outputs: bool = False,
+) -> tuple[Array, UpdateFloorState]:  # fmt: skip
+    """Makes an update of a matrix longer where it is shorter than a share of the matrix.
+
+        U' = U max(1, floor |W| / |U|)
+
+    with Frobenius norms. The longer W grows, the longer its updates: W turns by no less than about `floor` in a step,
+    which weight decay brings about by keeping W short.
+
+    Args:
+      inner: the optimizer, with its rate; Muon or NorMuon in the records.
+      floor: the least |U| over |W|, at least 0, a number or a schedule. The records' 0.35 and 0.3825 are of the
+        direction, before the rate: here floor is 0.3825 lr, with the schedule of the rate.
+      roles: which leaves are matrices, and how, if their names do not say it: a dict from pattern to role or `Matrix`,
+        a tree of these, or a function from the parameters to one. Other leaves move as `inner` says.
+      outputs: True to compare and lengthen the weights of each output by themselves, a column of a kernel.
+
+    Zeros stay zeros.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"kernel": jnp.diag(jnp.array([3.0, 4.0]))}
+      >>> grads = {"kernel": jnp.eye(2)[::-1]}
+      >>> tx = gdjax.update_floor(gdjax.sgd(0.01), floor=0.1)
+      >>> u, _ = tx.update(grads, tx.init(params), params)
+      >>> print(jnp.linalg.norm(u["kernel"]).round(3))  # a tenth of 5
+      0.5
+
+    Reference:
+      Code of modded-nanogpt, track 3 (optimization), results 9 (u/w-floor) and 46 (per output),
+      https://github.com/KellerJordan/modded-nanogpt
+    """
+    return _of_matrices(lambda W, U, c: _lifted(W, U, c, outputs), roles, p, u, floor), s  # noqa: N803
+
+
+@wrapper(RadialBrakeState, static={"roles": of_leaf(routing)})
+def radial_brake(
+    u: Array, g: Array, s: RadialBrakeState, p: Array, t: Array,
+    outward_scale: hyper.Size = 0.5, inward_scale: hyper.Size = 1.0, floor: hyper.Size = 0.0, roles: Roles = None,
+    *, outputs: bool = False,
+) -> tuple[Array, RadialBrakeState]:  # fmt: skip
+    """Lets the norm of a matrix grow less than its update would, and by nothing but what points outward.
+
+        r = <U, W> / |W|
+        V = U - (1 - c) r W / |W|,    c = outward_scale where r > 0, else inward_scale
+        V' = V max(1, floor |W| / |V|)
+        W_{t+1} = (|W| + <V', W> / |W|) (W + V') / |W + V'|
+
+    with Frobenius norms and inner products. An update at a right angle to W makes W longer, by |U|^2 / (2 |W|); after
+    the last line it only turns it. It is the place of weight decay: leave that out. Outward 0 and inward 0 keep |W|, as
+    `hyperball` does.
+
+    Args:
+      inner: the optimizer, with its rate; Muon or NorMuon in the records.
+      outward_scale: the share of the outward part that is left, at least 0.
+      inward_scale: the share of the inward part, at least 0.
+      floor: the least |V| over |W|, at least 0, which the records have between the two steps: 0.3825 lr, with the
+        schedule of the rate. `update_floor` is this alone.
+      roles: which leaves are matrices, and how, if their names do not say it: a dict from pattern to role or `Matrix`,
+        a tree of these, or a function from the parameters to one. Other leaves move as `inner` says.
+      outputs: True to compare and lengthen the weights of each output by themselves, a column of a kernel.
+
+    A matrix of zeros has no radius: it moves by U. The wrapper must be the last to change the updates.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"kernel": jnp.diag(jnp.array([3.0, 4.0]))}
+      >>> grads = {"kernel": -params["kernel"]}  # whose descent goes outward
+      >>> tx = gdjax.radial_brake(gdjax.sgd(0.1), outward_scale=0.5)
+      >>> u, _ = tx.update(grads, tx.init(params), params)
+      >>> print(jnp.linalg.norm(params["kernel"] + u["kernel"]))  # 5 + 0.5 / 2
+      5.25
+
+    Reference:
+      Code of modded-nanogpt, track 3 (optimization), result 29, https://github.com/KellerJordan/modded-nanogpt/pull/294
+    """
+
+    def braked(W: Array, U: Array, *numbers: Hyper) -> Array:  # noqa: N803
+        return _braked(W, U, *numbers, outputs=outputs)
+
+    return _of_matrices(braked, roles, p, u, outward_scale, inward_scale, floor), s

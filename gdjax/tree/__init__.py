@@ -5,27 +5,29 @@ from gdjax.tree.arithmetic import (
     add_scale,
     batch_shape,
     bias_correction,
+    cast,
+    cast_like,
     clip,
     conj,
     div,
+    dtype,
     full_like,
     mul,
     ones_like,
+    random_like,
     real,
     scale,
+    split_key_like,
     sub,
+    unwrap_random_key_data,
     update_infinity_moment,
     update_moment,
     update_moment_per_elem_norm,
     where,
     zeros_like,
 )
-from gdjax.tree.casting import cast, cast_like, dtype
-from gdjax.tree.euclidean import global_norm
-from gdjax.tree.norms import allclose, max, min, norm, size, sum, vdot
-from gdjax.tree.random import random_like, split_key_like, unwrap_random_key_data
+from gdjax.tree.norms import allclose, global_norm, max, min, norm, pairwise_sum, size, sum, vdot
 from gdjax.tree.states import get, get_all_with_path, map_params, set
-from gdjax.tree.sums import pairwise_sum
 
 __all__ = [
     "add",

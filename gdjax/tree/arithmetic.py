@@ -1,19 +1,23 @@
-"""Arithmetic on trees, leaf by leaf.
+"""Arithmetic of trees, their dtypes, and random ones.
 
 The dtype of a result is that of JAX's standard promotion, whichever promotion is in force. Where it has 16 bits, the
 leaf is computed in float32 and rounded once: no scalar is rounded to the dtype of a leaf.
 """
 
 import functools
+import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
+from gdjax.core.arrays import is_key
+from gdjax.core.base import is_float0, map_arrays
 from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike, Updates
 
 
@@ -255,3 +259,127 @@ def _scale_gradient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Arr
 
 def _is_none(x: object) -> bool:
     return x is None
+
+
+def cast(tree: ArrayTree, dtype: DTypeLike | None) -> Any:
+    """The tree in `dtype`; unchanged where that is None. Keys and float0 leaves stay what they are.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones(2)}
+      >>> print(gdjax.tree.cast(params, jnp.bfloat16)["w"].dtype)
+      bfloat16
+    """
+    return tree if dtype is None else jax.tree.map(lambda x: _cast(x, dtype), tree)
+
+
+def cast_like(tree: ArrayTree, other_tree: ArrayTree) -> Any:
+    """Each leaf of `tree` in the dtype of its counterpart in `other_tree`, or as it is where that has no dtype.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params, grads = {"w": jnp.ones(2, jnp.bfloat16)}, {"w": jnp.ones(2)}
+      >>> print(gdjax.tree.cast_like(grads, params)["w"].dtype)
+      bfloat16
+    """
+    return jax.tree.map(lambda x, like: _cast(x, like.dtype) if hasattr(like, "dtype") else x, tree, other_tree)
+
+
+def _cast(x: Any, dtype: DTypeLike) -> Any:
+    if any(jnp.issubdtype(d, jax.dtypes.extended) or d == jax.dtypes.float0 for d in (getattr(x, "dtype", int), dtype)):
+        return x
+    return (x if hasattr(x, "astype") else jnp.asarray(x)).astype(dtype)
+
+
+def dtype(tree: ArrayTree, mixed_dtype_handler: str | None = None) -> Any:
+    """The dtype of a tree; that of `jnp.asarray([])` for an empty one.
+
+    Args:
+      mixed_dtype_handler: what to do where the leaves differ: None is an error, "promote" gives the dtype that all
+        promote to, "highest" that of the leaves' dtypes to which all others promote, "lowest" the one that promotes to
+        all others.
+
+    Raises:
+      ValueError: the leaves differ, with None; two of them do not compare, with "highest" or "lowest"; another handler.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
+      >>> print(gdjax.tree.dtype(params, "lowest"), gdjax.tree.dtype(params, "highest"))
+      bfloat16 float32
+    """
+    label = "gdjax.tree.dtype"
+    paths = [(k, x) for k, x in jax.tree_util.tree_flatten_with_path(tree)[0] if not is_float0(x)]
+    dtypes = [jnp.asarray(x).dtype for _, x in paths]
+    if not dtypes:
+        return jnp.asarray([]).dtype
+    if mixed_dtype_handler is not None:
+        if mixed_dtype_handler not in HANDLERS:
+            raise ValueError(
+                f"{label}: mixed_dtype_handler must be None or one of {[*HANDLERS]}, got {mixed_dtype_handler!r}"
+            )
+        with jax.numpy_dtype_promotion("standard"):
+            return functools.reduce(HANDLERS[mixed_dtype_handler], dtypes)
+    odd = [f"tree{jax.tree_util.keystr(k)} is {d}" for (k, _), d in zip(paths, dtypes, strict=True) if d != dtypes[0]]
+    if odd:
+        raise ValueError(f"{label}: tree{jax.tree_util.keystr(paths[0][0])} is {dtypes[0]}, but {', '.join(odd)}")
+    return dtypes[0]
+
+
+def _higher(a: np.dtype, b: np.dtype) -> np.dtype:
+    wide = jnp.promote_types(a, b)
+    if wide not in (a, b):
+        raise ValueError(f"gdjax.tree.dtype: neither of {a} and {b} promotes to the other")
+    return wide
+
+
+def _lower(a: np.dtype, b: np.dtype) -> np.dtype:
+    return b if _higher(a, b) == a else a
+
+
+HANDLERS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "promote": jnp.promote_types,
+    "highest": _higher,
+    "lowest": _lower,
+}
+
+
+def random_like(
+    rng_key: Array, target_tree: ArrayTree, sampler: Callable[..., Array] = jax.random.normal,
+    dtype: DTypeLike | None = None,
+) -> Any:  # fmt: skip
+    """A tree like `target_tree` of independent samples, one subkey a leaf.
+
+    Args:
+      rng_key: the key; the samples are Optax's for the same one.
+      target_tree: gives structure, shapes and dtypes. float0 leaves stay what they are.
+      sampler: `(key, shape, dtype) -> array`; one that takes `out_sharding` is given that of the leaf.
+      dtype: of the samples, by default that of each leaf. 16-bit ones are sampled in float32 and rounded.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2, jnp.bfloat16)}
+      >>> noise = gdjax.tree.random_like(jax.random.key(0), params)
+      >>> print(noise["w"].shape, noise["b"].dtype)
+      (3, 2) bfloat16
+    """
+    sharded = hasattr(jax, "typeof") and "out_sharding" in inspect.signature(sampler).parameters
+
+    def sample(x: Any, key: Array) -> Any:
+        of = jnp.dtype(x.dtype if dtype is None else dtype)
+        wide = numerics.at_least_float32(of) if jnp.issubdtype(of, jnp.inexact) else of
+        out = {"out_sharding": jax.typeof(x).sharding} if sharded else {}
+        return sampler(key, jnp.shape(x), wide, **out).astype(of)
+
+    return map_arrays(sample, target_tree, split_key_like(rng_key, target_tree))
+
+
+def split_key_like(rng_key: Array, target_tree: ArrayTree) -> Any:
+    """A tree like `target_tree` of independent keys."""
+    structure = jax.tree.structure(target_tree)
+    return structure.unflatten(list(jax.random.split(rng_key, structure.num_leaves)))
+
+
+def unwrap_random_key_data(input_tree: ArrayTree) -> Any:
+    """The tree with every typed key replaced by its data, an array of integers, which can be compared and stored."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if isinstance(x, jax.Array) and is_key(x) else x, input_tree)

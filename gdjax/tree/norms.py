@@ -1,22 +1,163 @@
-"""Numbers of a whole tree: sums, inner products, norms, extremes, size.
+"""Norms and sums of trees.
+
+They do not stall in 16 bits, and the order of the leaves changes them by rounding alone.
 
 Sums are those of `tree.sums`, in float32 or wider. None, `MaskedNode` and float0 leaves do not count.
 """
 
 import builtins
+import functools
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks
+from gdjax.core import checks, meshes
 from gdjax.core.base import is_float0
-from gdjax.core.types import Array, ArrayTree, Scalar
-from gdjax.tree.euclidean import global_norm
-from gdjax.tree.sums import arrays, concatenated, floating, sum_of_squares, total, wide
+from gdjax.core.types import Array, ArrayTree, Scalar, Updates
+from gdjax.numerics import real_dtype
+from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
+from gdjax.xla.reads import apart
+from gdjax.xla.write_order import own_factor, product
+
+
+def arrays(tree: ArrayTree) -> list[Array]:
+    """The leaves that have numbers; None, `MaskedNode` and float0 leaves do not count."""
+    return [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x) and not is_float0(x)]
+
+
+def wide(x: Array) -> Array:
+    """x, in float32 or wider if it is floating."""
+    return x.astype(numerics.at_least_float32(x.dtype)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+
+def floating(x: Array) -> Array:
+    """x in float32 or wider; whole numbers in the floating dtype that they promote to."""
+    return x.astype(floating_dtype(x))
+
+
+def floating_dtype(x: Array) -> Any:
+    """The dtype of `floating(x)`."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return numerics.at_least_float32(x.dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def concatenated(xs: Sequence[Array]) -> Array:
+    """Scalars as a vector, arrays one behind the other, in the dtype that they promote to."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = functools.reduce(jnp.promote_types, [x.dtype for x in xs])
+    return jax.lax.concatenate([(x if x.ndim else x.reshape(1)).astype(dtype) for x in xs], 0)
+
+
+def pairwise_sum(x: Array) -> Array:
+    """The sum over the first axis, added up as a balanced tree: the error grows with log n, not n."""
+    while len(x) > 1:
+        half = (len(x) + 1) // 2
+        x = x[:half] + jnp.pad(x[half:], [(0, 2 * half - len(x))] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(x.shape[1:])
+
+
+def total(xs: Sequence[Array]) -> Array:
+    """The sum of scalars; 0 in float32 for none."""
+    return pairwise_sum(concatenated(xs)) if xs else jnp.zeros((), jnp.float32)
+
+
+@jax.jit
+def sum_of_squares(x: Array, factor: Array | None = None) -> Array:
+    """sum |factor x|^2 in float32 or wider, of shape (1,)."""
+    x = floating(x)
+    return jnp.sum(numerics.abs_sq(x if factor is None else product(x, factor))).reshape(1)
+
+
+def global_norm(updates: Updates) -> Array:
+    """The Euclidean norm of all the numbers in a tree, sqrt(sum |x|^2): a scalar in float32 or wider.
+
+    The tree is named `updates`, as in Optax; any will do. Where the sum of squares over- or underflows (float32 numbers
+    near 1e20 or 1e-20), that of the numbers times 2^-70 or 2^70 takes its place. On CPU that is a second pass,
+    taken only then; elsewhere the one pass adds up all three.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.global_norm({"w": jnp.array([3.0]), "b": jnp.array([4.0])}))
+      5.0
+      >>> print(gdjax.global_norm(jnp.array([3e30, 4e30])))  # whose squares overflow
+      5e+30
+    """
+    leaves = arrays(updates)
+    return _norm(leaves) if leaves else jnp.zeros((), jnp.float32)
+
+
+@jax.custom_jvp
+def _norm(leaves: Sequence[Array]) -> Array:
+    return _by_passes(leaves, _sums, _may_repeat)
+
+
+@_norm.defjvp
+def _norm_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    """sum Re(conj(x) dx) / norm, and 0 where the norm is."""
+    norm = _norm(*primals)
+    # Two factors: for norms below 1e-38 or above 8e37 the reciprocal would be infinite or denormal.
+    root = 1 / jnp.sqrt(jnp.where(norm == 0, 1, norm))
+    products = []
+    for x, dx in zip(*primals, *tangents, strict=True):
+        if not is_float0(dx):
+            with jax.numpy_dtype_promotion("standard"):
+                unit = floating(x) * root * root
+                products.append(jnp.sum(jnp.real(jnp.conj(unit) * wide(dx))))
+    slope = pairwise_sum(concatenated(products)) if products else jnp.zeros_like(norm)
+    return norm, slope.astype(norm.dtype)
+
+
+def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_repeat: Callable[[], Any]) -> Array:
+    """The norm from one pass over the leaves and, if squares are lost in that and a repetition is allowed, another.
+
+    The two passes are a loop, which is one piece of program; a condition would make it two.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
+
+    def go(carry: Any) -> Any:
+        passes, factor, _ = carry
+        each = [sums(x, factor) for x in leaves]
+        total, large, small = (pairwise_sum(concatenated(xs)) for xs in zip(*each, strict=True))
+        wanted = jnp.where(precise(total), 1, jnp.where(total < SMALL, SCALE, 1 / SCALE)).astype(dtype)
+        factor = jnp.where(passes == 0, wanted, factor)
+        square = jnp.where(factor == 1, total, jnp.where(factor > 1, large, small))
+        return passes + 1, factor, square
+
+    def unfinished(carry: Any) -> Any:
+        passes, factor, _ = carry
+        return (passes == 0) | (passes == 1) & (factor != 1) & may_repeat()
+
+    start = jnp.int32(0), jnp.ones((), dtype), jnp.zeros((), dtype)
+    _, factor, square = meshes.while_loop(unfinished, go, start)
+    return jnp.sqrt(square) / factor
+
+
+def _may_repeat() -> Array:
+    """Whether there may be a second pass, because `_sums` takes one sum only: a constant of the compiled program."""
+    return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(True), default=lambda: jnp.asarray(False))
+
+
+@jax.jit
+def _sums(x: Array, factor: Array) -> list[Array]:
+    """Three sums |f x|^2 of shape (1,): on CPU all for f = factor, elsewhere for f = 1, SCALE and 1 / SCALE."""
+    return jax.lax.platform_dependent(*meshes.alike(x, factor), cpu=_one_sum, default=_three_sums)
+
+
+def _one_sum(x: Array, factor: Array) -> list[Array]:
+    return [sum_of_squares(*apart(x, own_factor(x, factor)))] * 3
+
+
+def _three_sums(x: Array, _: Array) -> list[Array]:
+    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else floating(x)
+    # Not one array of the three, which would be one more kernel for each leaf.
+    return [total.reshape(1) for total in three_sums(x, tuple(range(x.ndim)))]
 
 
 def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:  # noqa: A001

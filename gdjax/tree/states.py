@@ -8,10 +8,8 @@ import jax
 
 from gdjax.codes import formats
 from gdjax.core.base import GradientTransformation
-from gdjax.core.boxes import boxed_like, unboxed
 from gdjax.core.parts import kept
-from gdjax.core.skipped import is_hidden
-from gdjax.core.types import Array, ArrayTree, OptState
+from gdjax.core.types import Array, ArrayTree, OptState, boxed_like, is_hidden, unboxed
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from gdjax.codes.random_rounding import random_bits, salt
-from gdjax.codes.rounding import is_narrow, stochastically
+from gdjax.codes.rounding import is_narrow, random_bits, salt, stochastically
 from gdjax.core import argument_kinds as kinds
-from gdjax.core import base, checks, domains, keys, meshes
+from gdjax.core import arrays, base, checks, domains, meshes
 from gdjax.core.arrays import add
 from gdjax.core.number_domains import SHARE
-from gdjax.core.signatures import short_types
 from gdjax.core.types import Array, ArrayLike, KeyLike, Params, Scalar, Updates
+from gdjax.core.values import short_types
 from gdjax.xla import reads
 
 
@@ -91,7 +90,7 @@ def _apply(params: Params, updates: Updates, key: Any) -> Params:
     for (path, p), u in zip(paths, us, strict=True):
         if p is not None and u is not None:
             _check(LABEL, f"params{jax.tree_util.keystr(path)}", p, u)
-    word = None if key is None else jax.random.bits(keys.fresh(key), (), jnp.uint32)
+    word = None if key is None else jax.random.bits(arrays.fresh(key), (), jnp.uint32)
 
     def added(i: int, p: Any, u: Any) -> Any:
         if p is None or u is None:

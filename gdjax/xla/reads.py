@@ -1,13 +1,118 @@
-"""Readers of a 16-bit array convert it themselves: XLA:CPU would write it to memory as float32."""
+"""How numbers are read: 16 bits where they lie, and the bits of floating numbers.
 
+XLA:CPU repeats an operation on one array in each loop that reads it. The result of an operation on two arrays, such as
+a choice between them, it often writes to memory and reads in each loop.
+"""
+
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax.core.contexts import PASS, within
+from gdjax.xla.loops import writes_several
 
 Array = jax.Array
+
+
+def finite_within(x: Array, bound: float) -> Array:
+    """x clipped to [-bound, bound], and NaN where it is not finite, by operations with constants alone.
+
+    The bits of a float, read as an integer, grow with its size: first the finite numbers, then infinity, then NaN, for
+    each sign in a half of its own of the circle of integers. Adding the length of a block of infinity and NaN turns the
+    circle so that the finite positive numbers are the largest integers and positive infinity is the least. A maximum
+    with one more than the least then makes infinity NaN, and a minimum clips the finite numbers. Half a turn brings the
+    negative numbers to the same places, and half a turn more brings all back.
+    """
+    if writes_several():  # in fewer numbers: XLA:CPU joins loops that read few
+        return jnp.maximum(jnp.minimum(x, bound), -bound) + (x - x)
+    info = jnp.finfo(x.dtype)
+    kind = np.dtype(f"int{info.bits}")
+    infinity, top = (int(np.asarray(v, x.dtype).view(kind)) for v in (np.inf, bound))
+    least = -(2 ** (info.bits - 1))
+    block = -least - infinity  # how many integers stand for infinity and NaN of one sign
+    number = lambda i: np.asarray(i, kind)  # noqa: E731
+    i = jax.lax.bitcast_convert_type(x, kind) + number(block)
+    for _ in range(2):
+        i = jax.lax.min(jax.lax.max(i, number(least + 1)), number(top + block)) ^ number(least)
+    return jax.lax.bitcast_convert_type(i - number(block), x.dtype)
+
+
+@jax.custom_jvp
+def with_flipped(x: Array, last: Array) -> Array:
+    """x of 16 bits, with its last bit flipped if `last`. XLA:CPU would round a product in a loop of its own."""
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, jnp.uint16) ^ last.astype(jnp.uint16), x.dtype)
+
+
+@with_flipped.defjvp
+def _with_flipped_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
+    return with_flipped(*primals), tangents[0]
+
+
+def as_integers(x: Array, dtype: Any) -> Array:
+    """Whole numbers of 32 bits as integers of 8 or 16.
+
+    By way of float32: for a conversion from 32 to 8 bits XLA:TPU makes a separate kernel, which reads all inputs again.
+    """
+    return x.astype(jnp.float32).astype(dtype)
+
+
+def weighted(numbers: Sequence[Array], weights: Sequence[int], zeros: Array) -> Array:
+    """sum_k weights_k numbers_k modulo 2^32, of uint32 arrays like `zeros`, with all of them in each product.
+
+    XLA:GPU and XLA:TPU write a product of the index along one axis to memory, where all arrays with as many rows read
+    it, and then merge its readers: twelve matrices of GPT-2 small in one kernel on a GPU, two on a TPU.
+    """
+    wrapped = lambda n: np.uint32(n % 2**32)  # noqa: E731
+    total = sum(numbers, zeros)
+    if len(numbers) < 2:
+        return total * wrapped(sum(weights))
+    # With t = x + y: a x + b y = (2 b - a) t + (a - b) (t + x).
+    over = [weight - weights[-1] for weight in weights[:-1]]
+    found = total * wrapped(weights[-1] - sum(over))
+    for difference, x in zip(over, numbers, strict=False):
+        found += (total + x) * wrapped(difference)
+    return found
+
+
+def in_pairs(x: Array, halves: Callable[[Array], Array]) -> Array:
+    """Packs whole float32 numbers from 0 to 15 in pairs into uint8: the first + 16 times the second.
+
+    Args:
+      halves: reshapes an array like x so that first and second lie along the third-last axis, of length 2.
+
+    XLA:TPU would write the float32 numbers of both halves to memory: here it writes 8-bit ones, in the same kernel as
+    other results from x. XLA:GPU would write them for anything but a sum.
+    """
+
+    def written(x: Array) -> Array:
+        both = halves(jax.lax.optimization_barrier(as_integers(x, jnp.uint8)))
+        first, second = (jax.lax.index_in_dim(both, i, both.ndim - 3, keepdims=False) for i in (0, 1))
+        return first | (second << np.uint8(4))
+
+    def summed(x: Array) -> Array:
+        both = halves(x)
+        weights = jnp.where(jax.lax.broadcasted_iota(jnp.uint8, both.shape, both.ndim - 3) == 0, 1, 16)
+        return as_integers(jnp.sum(both * weights.astype(jnp.float32), -3), jnp.uint8)
+
+    return jax.lax.platform_dependent(x, cuda=summed, rocm=summed, default=written)
+
+
+def out_of_pairs(x: Array, together: Callable[[Array], Array]) -> Array:
+    """Unpacks the uint8 numbers of `in_pairs` into float32.
+
+    Args:
+      together: the inverse of `halves`.
+
+    It shifts by an index: XLA:TPU then does not unpack before the numbers are duplicated for both halves, and writes
+    nothing to memory.
+    """
+    both = jnp.broadcast_to(x[..., None, :, :], (*x.shape[:-2], 2, *x.shape[-2:]))
+    up = jax.lax.broadcasted_iota(jnp.uint8, both.shape, both.ndim - 3) * np.uint8(4)
+    return (jax.lax.shift_right_logical(together(both), together(up)) & np.uint8(15)).astype(jnp.float32)
 
 
 def apart(x: Array, *others: Array) -> tuple[Array, ...]:

@@ -1,16 +1,48 @@
-"""Sums and means of one array that XLA:CPU computes without writing the addends to memory.
+"""Sums of many arrays, and flags computed from them, in few programs.
 
-Rules import them by their names from `gdjax.linalg.sums`.
+Rules import them by their names from `gdjax.linalg.vectors`.
 """
+
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core.types import ArrayLike
+from gdjax.numerics import Array, at_least_float32
 from gdjax.numerics.bounds import bounded_sq, largest_of, shrinking
-from gdjax.numerics.elementwise import Array, abs_sq, sqrt
-from gdjax.xla.reads import alone
+from gdjax.numerics.elementwise import abs_sq, sqrt
+from gdjax.xla.reads import alone, apart
 from gdjax.xla.write_order import after
+
+
+def on_gpu() -> Array:
+    """Whether the program runs on a GPU; a constant after compilation."""
+    yes, no = (functools.partial(jnp.asarray, answer) for answer in (True, False))
+    return jax.lax.platform_dependent(cuda=yes, rocm=yes, default=no)
+
+
+@jax.jit
+def not_finite(x: Array) -> Array:
+    """A flag, set if a number of the array is infinite or NaN."""
+    # x - x is 0 or NaN, and XLA:CPU sums it in one pass. It would write the result of jnp.isfinite to memory first; its
+    # maximum of |x| misses NaN; and it simplifies 0 (c x) to 0 x.
+    (x,) = apart(x)
+    parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
+    wide = [p.astype(at_least_float32(p.dtype)) for p in parts]
+    return flag(jnp.any(jnp.asarray([jnp.sum(p - p) != 0 for p in wide])))
+
+
+def flag(bad: Array) -> Array:
+    """A boolean scalar for `none`."""
+    return bad.reshape(1).astype(jnp.float32)
+
+
+def none(flags: Sequence[Array]) -> Array:
+    """Whether no flag is set; each is made by `flag`."""
+    # XLA repeats all the additions in each loop that reads the answer, but not a root.
+    return jnp.sqrt(jnp.sum(jnp.concatenate([jnp.zeros(1, jnp.float32), *flags]))) == 0
 
 
 def summand(x: Array) -> Array:

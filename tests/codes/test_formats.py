@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from gdjax.codes.blocks import ROW, Blocks, BlocksOfSquares, FourBits
-from gdjax.codes.logs import Logs
-from gdjax.codes.narrow import NarrowFloats
-from gdjax.codes.random_rounding import salt
+from gdjax.codes.formats import Logs, NarrowFloats
+from gdjax.codes.rounding import salt
 
 SIGNED = (
     Logs(True),

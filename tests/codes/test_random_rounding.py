@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.codes.random_rounding import random_bits, salt, uniform
+from gdjax.codes.rounding import random_bits, salt, uniform
 
 LIKE = jnp.zeros((300, 200))
 

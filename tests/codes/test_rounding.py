@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.codes.random_rounding import random_bits, salt
-from gdjax.codes.rounding import joined, nearest, split, stochastically
+from gdjax.codes.rounding import joined, nearest, random_bits, salt, split, stochastically
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)  # of every size, NaN and infinities among them

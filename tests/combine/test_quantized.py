@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import gdjax
 from gdjax.codes import formats
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, FourBitCodes
-from gdjax.codes.logs import LogCodes, LogCodesOfSquares
+from gdjax.codes.formats import LogCodes, LogCodesOfSquares
 from tests.cases import Case, every
 from tests.declare import by_rank
 from tests.devices.test_sharding import TYPED, of_axes, typed

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.core import dialects
+from gdjax.core import misuse
 from tests.trees import assert_equal, random_tree, steps
 
 FACTORIES = [
@@ -41,7 +41,7 @@ def test_the_default_is_optax(factory):
 @EACH
 @pytest.mark.parametrize("like", ["torch", "paper"])
 def test_a_dialect_is_a_call_with_its_defaults_written_out(factory, like):
-    defaults = dict(dialects.defaults(factory, like))
+    defaults = dict(misuse.defaults(factory, like))
     tx = factory(**{"learning_rate": 0.1, **defaults}, like=like)
     given = {} if "learning_rate" in defaults else {"learning_rate": 0.1}
     assert factory(**given, like=like) == factory(**{**defaults, **given}, like=like)
@@ -80,7 +80,7 @@ def test_a_method_without_dialects():
 def test_injected_hyperparameters_are_those_of_the_dialect(factory):
     injected, plain = gdjax.inject_hyperparams(factory)(0.1, like="torch"), factory(0.1, like="torch")
     state = injected.init(PARAMS)
-    for name, value in dialects.defaults(factory, "torch").items():
+    for name, value in misuse.defaults(factory, "torch").items():
         if name in state.hyperparams and name != "learning_rate":
             np.testing.assert_allclose(state.hyperparams[name], value, rtol=1e-6)
     got, want = (steps(tx, PARAMS, GRADIENTS)[0] for tx in (injected, plain))
@@ -89,11 +89,11 @@ def test_injected_hyperparameters_are_those_of_the_dialect(factory):
 
 def test_a_dialect_of_a_factory_behind_a_decorator():
     @gdjax.transform
-    @dialects.dialects(torch={"b": 2.0}, paper={})
-    def scaled(a: float, b: float = 1.0, *, like: dialects.Dialect = "optax") -> Any:
+    @misuse.dialects(torch={"b": 2.0}, paper={})
+    def scaled(a: float, b: float = 1.0, *, like: misuse.Dialect = "optax") -> Any:
         return gdjax.chain(gdjax.scale(a), gdjax.scale(b))
 
     g = jnp.ones(2)
-    cases: tuple[tuple[dialects.Dialect, float], ...] = (("optax", 3.0), ("torch", 6.0), ("paper", 3.0))
+    cases: tuple[tuple[misuse.Dialect, float], ...] = (("optax", 3.0), ("torch", 6.0), ("paper", 3.0))
     for like, want in cases:
         assert_equal(scaled(3.0, like=like).update(g, scaled(3.0).init(g))[0], want * g)

@@ -12,10 +12,9 @@ from jax.tree_util import GetAttrKey
 
 import gdjax
 from gdjax.combine.sharding import _by_types
-from gdjax.core.guesses import Guess, holds_states
 from gdjax.core.part import Inside, Kept, Part, all_axes
+from gdjax.core.parts import Guess, holds_states, known, owned
 from gdjax.core.parts import every as every_part
-from gdjax.core.parts import known, owned
 from tests.cases import Case, every
 
 PARAMS = {"w": jnp.ones((8, 4)), "b": jnp.ones(4)}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gdjax.core.platforms import branches, by_platform, jitted, may_be
+from gdjax.core.meshes import branches, by_platform, jitted, may_be
 
 X = jnp.arange(3.0)
 MANY = {"cpu": lambda x: x + 1, "cuda": lambda x: x + 2}

@@ -14,9 +14,9 @@ import pytest
 
 import gdjax
 from gdjax.core.field_docs import with_field_docs
-from gdjax.core.signatures import text_of
 from gdjax.core.types import Scalar, ScalarOrSchedule, Schedule
-from gdjax.training import sweep_result
+from gdjax.core.values import text_of
+from gdjax.training import sweep
 
 ALIASES = [("ScalarOrSchedule", ScalarOrSchedule), ("Scalar", Scalar), ("Schedule", Schedule)]
 LONGEST = 1000  # characters; shampoo would have 2,600 with each union written out
@@ -119,7 +119,7 @@ def test_help_has_no_union():
 
 RESULTS = (
     gdjax.MinimizeResult, gdjax.SweepResult, gdjax.MigrationReport, gdjax.ZoomLinesearchInfo,
-    gdjax.BacktrackingLinesearchInfo, type(gdjax.check_gradients(lambda x: x * x, 1.0)), sweep_result.Best,
+    gdjax.BacktrackingLinesearchInfo, type(gdjax.check_gradients(lambda x: x * x, 1.0)), sweep.Best,
 )  # fmt: skip
 
 

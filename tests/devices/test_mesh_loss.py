@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gdjax
-from gdjax.core import homes
+from gdjax.core import meshes
 from gdjax.training import sharded_step as module
 from tests.support import slow
 from tests.trees import assert_close
@@ -293,20 +293,20 @@ def test_homes_are_those_of_one_thread():
     tx, found = gdjax.muon(0.1), []
 
     def plain() -> None:
-        found.append((homes.mesh(), "sharding_constraint" in traced()))
+        found.append((meshes.mesh(), "sharding_constraint" in traced()))
 
     def traced() -> str:
         return str(jax.make_jaxpr(lambda m, state: tx.update(m, state, m))(m, tx.init(m)))
 
-    with homes.owned_by(mesh_of(8)):
+    with meshes.owned_by(mesh_of(8)):
         other = threading.Thread(target=plain)
         other.start()
         other.join()
         assert "sharding_constraint" in traced()
-        with homes.owned_by(None):
-            assert homes.mesh() is None
-        assert homes.mesh() == mesh_of(8)
-    assert found == [(None, False)] and homes.mesh() is None
+        with meshes.owned_by(None):
+            assert meshes.mesh() is None
+        assert meshes.mesh() == mesh_of(8)
+    assert found == [(None, False)] and meshes.mesh() is None
 
 
 @pytest.mark.parametrize("aux", ["reduce", "stack"])

@@ -9,8 +9,8 @@ import pytest
 
 import gdjax
 from gdjax import Shared, first_moment, numerics
-from gdjax.lift.treewise import treewise
-from gdjax.lift.whole_tree import Planned, Whole
+from gdjax.lift.leafwise import treewise
+from gdjax.lift.slots import Planned, Whole
 from tests.trees import assert_equal, signature
 
 

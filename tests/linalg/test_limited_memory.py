@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.linalg import limited_memory as secant
-from gdjax.linalg.limited_memory import Memory
+from gdjax.linalg import quasi_newton as secant
+from gdjax.linalg.quasi_newton import Memory
 from tests.linesearch.problems import precision
 
 N, M = 6, 4

@@ -7,7 +7,7 @@ import pytest
 
 import gdjax
 from gdjax.linalg import matrices, newton_schulz
-from gdjax.linalg.polar_coefficients import PRESETS, coefficients
+from gdjax.linalg.polar import PRESETS, coefficients
 from tests import oracles
 
 RNG = np.random.default_rng(0)

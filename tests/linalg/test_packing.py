@@ -2,7 +2,7 @@
 
 import pytest
 
-from gdjax.linalg.packing import shared_rounds
+from gdjax.linalg.stacks import shared_rounds
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.linalg.bases import refreshed_basis
-from gdjax.linalg.spectral import eigh, inverse_root
+from gdjax.linalg.bases import eigh, inverse_root, refreshed_basis
 from tests.trees import precision
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.linesearch.interpolation import Trial, between, cubic_minimum, quadratic_minimum
+from gdjax.linesearch.wolfe import Trial, between, cubic_minimum, quadratic_minimum
 from tests.linesearch.problems import precision
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import gdjax
 from gdjax.linesearch.backtracking import scale_by_backtracking_linesearch
-from gdjax.linesearch.values import value_and_grad_from_state
+from gdjax.linesearch.line import value_and_grad_from_state
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 
 X = jnp.array([1.0, -2.0, 3.0])

@@ -7,7 +7,7 @@ import pytest
 
 import gdjax
 from gdjax.linalg import stacks
-from gdjax.matrices import one_shape
+from gdjax.matrices import matrixwise
 
 FEW = "soap shampoo psgd_kron".split()  # the others go the same ways
 NAMES = [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in "kl_soap kl_shampoo soap_muon".split())]
@@ -45,7 +45,7 @@ def test_large_matrices_in_a_loop_are_as_small_ones_at_once(name, monkeypatch):
     gradients = [{str(i): normal(10 * t + i, 4, 6) for i in range(5)} for t in range(7)]
     at_once, _ = run(direction(name), gradients)
     monkeypatch.setattr(stacks, "LARGE", 1)
-    monkeypatch.setattr(one_shape, "LARGE", 1)
+    monkeypatch.setattr(matrixwise, "LARGE", 1)
     jax.clear_caches()
     one_by_one, _ = run(direction(name), gradients)
     jax.clear_caches()

@@ -14,9 +14,8 @@ import pytest
 
 import gdjax
 from gdjax import Matrix
-from gdjax.matrices.names import name_of
-from gdjax.matrices.plan import plan_of
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import plan_of, routing
+from gdjax.matrices.reading import name_of
 from tests.trees import assert_close
 
 

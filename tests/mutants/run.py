@@ -40,10 +40,10 @@ FOLDERS = ("optimizers", "transforms", "schedules", "linesearch", "losses", "pro
 MODULES = [
     "numerics/elementwise",
     "numerics/bounds",
-    "tree/sums",
-    "tree/euclidean",
     "tree/norms",
-    "linalg/limited_memory",
+    "tree/norms",
+    "tree/norms",
+    "linalg/quasi_newton",
 ]
 MODULES += [f"{d}/{p.stem}" for d in FOLDERS for p in sorted((ROOT / "gdjax" / d).glob("*.py")) if p.stem != "__init__"]
 HEAVY = "jax jax.numpy optax flax.core flax.struct chex orbax.checkpoint pytest gdjax".split()  # start no backend

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.linalg import newton_schulz, polar_coefficients
+from gdjax.linalg import newton_schulz, polar
 from tests.cases import CASES, LONG, WRAPPERS, Case, by_name, every
 from tests.extremes import SHAPES, compiled, replaced, sizes, with_one
 from tests.hazards import missing
@@ -490,7 +490,7 @@ def test_a72_the_largest_parameters(case: Case):
 def test_a76_newton_schulz_of_what_is_no_full_matrix(norm: str):
     @jax.jit
     def run(x: Any) -> Any:
-        coeffs = jnp.array(polar_coefficients.PRESETS["standard"])
+        coeffs = jnp.array(polar.PRESETS["standard"])
         return newton_schulz.orthogonalize(x, coeffs=coeffs, steps=5, preconditioning=norm, eps=1e-8)
 
     zero, rank_one = run(jnp.array([np.zeros((3, 4)), np.ones((3, 4))]))
@@ -530,7 +530,7 @@ LARGE = {
     "power_iteration": lambda x: gdjax.power_iteration(x.reshape(320, 320))[0],
     "matrix_inverse_pth_root": lambda x: gdjax.matrix_inverse_pth_root(x.reshape(320, 320), 2)[1],
     "newton_schulz": lambda x: newton_schulz.orthogonalize(
-        x.reshape(1, 320, 320), jnp.array(polar_coefficients.PRESETS["standard"]), 5, "frobenius", 0.0),
+        x.reshape(1, 320, 320), jnp.array(polar.PRESETS["standard"]), 5, "frobenius", 0.0),
     "hinge_loss": lambda x: jnp.mean(gdjax.losses.hinge_loss(x, jnp.ones_like(x))),
     "perceptron_loss": lambda x: jnp.mean(gdjax.losses.perceptron_loss(x, jnp.ones_like(x))),
     "triplet_margin_loss": lambda x: jnp.mean(

@@ -11,7 +11,7 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import gdjax
-from gdjax.linalg import boxes
+from gdjax.linalg import vectors
 from gdjax.optimizers.bfgs import ScaleByBFGSState, bfgs, scale_by_bfgs, scale_by_ssbroyden, ssbroyden
 from tests.linesearch.problems import PROBLEMS, cast, precision, run
 from tests.support import quick_compilation, slow
@@ -271,9 +271,9 @@ def test_a_step_that_clipping_would_turn_uphill_is_shortened():
     d = jnp.array([4.0, 8.0])  # downhill by the first number alone, which the bound stops after a quarter of it
     lower, upper, free = jnp.array([0.0, -99.0]), jnp.array([9.0, 99.0]), jnp.zeros(2, bool)
     assert g @ d > 0
-    u = boxes.within(p, g, d, free, lower, upper)
+    u = vectors.within(p, g, d, free, lower, upper)
     np.testing.assert_allclose(u, [1.0, 4.0])  # clipped at once it is (1, 8), a sixteenth of the descent
-    u = boxes.within(p, g, jnp.array([4.0, 30.0]), free, lower, upper)
+    u = vectors.within(p, g, jnp.array([4.0, 30.0]), free, lower, upper)
     np.testing.assert_allclose(u, [1.0, 7.5])
 
 

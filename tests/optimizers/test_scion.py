@@ -7,7 +7,7 @@ import pytest
 
 import gdjax
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.roles import ByRole
+from gdjax.matrices.plan import ByRole
 from tests.polar_oracles import RNG, gradients, points, polar, update
 
 

@@ -12,7 +12,7 @@ import pytest
 import gdjax
 from gdjax.core import base
 from gdjax.lift.rule import Leafwise
-from gdjax.matrices.roles import routing
+from gdjax.matrices.plan import routing
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.transforms.decay import descending
 

@@ -24,10 +24,9 @@ ORDER = (
     "inspection losses plots training experimental"
 ).split()
 UPWARDS = {
-    ("numerics/bounds", "xla/bits"): "which numbers are finite, as a compiler takes it best; stands on `core` alone",
-    ("numerics/bounds", "xla/reads"): "16-bit numbers where they are read; stands on nothing",
-    ("numerics/norms", "xla/products"): "products that keep a NaN; stands on `core` alone",
-    ("schedules/__init__", "combine/inject"): "Optax has inject_hyperparams among its schedules, too",
+    ("numerics/bounds", "xla/reads"): "how 16 bits, and what is not finite, are read; stands on `core` alone",
+    ("numerics/norms", "xla/write_order"): "products that keep a NaN; stands on `core` alone",
+    ("schedules/__init__", "combine/hyperparams"): "Optax has inject_hyperparams among its schedules, too",
     ("plots/landscape", "training/step"): "a path over a landscape is one of `minimize`, which plots its results",
 }
 # What a function may import when it is called; everything else is imported at the top of the file.

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.core import memories
+from gdjax.core import meshes
 from tests.trees import assert_equal
 
 PARAMS = {"b": jnp.ones(64), "w": jnp.ones((128, 64))}
 GRADS = {"b": jnp.linspace(-1, 1, 64), "w": jnp.linspace(-2, 1, 128 * 64).reshape(128, 64)}
 OURS = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adamw(1e-2))
-HOST = [m.kind for m in jax.local_devices()[0].addressable_memories()].count(memories.HOST) and hasattr(jax, "memory")
+HOST = [m.kind for m in jax.local_devices()[0].addressable_memories()].count(meshes.HOST) and hasattr(jax, "memory")
 with_host = pytest.mark.skipif(not HOST, reason="this JAX has no memory of the host on a CPU")
 
 
@@ -96,7 +96,7 @@ def test_layer_by_layer():
 
 
 def test_where_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memories, "HOST", "attic")
+    monkeypatch.setattr(meshes, "HOST", "attic")
     tx = gdjax.offload_state(gdjax.adam(1e-2))
     with pytest.raises(ValueError, match=r"gdjax.offload_state: cpu has memories of the kinds \[.*\], none of 'attic'"):
         tx.init(PARAMS)
@@ -105,7 +105,7 @@ def test_where_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_release_that_cannot_name_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memories, "HOST", jax.local_devices()[0].default_memory().kind)
+    monkeypatch.setattr(meshes, "HOST", jax.local_devices()[0].default_memory().kind)
     monkeypatch.delattr(jax, "memory", raising=False)
     with pytest.raises(RuntimeError, match="has no jax.memory: this needs a later release"):
         gdjax.offload_state(gdjax.adam(1e-2)).init(PARAMS)

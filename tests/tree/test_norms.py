@@ -13,8 +13,8 @@ import pytest
 import gdjax
 from gdjax import tree
 from gdjax.core.base import MaskedNode
-from gdjax.tree import euclidean
-from gdjax.xla import products
+from gdjax.tree import norms
+from gdjax.xla import write_order
 from tests.support import relaxed
 from tests.trees import precision, random_tree
 
@@ -40,10 +40,10 @@ def test_global_norm_neither_overflows_nor_vanishes(scale: float):
 
 
 def way(sums: Any, may_repeat: bool) -> Any:
-    return lambda x: euclidean._by_passes(x, sums, lambda: may_repeat)
+    return lambda x: norms._by_passes(x, sums, lambda: may_repeat)
 
 
-WAYS = way(euclidean._one_sum, True), way(euclidean._three_sums, False)  # of a CPU, and of other devices
+WAYS = way(norms._one_sum, True), way(norms._three_sums, False)  # of a CPU, and of other devices
 
 
 @pytest.mark.parametrize("scale, passes", [(1.0, 1), (1e12, 1), (1e-11, 1), (1e-15, 2), (1e20, 2), (0.0, 2)])
@@ -52,9 +52,9 @@ def test_a_second_pass_is_taken_only_where_squares_are_lost(scale: float, passes
 
     def sums(x: Any, factor: Any) -> Any:
         jax.debug.callback(lambda f: taken.append(f.item()), factor)
-        return euclidean._one_sum(x, factor)
+        return norms._one_sum(x, factor)
 
-    leaf = jnp.full(products.OWN + 1, scale)  # of those that read a factor of their own
+    leaf = jnp.full(write_order.OWN + 1, scale)  # of those that read a factor of their own
     norm = way(sums, True)([leaf, leaf])
     jax.effects_barrier()
     np.testing.assert_allclose(norm, scale * (2 * leaf.size) ** 0.5, rtol=1e-6)

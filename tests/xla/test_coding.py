@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.codes.random_rounding import places
-from gdjax.xla.bits import in_pairs, out_of_pairs
+from gdjax.codes.rounding import places
+from gdjax.xla.reads import in_pairs, out_of_pairs
 from gdjax.xla.sums import largest_size
 
 FACTOR = 0x9E3779B1

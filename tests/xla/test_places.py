@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.xla import places
+from gdjax.xla import write_order
 
 
 @pytest.mark.parametrize("numbers", [[1] * 9, [2, 1, 3, 1, 2], [3, 6], [9]])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 def test_the_parts_are_those_of_the_stack(numbers, dtype):
     stack = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2, 3)), dtype).at[0, 0, 0].set(jnp.nan)
-    found = jax.jit(lambda x: places.parts(x, numbers))(stack)
+    found = jax.jit(lambda x: write_order.parts(x, numbers))(stack)
     assert [len(x) for x in found] == numbers and all(x.dtype == dtype for x in found)
     np.testing.assert_array_equal(*(x.astype("complex64") for x in (jnp.concatenate(found), stack)))
 
 
 def test_under_vmap_and_grad():
     stack = jnp.arange(48.0).reshape(2, 8, 3, 1)
-    split = lambda x: places.parts(x, [1] * 8)  # noqa: E731
+    split = lambda x: write_order.parts(x, [1] * 8)  # noqa: E731
     np.testing.assert_array_equal(jnp.stack(jax.vmap(split)(stack), 1)[:, :, 0], stack)
     gradient = jax.grad(lambda x: sum(i * jnp.sum(y) for i, y in enumerate(split(x))))(stack[0])
     np.testing.assert_array_equal(gradient[:, 0, 0], np.arange(8))
@@ -31,7 +31,7 @@ def test_the_places_are_no_constants_of_the_loops():
     ps, stack = [jnp.zeros((1, 8))] * 8, jnp.ones((8, 8))
 
     def update(ps, x):
-        return [p + y for p, y in zip(ps, places.parts(x @ x, [1] * 8), strict=True)]
+        return [p + y for p, y in zip(ps, write_order.parts(x @ x, [1] * 8), strict=True)]
 
     text = jax.jit(update).lower(ps, stack).compile().as_text()
     bodies = [body.split("\n}\n")[0] for body in text.split("%fused_computation")[1:]]
