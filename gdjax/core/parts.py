@@ -184,14 +184,9 @@ class Owned(NamedTuple):
 
 
 def holding(
-    init: Callable[..., Any],
-    update: Callable[..., Any],
-    *inside: Inside,
-    like: str = "",
-    at_once: bool = True,
-    also: Iterable[str] = (),
-    **inner: Transform,
-) -> GradientTransformation:
+    init: Callable[..., Any], update: Callable[..., Any], *inside: Inside, like: str = "", at_once: bool = True,
+    also: Iterable[str] = (), **inner: Transform,
+) -> GradientTransformation:  # fmt: skip
     """The transform of two functions, with the answers of a `Pair`.
 
     Args:

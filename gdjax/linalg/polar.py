@@ -163,14 +163,9 @@ def _over(x: Array, unit: Array, norm: Array) -> Array:
 
 
 def orthogonalize(
-    x: Array | np.ndarray,
-    ns_coeffs: Coefficients = "polar_express",
-    ns_steps: int | Array = 5,
-    eps: float | Array = 1e-8,
-    *,
-    preconditioning: str = "frobenius",
-    ns_dtype: Any = None,
-) -> Array:
+    x: Array | np.ndarray, ns_coeffs: Coefficients = "polar_express", ns_steps: int | Array = 5,
+    eps: float | Array = 1e-8, *, preconditioning: str = "frobenius", ns_dtype: Any = None,
+) -> Array:  # fmt: skip
     """About the polar factor U V^T of each matrix U S V^T, by products alone: its singular values made about 1.
 
     Args:

@@ -14,14 +14,9 @@ from gdjax.core.types import Array, ArrayLike, ArrayTree
 
 
 def power_iteration(
-    matrix: Array | np.ndarray | Callable[[Any], Any],
-    *,
-    v0: ArrayTree | None = None,
-    num_iters: int = 100,
-    error_tolerance: float | Array = 1e-6,
-    precision: Any = jax.lax.Precision.HIGHEST,
-    key: Array | None = None,
-) -> tuple[Array, Any]:
+    matrix: Array | np.ndarray | Callable[[Any], Any], *, v0: ArrayTree | None = None, num_iters: int = 100,
+    error_tolerance: float | Array = 1e-6, precision: Any = jax.lax.Precision.HIGHEST, key: Array | None = None,
+) -> tuple[Array, Any]:  # fmt: skip
     """The eigenvalue of largest absolute value and its eigenvector, by repeated products:
 
         v <- M v / |M v|,  lambda = v* M v,  until |M v - lambda v| <= error_tolerance |lambda|
@@ -96,13 +91,9 @@ def _matrix(label: str, matrix: ArrayLike) -> Array:
 
 
 def matrix_inverse_pth_root(
-    matrix: Array | np.ndarray,
-    p: int,
-    num_iters: int = 100,
-    ridge_epsilon: float | Array = 1e-6,
-    error_tolerance: float | Array = 1e-6,
-    precision: Any = jax.lax.Precision.HIGHEST,
-) -> tuple[Array, Array]:
+    matrix: Array | np.ndarray, p: int, num_iters: int = 100, ridge_epsilon: float | Array = 1e-6,
+    error_tolerance: float | Array = 1e-6, precision: Any = jax.lax.Precision.HIGHEST,
+) -> tuple[Array, Array]:  # fmt: skip
     """(A + r I)^(-1/p) of a symmetric positive semidefinite matrix, by coupled Newton iteration:
 
         z = (1 + p) / (2 |B|),  M = z B,  H = z^(1/p) I     with B = A + r I, |.| the Frobenius norm

@@ -13,14 +13,9 @@ NEVER = -1e30  # log 0 that can be added up and differentiated; exp of it, or of
 
 
 def ctc_loss_with_forward_probs(
-    logits: ArrayLike,
-    logit_paddings: ArrayLike,
-    labels: ArrayLike,
-    label_paddings: ArrayLike,
-    *,
-    blank_id: int = 0,
+    logits: ArrayLike, logit_paddings: ArrayLike, labels: ArrayLike, label_paddings: ArrayLike, *, blank_id: int = 0,
     log_epsilon: ArrayLike = -1e5,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """The CTC loss, and the forward probabilities that it is computed from. See `ctc_loss`.
 
         B_t(n) = p_t(blank) [B_{t-1}(n) + L_{t-1}(n)]
@@ -59,14 +54,9 @@ def ctc_loss_with_forward_probs(
 
 
 def ctc_loss(
-    logits: ArrayLike,
-    logit_paddings: ArrayLike,
-    labels: ArrayLike,
-    label_paddings: ArrayLike,
-    *,
-    blank_id: int = 0,
+    logits: ArrayLike, logit_paddings: ArrayLike, labels: ArrayLike, label_paddings: ArrayLike, *, blank_id: int = 0,
     log_epsilon: ArrayLike = -1e5,
-) -> Array:
+) -> Array:  # fmt: skip
     """Minus the log probability of a label sequence, summed over all its alignments with the frames.
 
     An alignment gives each frame a class; it reads as the sequence that is left when runs of one class are merged and
@@ -95,14 +85,9 @@ def ctc_loss(
 
 
 def _ctc(
-    label: str,
-    logits: ArrayLike,
-    logit_paddings: ArrayLike,
-    labels: ArrayLike,
-    label_paddings: ArrayLike,
-    blank_id: int,
-    log_epsilon: ArrayLike,
-) -> tuple[Array, Array, Array]:
+    label: str, logits: ArrayLike, logit_paddings: ArrayLike, labels: ArrayLike, label_paddings: ArrayLike,
+    blank_id: int, log_epsilon: ArrayLike,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     x, y = jnp.asarray(logits), jnp.asarray(labels)
     frame_pad, label_pad = jnp.asarray(logit_paddings) != 0, jnp.asarray(label_paddings) != 0
     _check(label, x, frame_pad, y, label_pad, blank_id)

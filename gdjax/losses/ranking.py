@@ -25,13 +25,9 @@ from gdjax.losses.common import (
 
 
 def ranking_softmax_loss(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    *,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
+    logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None, weights: ArrayLike | None = None,
     reduce_fn: Callable[..., Any] | None = jnp.mean,
-) -> Array:
+) -> Array:  # fmt: skip
     """The cross entropy between the relevance of the items of a list and the softmax of their scores.
 
         loss = -sum_i w_i y_i log(exp(s_i) / sum_j exp(s_j))
@@ -139,14 +135,9 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
 
 
 def triplet_margin_loss(
-    anchors: ArrayLike,
-    positives: ArrayLike,
-    negatives: ArrayLike,
-    axis: int = -1,
-    norm_degree: ArrayLike = 2,
-    margin: ArrayLike = 1.0,
-    eps: ArrayLike = 1e-6,
-) -> Array:
+    anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, axis: int = -1, norm_degree: ArrayLike = 2,
+    margin: ArrayLike = 1.0, eps: ArrayLike = 1e-6,
+) -> Array:  # fmt: skip
     """Asks that an anchor be closer to its positive than to its negative by a margin.
 
         loss = max(0, d(a, p) - d(a, n) + margin),    d(x, y) = (sum_k |x_k - y_k|^r + eps)^(1/r)

@@ -138,13 +138,9 @@ def _log_cosh_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> An
 
 
 def cosine_similarity(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    epsilon: ArrayLike = 0.0,
-    axis: Axis = -1,
+    predictions: ArrayLike, targets: ArrayLike, *, epsilon: ArrayLike = 0.0, axis: Axis = -1,
     where: ArrayLike | None = None,
-) -> Array:
+) -> Array:  # fmt: skip
     """The cosine of the angle between vectors.
 
         <x, y> / (|x| |y|)
@@ -186,13 +182,9 @@ def _cosine(
 
 
 def cosine_distance(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    epsilon: ArrayLike = 0.0,
-    axis: Axis = -1,
+    predictions: ArrayLike, targets: ArrayLike, *, epsilon: ArrayLike = 0.0, axis: Axis = -1,
     where: ArrayLike | None = None,
-) -> Array:
+) -> Array:  # fmt: skip
     """1 minus the cosine of the angle between vectors.
 
         1 - <x, y> / (|x| |y|)

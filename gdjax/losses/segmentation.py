@@ -14,18 +14,11 @@ _REDUCTIONS = {"mean": jnp.mean, "sum": jnp.sum, "none": lambda x, axis: x}
 
 
 def dice_loss(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    class_weights: ArrayLike | None = None,
-    smooth: ArrayLike = 1.0,
-    alpha: ArrayLike = 0.5,
-    beta: ArrayLike = 0.5,
-    apply_softmax: bool = True,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    ignore_background: bool = False,
+    predictions: ArrayLike, targets: ArrayLike, *, class_weights: ArrayLike | None = None, smooth: ArrayLike = 1.0,
+    alpha: ArrayLike = 0.5, beta: ArrayLike = 0.5, apply_softmax: bool = True,
+    reduction: Literal["mean", "sum", "none"] = "mean", ignore_background: bool = False,
     axis: int | tuple[int, ...] | None = None,
-) -> Array:
+) -> Array:  # fmt: skip
     """The soft Dice loss of each class; with alpha and beta its generalisation, Tversky's.
 
         TP_c = sum_i p_ic t_ic,    FP_c = sum_i p_ic - TP_c,    FN_c = sum_i t_ic - TP_c
@@ -115,13 +108,9 @@ def _probabilities(label: str, p: Array) -> Array:
 
 
 def multiclass_generalized_dice_loss(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    smooth: ArrayLike = 1.0,
-    apply_softmax: bool = True,
+    predictions: ArrayLike, targets: ArrayLike, *, smooth: ArrayLike = 1.0, apply_softmax: bool = True,
     ignore_background: bool = False,
-) -> Array:
+) -> Array:  # fmt: skip
     """`dice_loss` with each class weighted by the inverse square of its size, so that small classes count.
 
         w_c = 1 / (n_c^2 + 1e-7),  scaled to sum to the number of classes,    n_c = the sum of targets of class c

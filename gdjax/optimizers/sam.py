@@ -91,13 +91,9 @@ def sam(
         return base.map_arrays(operator.neg, updates), adv_state
 
     def opaque(
-        updates: Updates,
-        state: OptState,
-        params: Params = None,
-        *,
-        grad_fn: Callable[..., Any] | None = None,
+        updates: Updates, state: OptState, params: Params = None, *, grad_fn: Callable[..., Any] | None = None,
         **extra_args: Any,
-    ) -> tuple[Any, SAMState]:
+    ) -> tuple[Any, SAMState]:  # fmt: skip
         checked(state, params)
         if grad_fn is None:
             raise ValueError(f"{LABEL}: opaque mode needs grad_fn: call update(updates, state, params, grad_fn=...)")

@@ -23,13 +23,9 @@ from gdjax.schedules.warmup import warmup_cosine_decay_schedule, warmup_decay
 
 @by_value
 def linear_onecycle_schedule(
-    transition_steps: int,
-    peak_value: ArrayLike,
-    pct_start: float = 0.3,
-    pct_final: float = 0.85,
-    div_factor: ArrayLike = 25.0,
-    final_div_factor: ArrayLike = 1e4,
-) -> Schedule:
+    transition_steps: int, peak_value: ArrayLike, pct_start: float = 0.3, pct_final: float = 0.85,
+    div_factor: ArrayLike = 25.0, final_div_factor: ArrayLike = 1e4,
+) -> Schedule:  # fmt: skip
     """One cycle of straight lines: up to `peak_value`, back to where it began, and on to a much smaller value.
 
     The value is, at these steps and on lines between them::
@@ -71,12 +67,9 @@ def linear_onecycle_schedule(
 
 @by_value
 def cosine_onecycle_schedule(
-    transition_steps: int,
-    peak_value: ArrayLike,
-    pct_start: float = 0.3,
-    div_factor: ArrayLike = 25.0,
+    transition_steps: int, peak_value: ArrayLike, pct_start: float = 0.3, div_factor: ArrayLike = 25.0,
     final_div_factor: ArrayLike = 1e4,
-) -> Schedule:
+) -> Schedule:  # fmt: skip
     """One cycle of half cosines: up to `peak_value`, and down to a value much smaller than the first one.
 
     The value is, at these steps and on half cosines between them::
@@ -179,13 +172,9 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
 @by_value
 def cyclic_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    up_steps: int,
-    down_steps: int | None = None,
-    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
-    gamma: ArrayLike | None = None,
-) -> Schedule:
+    init_value: ArrayLike, peak_value: ArrayLike, up_steps: int, down_steps: int | None = None,
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular", gamma: ArrayLike | None = None,
+) -> Schedule:  # fmt: skip
     """Cyclical learning rates: up to `peak_value` and down again in straight lines, for ever.
 
     In the cycle c = floor(step / (up_steps + down_steps)), with h the height of the triangle, 0 at its foot and 1 at

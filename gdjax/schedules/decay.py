@@ -101,13 +101,9 @@ def polynomial_schedule(
 
 @by_value
 def exponential_decay(
-    init_value: ArrayLike,
-    transition_steps: int,
-    decay_rate: ArrayLike,
-    transition_begin: int = 0,
-    staircase: bool = False,
-    end_value: ArrayLike | None = None,
-) -> Schedule:
+    init_value: ArrayLike, transition_steps: int, decay_rate: ArrayLike, transition_begin: int = 0,
+    staircase: bool = False, end_value: ArrayLike | None = None,
+) -> Schedule:  # fmt: skip
     """Multiplies by `decay_rate` once in `transition_steps` steps, smoothly or in stairs.
 
     With q = max(step - transition_begin, 0) / transition_steps, rounded down if `staircase`::

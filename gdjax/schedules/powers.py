@@ -65,12 +65,9 @@ def inverse_sqrt_schedule(
 
 @by_value
 def power_schedule(
-    peak_value: ArrayLike,
-    amplitude: ArrayLike,
-    exponent: ArrayLike,
-    warmup_steps: int = 0,
+    peak_value: ArrayLike, amplitude: ArrayLike, exponent: ArrayLike, warmup_steps: int = 0,
     tokens_per_step: ArrayLike = 1,
-) -> Schedule:
+) -> Schedule:  # fmt: skip
     """The power scheduler: a power of the tokens seen, cut at `peak_value`, after a straight line up from 0.
 
     With n = tokens_per_step * step::

@@ -36,13 +36,9 @@ def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmu
 
 @by_value
 def warmup_cosine_decay_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    warmup_steps: int,
-    decay_steps: int,
-    end_value: ArrayLike = 0.0,
+    init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int, decay_steps: int, end_value: ArrayLike = 0.0,
     exponent: ArrayLike = 1.0,
-) -> Schedule:
+) -> Schedule:  # fmt: skip
     """A straight line up to `peak_value`, then half a period of a cosine down to `end_value`.
 
     Up to step warmup_steps the line of `warmup_constant_schedule`, then, with
@@ -113,14 +109,9 @@ def warmup_linear_decay_schedule(
 
 @by_value
 def warmup_stable_decay_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    warmup_steps: int,
-    stable_steps: int,
-    decay_steps: int,
-    end_value: ArrayLike = 0.0,
-    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "1-sqrt",
-) -> Schedule:
+    init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int, stable_steps: int, decay_steps: int,
+    end_value: ArrayLike = 0.0, decay_shape: Literal["linear", "cosine", "1-sqrt"] = "1-sqrt",
+) -> Schedule:  # fmt: skip
     """WSD: a straight line up to `peak_value`, that value for a while, then a cooldown to `end_value`.
 
     Up to step warmup_steps the line of `warmup_constant_schedule`, then, with
@@ -174,15 +165,9 @@ def warmup_stable_decay_schedule(
 
 @by_value
 def warmup_exponential_decay_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    warmup_steps: int,
-    transition_steps: int,
-    decay_rate: ArrayLike,
-    transition_begin: int = 0,
-    staircase: bool = False,
-    end_value: ArrayLike | None = None,
-) -> Schedule:
+    init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int, transition_steps: int, decay_rate: ArrayLike,
+    transition_begin: int = 0, staircase: bool = False, end_value: ArrayLike | None = None,
+) -> Schedule:  # fmt: skip
     """A straight line from `init_value` to `peak_value`, then `exponential_decay`, which counts its steps from there.
 
     Args:
@@ -213,16 +198,9 @@ def warmup_exponential_decay_schedule(
 
 
 def warmup_decay(
-    factory: str,
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    warmup_steps: int,
-    decay_steps: int,
-    end_value: ArrayLike,
-    exponent: ArrayLike,
-    *,
-    shape: curves.Shape,
-) -> curves.Curve:
+    factory: str, init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int, decay_steps: int,
+    end_value: ArrayLike, exponent: ArrayLike, *, shape: curves.Shape,
+) -> curves.Curve:  # fmt: skip
     """A line up, then a fall of `shape`; `decay_steps` includes both. Checks the arguments of `factory`."""
     warmup = check_steps(factory, "warmup_steps", warmup_steps)
     steps = check_steps(factory, "decay_steps", decay_steps, least=1)

@@ -349,13 +349,9 @@ class MultiSteps:
     """
 
     def __init__(
-        self,
-        opt: Transform,
-        every_k_schedule: int | Callable[[Any], Any],
-        use_grad_mean: bool = True,
-        should_skip_update_fn: Callable[..., tuple[Any, Any]] | None = None,
-        accumulator_dtype: Any = jnp.float32,
-    ):
+        self, opt: Transform, every_k_schedule: int | Callable[[Any], Any], use_grad_mean: bool = True,
+        should_skip_update_fn: Callable[..., tuple[Any, Any]] | None = None, accumulator_dtype: Any = jnp.float32,
+    ):  # fmt: skip
         args = opt, every_k_schedule, use_grad_mean, should_skip_update_fn, accumulator_dtype
         call = base.checked_call(MultiSteps, args, {})
         (domains.integer if callable(every_k_schedule) else checks.structural)(

@@ -97,11 +97,9 @@ def add_decayed_weights(weight_decay: Size = 0.0, mask: Mask = None, *, cautious
 
 
 def descending(
-    direction: Transform,
-    learning_rate: ScalarOrSchedule,
-    weight_decay: ScalarOrSchedule | None = None,
+    direction: Transform, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule | None = None,
     mask: Mask = None,
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """A direction, decoupled decay where there is one, and the step against both."""
     decay = () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
     return chain(direction, *decay, scale_by_learning_rate(learning_rate))

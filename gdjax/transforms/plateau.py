@@ -81,13 +81,9 @@ def reduce_on_plateau(
         )
 
     def update(
-        updates: Updates,
-        state: OptState,
-        params: Params | None = None,
-        *,
-        value: ArrayLike | None = None,
+        updates: Updates, state: OptState, params: Params | None = None, *, value: ArrayLike | None = None,
         **extra_args: Any,
-    ) -> tuple[Updates, ReduceLROnPlateauState]:
+    ) -> tuple[Updates, ReduceLROnPlateauState]:  # fmt: skip
         checks.state(label, state, ReduceLROnPlateauState)
         checks.gradients(label, updates, params)
         value = checks.extra(label, "value", value).astype(state.avg_value.dtype)

@@ -18,17 +18,10 @@ Pattern = str | re.Pattern[str]
 
 
 def qk_clip(
-    params: Params,
-    max_logits: ArrayTree,
-    tau: float | Array = 100.0,
-    *,
-    query: Pattern = "query",
-    key: Pattern = "key",
-    head_axis: int = -2,
-    rotary_query: Pattern | None = None,
-    rotary: int = 0,
+    params: Params, max_logits: ArrayTree, tau: float | Array = 100.0, *, query: Pattern = "query",
+    key: Pattern = "key", head_axis: int = -2, rotary_query: Pattern | None = None, rotary: int = 0,
     key_size: int | None = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """Makes the query and key weights smaller of heads whose logits were larger than tau: parameters to parameters.
 
         gamma_h = min(1, tau / S_h),    W_q <- sqrt(gamma_h) W_q,    W_k <- sqrt(gamma_h) W_k    of head h

@@ -91,13 +91,9 @@ def skip_spikes(
         return SkipSpikesState(inner.init(params), none, jnp.copy(none), zero, jnp.zeros((), bool), jnp.copy(zero))
 
     def update(
-        updates: Updates,
-        state: OptState,
-        params: Params | None = None,
-        *,
-        value: ArrayLike | None = None,
+        updates: Updates, state: OptState, params: Params | None = None, *, value: ArrayLike | None = None,
         **extra_args: Any,
-    ) -> tuple[Updates, SkipSpikesState]:
+    ) -> tuple[Updates, SkipSpikesState]:  # fmt: skip
         checks.state(label, state, SkipSpikesState)
         checks.gradients(label, updates, params)
         seen = state.losses, state.grad_norms

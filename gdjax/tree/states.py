@@ -165,14 +165,9 @@ def _replaced(path: Path, node: ArrayTree, values: Mapping[str, Any], filtering:
 
 
 def map_params(
-    initable: Any,
-    f: Callable[..., Any],
-    state: OptState,
-    /,
-    *rest: ArrayTree,
-    transform_non_params: Callable[[Any], Any] | None = None,
-    is_leaf: Callable[[Any], bool] | None = None,
-) -> Any:
+    initable: Any, f: Callable[..., Any], state: OptState, /, *rest: ArrayTree,
+    transform_non_params: Callable[[Any], Any] | None = None, is_leaf: Callable[[Any], bool] | None = None,
+) -> Any:  # fmt: skip
     """Applies a function to every part of a state that is shaped like the parameters.
 
     For instance `map_params(tx, lambda _, spec: spec, state, specs, transform_non_params=lambda _: P())` gives the

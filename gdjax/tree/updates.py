@@ -18,11 +18,9 @@ from gdjax.xla import reads
 
 @short_types
 def apply_updates(
-    params: Params,
-    updates: Updates,
-    key: KeyLike | None = None,
+    params: Params, updates: Updates, key: KeyLike | None = None,
     rounding: Literal["nearest", "stochastic"] = "nearest",
-) -> Params:
+) -> Params:  # fmt: skip
     """Adds the updates to the parameters: p + u, leaf by leaf.
 
     Args:
