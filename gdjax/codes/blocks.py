@@ -1,6 +1,7 @@
-"""Numbers of at most 1 as places on a scale of codes, and which of the two codes beside a place is taken.
+"""8 or 4 bits for each number and a scale for each block of a column, or for each row.
 
-8 or 4 bits for each number and a scale for each block of a column, or for each row.
+A number of a block, divided by the scale, is a place on a scale of codes; which of the two codes beside it is taken
+may be drawn.
 """
 
 import math

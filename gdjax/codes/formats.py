@@ -1,8 +1,7 @@
-"""bfloat16 in place of float32, rounded at random.
+"""Which format keeps which kind of array; and the formats without blocks.
 
-8 bits for each number, by its logarithm: no scale, so one pass, and codes that lie where the numbers would.
-
-Which format keeps which kind of array.
+- bfloat16 in place of float32, rounded at random;
+- 8 bits for each number, by its logarithm: no scale, so one pass, and codes that lie where the numbers would.
 """
 
 from collections.abc import Callable, Mapping, Sequence

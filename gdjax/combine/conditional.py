@@ -1,4 +1,4 @@
-"""Updates that are made on a condition, and parameters for evaluation.
+"""Updates that are made on a condition; and a transform that knows parameters for evaluation.
 
 A branch that is to cost nothing must hand its operands on as they are, in their places: then no byte of them is moved.
 """

@@ -1,12 +1,12 @@
-"""Where arrays lie and programs run: meshes, the owner devices of matrices, memories, platforms.
-
-Otherwise every product inside a polar factor, say, would exchange the matrix. The step around the optimizer decides
-this, while it is traced and for its own thread only.
+"""Where arrays lie and programs run: meshes, owner devices of matrices, memories, platforms.
 
 Inside `shard_map` a type says over which axes of the mesh an array varies. The two branches of a condition must agree
 in that, and so must the start and the end of a loop's body. On explicit axes a type says along which axes of the mesh
 an array is divided, and an operation whose result could be divided in two ways is an error. Elsewhere, and in releases
-of JAX without such types, each function here returns its argument.
+of JAX without such types, the functions about axes return their arguments.
+
+An owner device computes a whole matrix: otherwise every product inside a polar factor would exchange it. The step
+around the optimizer names the owners, while it is traced and for its own thread only.
 """
 
 import contextlib

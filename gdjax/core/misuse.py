@@ -1,7 +1,7 @@
-"""Other libraries' names for our arguments, and how optimizers are often misused.
+"""Other libraries' names for arguments, and how optimizers are often misused.
 
-A dialect is a set of defaults, which stand in one table over the factory. Where defaults are not enough, the body of
-the factory chooses another rule.
+A dialect, such as Optax's, is a set of defaults, which stand in one table over the factory. Where defaults are not
+enough, the body of the factory chooses another rule.
 """
 
 import difflib

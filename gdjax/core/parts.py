@@ -1,13 +1,13 @@
-"""The parts of an optimizer: its own, those of foreign optimizers, and guesses about their states.
+"""The parts of an optimizer: its own, those of foreign optimizers, and states in Optax's classes.
 
-Closures hide the parts of a transform of Optax. Its state, the names in it and perhaps the call that made it are all
-there is to see. Only in this file does a name of a field say that it is the state of an inner transform, and a place in
-a tree that an array belongs to a parameter.
+Closures hide the parts of a transform of Optax: only its state, the names in it and perhaps the call that made it can
+be seen. In this file alone a field's name may say that it is the state of an inner transform, and a place in a tree
+that an array belongs to a parameter.
 
-A transform of this library works wherever one of Optax's does, and one of Optax's works inside every wrapper here. Only
-the classes of their states differ: `ScaleByAdamState` here and there have the same fields and are two classes. That
-matters to a program that asks `isinstance(state, optax.ScaleByAdamState)`, or maps over states of both libraries at
-once. The functions here change the classes and nothing else.
+Transforms of both libraries work inside each other's wrappers. Only the classes of their states differ:
+`ScaleByAdamState` here and there have the same fields and are two classes. That matters to a program that asks
+`isinstance(state, optax.ScaleByAdamState)`, or maps over states of both libraries at once. `state_to_optax` and
+`state_from_optax` change the classes and nothing else.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Types, and the kinds of leaves: arrays, boxes around arrays, leaves left out, values for each leaf.
+"""Types, and kinds of leaves: boxes around arrays, leaves left out, one value for each leaf.
 
-Such a leaf stays untouched, whatever its parameter and its state are.
+A leaf that is None, masked or float0 stays untouched, whatever its parameter and its state are.
 """
 
 import abc

@@ -1,7 +1,4 @@
-"""The exchanges between devices in a compiled program: each once, with its bytes.
-
-The exchanges of a step of `sharded_step`, from shapes alone: of gradients, parameters, and owned matrices.
-"""
+"""The exchanges of a step between devices: in a compiled program, and as `plan` expects them from shapes alone."""
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence

@@ -1,13 +1,11 @@
-"""Taking an optimizer apart: its parts in order, and which leaves of the parameters reach each.
+"""Taking an optimizer apart: its parts in order, which leaves of the parameters reach each, and its arrays by name.
 
-The arrays of a state by name.
-
-Each goes by the names of the transforms around it, its field, and the path of its parameter:
+An array is named by the transforms around it, its field, and the path of its parameter:
 "scale_by_adam/mu/dense/kernel". A transform has the name of its state's class. The place in a chain is no part of it;
 what occurs twice is numbered, "scale_by_adam_2". Optax's states have the same names.
 
 `state_to_dict` gets a state without its transform, and what it writes is read for another one. So the names come from
-the classes and the fields of the state alone (`guesses.holds_states`), also where a transform is known.
+the classes and the fields of the state alone (`parts.holds_states`), also where a transform is known.
 """
 
 from collections import Counter

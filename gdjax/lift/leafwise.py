@@ -1,6 +1,4 @@
-"""`leafwise(reduce=f)` of version 0.2: f computes numbers of the whole tree from lists of all leaves.
-
-The lift: a rule written for one array becomes a transform over any pytree.
+"""The lift: a rule written for one array becomes a transform over any pytree.
 
 A rule is a function of one gradient `g`, the transform's state for it `s`, its parameter `p` (None where `update` got
 none), the step `t` = 1, 2, ... (None where the state has no count) and the hyperparameters. It returns a direction,
@@ -15,7 +13,8 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 - errors that name the transform, the leaf and the field of the state that does not fit; name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
 
-Makes a transform of a rule of the whole tree, which is called once with lists of all leaves.
+`treewise` does it for a rule of the whole tree, which is called once with lists of all leaves. `with_numbers` serves
+`leafwise(reduce=f)` of version 0.2, where f computes numbers from such lists.
 """
 
 import functools

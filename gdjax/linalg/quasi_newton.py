@@ -207,9 +207,9 @@ class StepPair(NamedTuple):
 def renewed(rule: Rule, H: Array, pairs: Array, pair: StepPair, x: Array, n: int, scaled: bool) -> tuple[Array, ...]:
     """The new H, the number of pairs that it is made from, and H x. With no pairs H is I.
 
-    A pair of no positive curvature, see `limited_memory.weight`, leaves H as it is. So does one that would bring a
+    A pair of no positive curvature, see `weight`, leaves H as it is. So does one that would bring a
     number to H that is not finite. A new H with <x, H x> < 0, which rounding alone can make, is replaced by I, and so
-    is one that is `limited_memory.stuck`. The tau of the rule is at least `LEAST_TAU`.
+    is one that is `is_stuck`. The tau of the rule is at least `LEAST_TAU`.
 
     b needs <s, H^-1 s>, and there is no H^-1. Cauchy and Schwarz have two lower bounds, <s, g>^2 / <g, H g> and
     <s, y>^2 / <y, H y>. The first is the number itself if s is along H g.

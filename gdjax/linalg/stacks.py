@@ -1,6 +1,6 @@
-"""Which stacks of matrices share a round: on each device of a mesh one matrix, of whatever stack.
+"""Matrices of equal shapes, computed together.
 
-Matrices of equal shapes, computed together.
+On owner devices stacks of few matrices share rounds: on each device one matrix, of whatever stack.
 """
 
 import functools
@@ -128,7 +128,7 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
 
 
 def each_at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
-    """f of each matrix, on one device of the mesh in `homes.mesh()`: one exchange in and one out for each shape.
+    """f of each matrix, on one device of the mesh in `meshes.mesh()`: one exchange in and one out for each shape.
 
     What whole rounds over the devices leave of stacks with equally many rows shares rounds, and has exchanges of its
     own. f must give columns of zeros where it gets them, and else ignore them.

@@ -1,6 +1,6 @@
-"""Where to look for a minimum between two points of a line.
+"""The search for a step that meets the strong Wolfe conditions: Nocedal & Wright, Algorithms 3.5 and 3.6.
 
-The search for a step that meets the strong Wolfe conditions: Nocedal & Wright, Algorithms 3.5 and 3.6.
+`between` says where to look next between two points.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,6 @@
-"""A rule of one matrix, for all matrices of one shape.
+"""`matrixwise`: a rule of one matrix becomes a transform of all matrices of a tree, over the stacks that it keeps.
 
-A step of a rule of one matrix: for all shapes of the matrices of a tree.
-
-`matrixwise`: a rule of one matrix becomes a transform of all matrices of a tree, over the stacks that it keeps.
+`OneShape` runs the rule for the matrices of one shape, `of_matrices` for all shapes of a tree.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Schedules with cycles."""
+"""Schedules with cycles. `gdjax.schedules` says what a schedule takes and returns."""
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction

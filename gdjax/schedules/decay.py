@@ -1,6 +1,6 @@
-"""Schedules that go from one value to another. `gdjax.schedules` says what a schedule takes and returns.
+"""Schedules that go from one value to another, and decays of averages by their half-life.
 
-Decays of averages by their half-life. `gdjax.schedules` says what a schedule takes and returns.
+`gdjax.schedules` says what a schedule takes and returns.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Whether a step on a mesh is given what it was made for.
-
-A compiled step on a mesh: where its arguments lie, and what is wrong with those that it cannot take.
-"""
+"""A compiled step on a mesh: where its arguments lie, and errors for those that it cannot take."""
 
 import math
 from collections.abc import Callable

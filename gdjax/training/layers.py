@@ -1,7 +1,4 @@
-"""The layers of a stack in the parameters and in the state of an optimizer, and whether it may update one by itself.
-
-One step that updates each layer of a stack inside the backward pass.
-"""
+"""The layers of a stack in parameters and in a state; and one step that updates each inside the backward pass."""
 
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Set

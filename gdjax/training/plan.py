@@ -1,6 +1,6 @@
-"""A plan of a training step: its tables, whether it fits, and what a compiled step takes beside it.
+"""What a training step will take on a mesh, before anything is made: bytes on a device, bytes over the wire.
 
-What a training step will take on a mesh, before anything is made: bytes on a device, bytes over the wire.
+`Plan` holds the tables, whether the step fits, and what a compiled step takes beside it.
 """
 
 import math

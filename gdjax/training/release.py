@@ -1,8 +1,7 @@
-"""Whether an optimizer makes the update of each layer of that layer alone: it is tried on small random numbers.
+"""Gradient release: a layer is updated as soon as the backward pass has its gradient, which is then dropped.
 
-Steps with all gradients, and the same steps layer by layer: what differs by more than rounding mixes layers.
-
-Gradient release: a layer is updated as soon as the backward pass has its gradient, which is then dropped.
+An optimizer may do that if the update of each layer depends on that layer alone. It is tried on small random numbers:
+steps with all gradients, and the same steps layer by layer; where these differ by more than rounding, it mixes layers.
 """
 
 import functools

@@ -1,13 +1,10 @@
-"""The loss of a part of the batch: its mean, its weight, what else it tells; and how those of all parts are one.
+"""A training step on a mesh, in which each device updates its share of the parameters.
 
-The gradient of a batch that devices share, taken by each device of its part and added up once.
-
-Two ways make it, `averaged` and `by_constraints`. In both the loss sees the rows of one part, so that they agree for
-any loss. Each is a function of parameters and rows, and returns ((value, aux), gradients).
-
-A step on a mesh beside the same step on one device: what differs, and why.
-
-A training step on a mesh, in which each device updates its share of the parameters.
+- The loss of a part of the batch: its mean, its weight, its auxiliary output; and how those of all parts become one.
+- The gradient of a batch, taken by each device of its part and added up once, in two ways: `averaged` and
+  `by_constraints`. In both the loss sees the rows of one part, so that they agree for any loss. Each is a function of
+  parameters and rows, and returns ((value, aux), gradients).
+- `ShardedStep.check`: the step beside the same step on one device, where they differ, and why.
 """
 
 import functools

@@ -1,7 +1,4 @@
-"""What `sweep` returns: a table of points and losses.
-
-The same run with many hyperparameters at once, in one compiled step.
-"""
+"""The same run with many hyperparameters at once, in one compiled step, and the table that `sweep` returns."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,8 +1,6 @@
-"""What transforms that accumulate gradients have in common: the sums of each leaf, and a step in some of the calls.
+"""Several gradients for one step: gradients of parts of a batch summed, and one update made of their mean.
 
-Gradients of parts of a batch summed, and one update made of their mean.
-
-Several gradients for one step: accumulated over calls, as one large batch would give them.
+`MultiSteps` has Optax's form; `accumulate` keeps the sums in the state of the chain around it.
 """
 
 import functools

@@ -1,7 +1,4 @@
-"""Averages: of the updates, and of the parameters as slow weights.
-
-Averages of the parameters, kept in the state of the optimizer.
-"""
+"""Averages: of the updates, of the parameters as slow weights, and of the parameters in the state of the optimizer."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple

@@ -1,8 +1,7 @@
 """Norms and sums of trees.
 
-They do not stall in 16 bits, and the order of the leaves changes them by rounding alone.
-
-Sums are those of `tree.sums`, in float32 or wider. None, `MaskedNode` and float0 leaves do not count.
+Sums are in float32 or wider, so that they do not stall in 16 bits, and the order of the leaves changes them by rounding
+alone. None, `MaskedNode` and float0 leaves do not count.
 """
 
 import builtins

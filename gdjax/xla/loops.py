@@ -7,9 +7,10 @@ leaf's size and one extra pass. Lion has two loops, where the caller adds the up
     0:  p - lr sign(b1 mu + (1 - b1) g)  over p        1:  b2 mu + (1 - b2) g  over mu
 
 Loop 0 reads the old mu, which loop 1 overwrites: so loop 1 waits for loop 0. Adam's update is made of the new moments
-alone, which XLA keeps: nothing waits. On other devices one kernel writes all the outputs of a leaf.
+alone, which XLA keeps: nothing waits. On other devices one kernel writes all the outputs of a leaf, and so does XLA:CPU
+in its second mode (`fuse_cpu_outputs`) if each output is computed from inputs of its own.
 
-Quick compilation of programs that run once, and may be slow.
+Beside that, `compiled`: a quick compilation of programs that run once.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""How numbers are read: 16 bits where they lie, and the bits of floating numbers.
+"""How numbers are read: 16 bits where they lie, and tests of numbers by their bits.
 
 XLA:CPU repeats an operation on one array in each loop that reads it. The result of an operation on two arrays, such as
 a choice between them, it often writes to memory and reads in each loop.

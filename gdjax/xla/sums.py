@@ -1,6 +1,6 @@
-"""Sums of many arrays, and flags computed from them, in few programs.
+"""Sums of arrays, and boolean scalars computed from many arrays, as XLA:CPU computes them fast.
 
-Rules import them by their names from `gdjax.linalg.vectors`.
+Rules import the sums by their names from `gdjax.linalg.vectors`.
 """
 
 import functools

@@ -1,12 +1,10 @@
 """The order in which XLA:CPU computes: it decides what is overwritten in place and which memory is used again.
 
-`over` is for a GPU, on which nothing waits.
-
-Parts of a stack, in loops that XLA:CPU compiles once and runs without copies of the stack.
-
-An array times one number, where XLA would rewrite, copy or slow down a plain product.
-
-Where to compute a value that both branches of a condition need first.
+- `after`, `held`, `kept`, `once`, `all_first`, `own`: what is computed before what, and what is computed once.
+- `parts`, `taken`: parts of a stack, in loops that XLA:CPU compiles once and runs without copies of the stack.
+- `product`: an array times one number, where XLA would rewrite, copy or slow down a plain product.
+- `before_branch`, `in_branch`: where to compute a value that both branches of a condition need first.
+- `over`: for a GPU, on which nothing waits.
 """
 
 import itertools
