@@ -237,7 +237,11 @@ def _stepped(
     runs = _spread(of)
     new = {name: x.results([runs.get((name, j)) for j in range(len(x.turns))]) for name, x in of.items()}
     there = [i for i, x in enumerate(given.gs) if x is not None]
-    whole = lambda f: (xs := found.leaves({name: x[f] for name, x in new.items()})) and [xs[i] for i in there]  # noqa: E731
+
+    def whole(field: str) -> list[Array | None]:
+        xs = found.leaves({name: x[field] for name, x in new.items()})
+        return [xs[i] for i in there]
+
     us = [u for u in whole("u") if u is not None]
     leaves = [cut.leaf for i in there if (cut := found.cuts[i]) is not None]
     results: dict[str, Any] = {"u": us if then is None else _of_whole(then, leaves, us)}

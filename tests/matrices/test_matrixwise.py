@@ -170,13 +170,34 @@ def wrong(turn: Any) -> Any:
             "gdjax.in_turns: call it in the rule itself, in no condition",
         ),
         (lambda G, s: (gdjax.in_turns(lambda _, P: [P], 2)([s.P])[0] @ G, s), "gdjax.in_turns: pass the matrix"),  # noqa: N803
+        (
+            lambda G, s: (gdjax.in_turns(lambda _, P, L: [L], None, G[0, 0] > 0)([s.P], s.L)[0] @ G, s),  # noqa: N803
+            "gdjax.in_turns: every or due must be the same for all matrices",
+        ),
+        (lambda G, s: (G / gdjax.total(jnp.sum(G)), s), "gdjax.total: a rule of one matrix sees no other"),  # noqa: N803
     ],
 )
 def test_wrong_turns(turn: Any, message: str):
-    g = {"w": jnp.ones((3, 4))}
+    g = {"w": jnp.ones((3, 4)), "v": jnp.ones((3, 4))}
     tx = wrong(turn)
     with pytest.raises(TypeError, match=message):
         tx.update(g, tx.init(g))
+
+
+@pytest.mark.parametrize(("every", "turns"), [(1, 2), (2, 1), (np.int32(2), 1)])
+def test_a_turn_may_read_what_its_function_closes_over(every: Any, turns: int):
+    """Arrays of the matrix, and numbers of the rule."""
+
+    def turn(G: Any, s: Any) -> Any:  # noqa: N803
+        scale = jnp.float32(3)
+        (P,) = gdjax.in_turns(lambda first, P, L: [P + scale * G @ G.T], every)([s.P], s.L)  # noqa: N806
+        return G, s._replace(P=P)
+
+    tx, g = wrong(turn), {"a": jnp.ones((3, 4)), "b": 2 * jnp.ones((3, 4))}
+    state = tx.init(g)
+    for _ in range(2):
+        _, state = tx.update(g, state)
+    np.testing.assert_allclose(state.P["3x4"], turns * 3 * np.array([4, 16])[:, None, None] * np.ones((2, 3, 3)))
 
 
 def test_in_turns_is_for_rules():
