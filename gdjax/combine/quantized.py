@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
-from gdjax.core.types import Array, KeyLike, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, Count, KeyLike, Natural, OptState, Params, Transform, Updates
 from gdjax.numerics import is_key, safe_increment
 
 LABEL = "gdjax.quantize_state"
@@ -30,7 +30,7 @@ class QuantizedState(NamedTuple):
 def quantize_state(
     inner: Transform, bits: Literal[8, 4] = 8, *, moments: formats.Name | None = None,
     squares: formats.Name | None = None, bases: formats.Name | None = None, factors: formats.Name = "float32",
-    block_size: int = 64, scale_dtype: Literal["float32", "bfloat16"] = "float32", min_size: int = 4096,
+    block_size: Count = 64, scale_dtype: Literal["float32", "bfloat16"] = "float32", min_size: Natural = 4096,
     exempt: Pattern | Sequence[Pattern] = (), seed: KeyLike = 0,
 ) -> GradientTransformation:  # fmt: skip
     """Keeps the state of any transform in 8 bits a number, or fewer, in place of 32.

@@ -6,10 +6,11 @@ that call. So JAX sees two optimizers built with equal arguments as one, and com
 """
 
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from types import NoneType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import jax
@@ -365,3 +366,41 @@ def _show(x: object) -> str:
     if isinstance(x, type) or inspect.isfunction(x):
         return x.__name__
     return repr(x)
+
+
+# Modules of version 0.2 that are parts of others now. A pickle names the module of a class or a function.
+MOVED = {
+    "codes.formats": "codes.narrow codes.logs",
+    "codes.rounding": "codes.random_rounding codes.with_error",
+    "combine.conditional": "combine.evaluation",
+    "combine.groups": "combine.routed",
+    "combine.hyperparams": "combine.inject",
+    "core.types": "core.codec core.patterns core.per_leaf",
+    "schedules.cycles": "schedules.onecycle",
+    "schedules.decay": "schedules.half_life",
+    "transforms.accumulation": "transforms.windows transforms.accumulate",
+    "transforms.averaging": "transforms.params_ema",
+    "transforms.clipping": "transforms.centring transforms.unitwise",
+    "transforms.guards": "transforms.skipping",
+    "transforms.layouts": "transforms.complex_numbers transforms.offload",
+    "transforms.momentum": "transforms.ema_nesterov transforms.grokfast transforms.mars transforms.cautious",
+    "transforms.noise": "transforms.privacy",
+    "transforms.plateau": "transforms.distance",
+    "transforms.scaling": "transforms.functions",
+    "transforms.trust_ratio": "transforms.norm_control",
+}
+
+
+def _now(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"gdjax.{module}"), name)
+
+
+def _under_old_names() -> None:
+    for new, olds in MOVED.items():
+        for old in olds.split():
+            module = ModuleType(f"gdjax.{old}")
+            module.__getattr__ = functools.partial(_now, new)
+            sys.modules[module.__name__] = module
+
+
+_under_old_names()

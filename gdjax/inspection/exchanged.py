@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import NamedSharding
 
 from gdjax.combine.sharding import axes_of
@@ -177,6 +178,7 @@ def traced(
             return base.call_update(tx, gradients, state, params, {"value": jnp.zeros(())})
 
     jaxpr = jax.make_jaxpr(update)(params, state, params).jaxpr
+    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)  # what no result needs is not sent
     dims = [tuple(map(frozenset, map(axes_of, how.spec))) for how in jax.tree.leaves((shares, where, shares))]
     given = [Way(frozenset[str]().union(*way), way) for way in dims]
     found = list(_walk(jaxpr, given, tuple(mesh.axis_names)))

@@ -19,7 +19,7 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.lift import meetings
 from gdjax.numerics import Array
-from gdjax.xla import at_home
+from gdjax.xla.at_home import Owners, computed
 
 LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
 
@@ -142,10 +142,13 @@ class Turns:
       runs: for each `in_turns` of the rule in their order, how many matrices have their turn in each step of the
         period; one number where there is no period. None for a run that only notes which turns there are.
       place: of the matrix in the stack, if the rule runs for one; None under `vmap`.
+      owners: of the stack, under `vmap` on owner devices. A run is dealt to them anew.
     """
 
-    def __init__(self, count: Array, runs: Sequence[Sequence[int]] | None, place: Any = None):
-        self.count, self.runs, self.place = count, runs, place
+    def __init__(
+        self, count: Array, runs: Sequence[Sequence[int]] | None, place: Any = None, owners: Owners | None = None
+    ):
+        self.count, self.runs, self.place, self.owners = count, runs, place, owners
         self.noted: list[Noted] = []
 
     def taken(self, turn: Turn, olds: list[Array], factors: list[Array]) -> list[Array]:
@@ -155,11 +158,42 @@ class Turns:
             return olds
         numbers = self.runs[len(self.noted) - 1]
         if self.place is None:
-            return _of_stack(turn, self.count, numbers, olds, factors)
+            return self._of_stack(turn, numbers, olds, factors)
         step, first, due = turn.now(self.count, turn.when)
         start, number = _run(numbers, step)
         due &= (self.place >= start) & (self.place < start + number)
         return meshes.cond(due, lambda *xs: turn.f(first, *xs), lambda olds, _: olds, olds, factors)
+
+    def _of_stack(self, turn: Turn, numbers: Sequence[int], olds: list[Array], factors: list[Array]) -> list[Array]:
+        """The olds of one matrix under `vmap`, after the turns of this step."""
+        closed = jax.make_jaxpr(turn.f)(True, olds, factors)
+
+        @jax.custom_batching.custom_vmap
+        def kept(when: Any, olds: list[Array], factors: list[Array], consts: list[Array]) -> list[Array]:
+            return olds
+
+        @kept.def_vmap
+        def _(n: int, batched: Any, when: Any, olds: Any, factors: Any, consts: Any) -> Any:
+            if any(batched[0]):
+                raise TypeError("gdjax.in_turns: every or due must be the same for all matrices")
+            step, first, due = turn.now(self.count, when)
+            stack = lambda x, own: x if own else jnp.broadcast_to(x, (n, *x.shape))  # noqa: E731
+            olds, factors = (list(map(stack, xs, own)) for xs, own in ((olds, batched[1]), (factors, batched[2])))
+            own = [x for x, mine in zip(consts, batched[3], strict=True) if mine]
+            if self.owners is not None:
+                olds, factors, own = jax.tree.map(self.owners.outside, (olds, factors, own))
+
+            def of_one(olds: list[Array], factors: list[Array], own: list[Array]) -> list[Array]:
+                each = iter(own)
+                known = [next(each) if mine else x for x, mine in zip(consts, batched[3], strict=True)]
+                return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, known))(first, *olds, *factors))
+
+            work = lambda olds, *others: _of_run(of_one, numbers, step, olds, *others)  # noqa: E731
+            still = lambda olds, *_: olds  # noqa: E731
+            news = work(olds, factors, own) if turn.period else meshes.cond(due, work, still, olds, factors, own)
+            return news if self.owners is None else list(map(self.owners.inside, news)), [True] * len(news)
+
+        return kept(turn.when, olds, factors, closed.consts)
 
 
 def _run(numbers: Sequence[int], step: Array) -> tuple[Array, Array]:
@@ -167,36 +201,6 @@ def _run(numbers: Sequence[int], step: Array) -> tuple[Array, Array]:
     starts = itertools.accumulate(numbers[:-1], initial=0)
     start, number = (jnp.asarray(list(x), step.dtype)[step] for x in (starts, numbers))
     return start, number
-
-
-def _of_stack(turn: Turn, count: Array, numbers: Sequence[int], olds: list[Array], factors: list[Array]) -> list[Array]:
-    """The olds of one matrix under `vmap`, after the turns of this step."""
-    closed = jax.make_jaxpr(turn.f)(True, olds, factors)
-
-    @jax.custom_batching.custom_vmap
-    def kept(when: Any, olds: list[Array], factors: list[Array], consts: list[Array]) -> list[Array]:
-        return olds
-
-    @kept.def_vmap
-    def _(n: int, batched: Any, when: Any, olds: Any, factors: Any, consts: Any) -> Any:
-        if any(batched[0]):
-            raise TypeError("gdjax.in_turns: every or due must be the same for all matrices")
-        step, first, due = turn.now(count, when)
-        stack = lambda x, own: x if own else jnp.broadcast_to(x, (n, *x.shape))  # noqa: E731
-        olds, factors = (list(map(stack, xs, own)) for xs, own in ((olds, batched[1]), (factors, batched[2])))
-        own = [x for x, mine in zip(consts, batched[3], strict=True) if mine]
-
-        def of_one(olds: list[Array], factors: list[Array], own: list[Array]) -> list[Array]:
-            each = iter(own)
-            known = [next(each) if mine else x for x, mine in zip(consts, batched[3], strict=True)]
-            return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, known))(first, *olds, *factors))
-
-        work = lambda olds, *others: _of_run(of_one, numbers, step, olds, *others)  # noqa: E731
-        if turn.period is None:
-            return meshes.cond(due, work, lambda olds, *_: olds, olds, factors, own), [True] * len(olds)
-        return work(olds, factors, own), [True] * len(olds)
-
-    return kept(turn.when, olds, factors, closed.consts)
 
 
 def _of_run(
@@ -214,7 +218,7 @@ def _of_run(
 
     def replaced(olds: list[Array], *others: list[Array]) -> list[Array]:
         chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
-        news = jax.vmap(f)(olds, *others) if meshes.mesh() is None else at_home.computed(jax.vmap(f), olds, *others)
+        news = jax.vmap(f)(olds, *others) if meshes.mesh() is None else computed(jax.vmap(f), olds, *others)
         return list(map(chosen, news, olds))
 
     part = [[jax.lax.dynamic_slice_in_dim(x, low, most) for x in xs] for xs in (olds, *others)]

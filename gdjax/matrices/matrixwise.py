@@ -25,7 +25,8 @@ from gdjax.matrices.in_turns import Turns, spread
 from gdjax.matrices.plan import Leaf
 from gdjax.matrices.slots import LIFTED, Blocks, Shape, Slot, arguments_of, as_declared, blocks_for
 from gdjax.numerics import Array, bounded
-from gdjax.xla import at_home, write_order
+from gdjax.xla import write_order
+from gdjax.xla.at_home import Owners
 from gdjax.xla.loops import inputs_of, made_of_nothing
 from gdjax.xla.write_order import LARGE
 
@@ -114,8 +115,8 @@ class OneShape:
         """
         numbers = [[self.number] if run is None else run for run in runs]
 
-        def of_one(place: Any, *xs: Array) -> list[Array]:
-            return self._of_one(Turns(self.given.count, numbers, place), *xs)[: self.kept]
+        def of_one(place: Any, owners: Any, *xs: Array) -> list[Array]:
+            return self._of_one(Turns(self.given.count, numbers, place, owners), *xs)[: self.kept]
 
         news = iter(over_stack(of_one, self.stacks, self.kept))
         found = {"u": next(news)} | {f: next(news) for f in self.given.moments}
@@ -129,28 +130,32 @@ def one_of(stack: Array) -> Any:
 
 
 def over_stack(f: Callable[..., list[Array]], stacks: Sequence[Array], kept: int) -> list[Array]:
-    """f of one matrix, for all of a stack: of its place and the elements of all stacks to new ones of the first `kept`.
+    """f of one matrix, for all of a stack: of the elements of all stacks to new ones of the first `kept`.
 
     On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
-    reads. Elsewhere, and of small ones, all are computed at once, and the place is None.
+    reads. Elsewhere, and of small ones, all are computed at once.
+
+    Args:
+      f: `f(place, owners, ...)` gets the place of the matrix, None where all are computed at once, and who owns them.
     """
     number = len(stacks[0])
-    if meshes.mesh() is None and number == 1:
-        return [y[None] for y in f(0, *(x[0] for x in stacks))]
 
-    def at_once(*stacks: Array) -> list[Array]:
-        return list(jax.vmap(functools.partial(f, None))(*stacks))
+    def at_once(*stacks: Array, owners: Owners | None = None) -> list[Array]:
+        return list(jax.vmap(functools.partial(f, None, owners))(*stacks))
 
     def one_by_one(*stacks: Array) -> list[Array]:
         def step(i: Any, written: list[Array]) -> list[Array]:
-            ys = f(i, *write_order.taken([*written, *stacks[kept:]], i))
+            ys = f(i, None, *write_order.taken([*written, *stacks[kept:]], i))
             put = jax.lax.dynamic_update_index_in_dim
             return [put(x, y, i, 0) for x, y in zip(written, ys, strict=True)]
 
         return meshes.fori_loop(number, step, list(stacks[:kept]))
 
     if meshes.mesh() is not None:
-        return list(at_home.computed(at_once, *stacks))
+        owners = Owners(number)
+        return list(map(owners.outside, at_once(*map(owners.inside, stacks), owners=owners)))
+    if number == 1:
+        return [y[None] for y in f(0, None, *(x[0] for x in stacks))]
     large = max(math.prod(x.shape[1:]) for x in stacks) >= LARGE and not meshes.may_be_divided(stacks[0])
     if large:
         return jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=at_once)

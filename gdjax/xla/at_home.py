@@ -120,15 +120,34 @@ def _devices(line: str) -> int:
     return 0
 
 
-def computed(f: Callable[..., Any], *trees: Any) -> Any:
-    """f of trees of stacks (number, ...), each device computing its share; the results are a tree of stacks.
+class Owners:
+    """Where stacks (number, ...) lie in one function of them: on their owner devices, or as elsewhere.
 
-    A stack is padded with zeros to a multiple of the number of devices.
+    It knows each stack that it has moved, in both places: one that is used unchanged in the other is not moved again.
     """
-    home, number = meshes.mesh(), len(jax.tree.leaves(trees)[0])
-    way = range(len(home.axis_names) + 1)
-    made = f(*jax.tree.map(lambda x: _along(_filled(x, -number % home.size), home, way), trees))
-    return jax.tree.map(lambda y: _along(y, home, reversed(way))[:number], made)
+
+    def __init__(self, number: int):
+        self.home, self.number = meshes.mesh(), number
+        self.way = range(len(self.home.axis_names) + 1)
+        self.elsewhere: dict[int, tuple[Array, Array]] = {}  # by the identity of a stack on its owners: it, the other
+
+    def inside(self, stack: Array) -> Array:
+        """On its owners, padded with zeros to a multiple of the number of devices."""
+        there = _along(_filled(stack, -self.number % self.home.size), self.home, self.way)
+        self.elsewhere[id(there)] = there, stack
+        return there
+
+    def outside(self, there: Array) -> Array:
+        """The stack that `inside` moved, or that was computed there."""
+        if id(there) not in self.elsewhere:
+            self.elsewhere[id(there)] = there, _along(there, self.home, reversed(self.way))[: self.number]
+        return self.elsewhere[id(there)][1]
+
+
+def computed(f: Callable[..., Any], *trees: Any) -> Any:
+    """f of trees of stacks (number, ...), each device computing its share; the results are a tree of stacks."""
+    owners = Owners(len(jax.tree.leaves(trees)[0]))
+    return jax.tree.map(owners.outside, f(*jax.tree.map(owners.inside, trees)))
 
 
 def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array]:

@@ -1,5 +1,7 @@
 """States that an earlier version saved go on in this one, from a pickle and from a plain dict."""
 
+import importlib
+import inspect
 from typing import Any
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 import gdjax
+from gdjax.core.values import MOVED
 from tests.golden import saved_states
 from tests.golden.saved_states import OPTIMIZERS, STEPS, advance, by_path
 from tests.trees import signature
@@ -47,3 +50,11 @@ def test_states_of_0_2_are_of_every_kind():
     assert {name.rpartition("-")[0] for name in SAVED if name.endswith("-0_2")} == set(OPTIMIZERS)
     steps = [np.abs(x).max() for saved in SAVED.values() for x in saved.updates.values()]
     assert sum(x == 0 for x in steps) <= 3  # those of the step that MultiSteps gathers
+
+
+def test_pickles_of_0_2_may_name_any_module_that_it_had():
+    for new, olds in MOVED.items():
+        for old in olds.split():
+            module = importlib.import_module(f"gdjax.{old}")
+            here = importlib.import_module(f"gdjax.{new}")
+            assert any(getattr(module, name) is x for name, x in vars(here).items() if inspect.isroutine(x))
