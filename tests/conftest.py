@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,9 +128,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sample", type=int, metavar="N", help="run N of the selected tests, the same ones every time")
 
 
-# Last, so that the sample is taken of what -m and -k have left.
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+WIDE, ONE_IN = 12, 3  # a test with so many cases is a sweep: of these one in so many is in the ordinary suite
+WHOLE = ("repository", "pages")  # folders whose tests are about one file or page each
+
+
+def thin_out(items: list[pytest.Item]) -> None:
+    """Marks most cases of each sweep as slow: the same ones in every run, none of them of a transform in `SAMPLE`."""
+    tests = [item.nodeid.partition("[")[0] for item in items]
+    number = Counter(tests)
+    for item, test in zip(items, tests, strict=True):
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        left_in = any(getattr(x, "sampled", False) for x in params) or not zlib.crc32(item.nodeid.encode()) % ONE_IN
+        if number[test] >= WIDE and not left_in and item.path.parent.name not in WHOLE:
+            item.add_marker(pytest.mark.slow)
+
+
+# Around the others: before -m and -k, and of what they have left the sample.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    thin_out(items)
+    yield
     size = config.getoption("--sample")
     if size is None or size >= len(items):
         return
