@@ -67,7 +67,7 @@ NAMES = {
     "PyTree": Any,
     "Shape": tuple[int, ...],
     "canonicalize_dtype": _canonicalize_dtype,
-    "canonicalize_key": arrays.fresh,
+    "canonicalize_key": arrays.fresh_key,
     "set_diags": _set_diags,
 }
 # Functions that warn in Optax, and what they say.

@@ -117,7 +117,7 @@ def all_finite(tree: ArrayTree) -> Array:
     """Whether no number of a tree is infinite or NaN: a boolean scalar."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in jax.tree.leaves(tree)]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]  # not integers, keys, float0
-    return sums.none([sums.not_finite(x) for x in leaves])
+    return sums.none_set([sums.not_finite(x) for x in leaves])
 
 
 def zeros(updates: Updates) -> Any:

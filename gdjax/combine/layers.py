@@ -58,8 +58,8 @@ def layerwise_decay(
     """
     if isinstance(factor, checks.NUMBER) and not 0 < factor < math.inf:
         raise ValueError(f"{LABEL}: factor must be finite and above 0, got {factor!r}")
-    types.check(LABEL, [depth_of])
-    types.check(LABEL, [embeddings], functions=False)
+    types.check_patterns(LABEL, [depth_of])
+    types.check_patterns(LABEL, [embeddings], functions=False)
     if num_layers is not None:
         num_layers = checks.structural(LABEL, "num_layers", num_layers, 1)
 

@@ -113,7 +113,7 @@ def quantize_state(
     names |= {"square": square, "basis": bases or coarse or "blocks", "factor": factors}
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
     exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
-    types.check(f"{LABEL}: exempt", exempts)
+    types.check_patterns(f"{LABEL}: exempt", exempts)
 
     def coded(x: Owned, exempted: Sequence[bool]) -> Any:
         """What is kept of an array of the state: codes, or the array."""
@@ -140,7 +140,7 @@ def quantize_state(
         except ValueError as e:
             raise ValueError(f"{e}; of the state of the transform inside, gdjax.migrate makes one") from None
         formats.check(LABEL, state, kinds)
-        word = seed if isinstance(seed, int) else jax.random.bits(arrays.fresh(seed))
+        word = seed if isinstance(seed, int) else jax.random.bits(arrays.fresh_key(seed))
         count, old, row = safe_increment(state.count), state.inner_state, extra_args.get(FIRST_ROW, 0)
         updates, new = base.call_update(inner, updates, formats.decoded(old), params, extra_args)
         return updates, QuantizedState(count, formats.encoded(new, old, lambda i: salt(word, count, i, row)))

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from gdjax.core import base, meshes, paths
+from gdjax.core import base, meshes
 from gdjax.core.arrays import shape_of
 from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params, Transform
@@ -153,7 +153,7 @@ def _by_types(tx: Transform, shapes: Any, divisions: Sequence[Sequence[Axes]]) -
     """
     name = lambda place, division: "/".join([str(place), *division])  # noqa: E731
     meaning = {name(i, d): d for division in divisions for i, d in enumerate(division)}
-    mesh = paths.explicit(tuple(meaning))
+    mesh = meshes.explicit(tuple(meaning))
     if mesh is None:
         return None
     leaves, structure = jax.tree.flatten(shapes)

@@ -68,12 +68,12 @@ def groups(label: str, name: str, value: object) -> None:
     if not (isinstance(value, Mapping) or checks.is_function(value)):
         raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
     if isinstance(value, Mapping):
-        types.check(f"{label}: {name}", value)
+        types.check_patterns(f"{label}: {name}", value)
 
 
 def layer_axes(label: str, name: str, value: object) -> None:
     if isinstance(value, str | re.Pattern | Mapping):
-        types.check(f"{label}: {name}", value if isinstance(value, Mapping) else [value])
+        types.check_patterns(f"{label}: {name}", value if isinstance(value, Mapping) else [value])
     elif isinstance(value, int | np.integer) and not isinstance(value, bool):
         checks.structural(label, name, value, 0)
     elif not checks.is_function(value):
@@ -120,4 +120,4 @@ def mask(label: str, name: str, value: object) -> None:
 def roles(label: str, name: str, value: object) -> None:
     dimensions(label, name, value)
     if isinstance(value, Mapping):
-        types.check(f"{label}: {name}", value)
+        types.check_patterns(f"{label}: {name}", value)

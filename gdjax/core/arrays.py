@@ -33,7 +33,7 @@ def add(p: Any, u: Any) -> Any:
     return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 
-def required(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:
+def required_key(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:
     """`key`, or the older argument `seed` for it.
 
     Raises:
@@ -45,7 +45,7 @@ def required(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:
     return key
 
 
-def or_zero(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:
+def key_or_zero(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:
     """`key`, or the older argument `seed` for it; 0 with a warning where neither is given.
 
     For noise that need not be secret.
@@ -67,7 +67,7 @@ def _either(label: str, key: KeyLike | None, seed: int | None) -> KeyLike | None
     return seed if key is None else key
 
 
-def fresh(key: KeyLike) -> Array:
+def fresh_key(key: KeyLike) -> Array:
     """A copy of the key as a typed key array, so that donating the state does not delete the transform's own key."""
     if isinstance(key, int) or jnp.issubdtype(key.dtype, jnp.integer) and not jnp.ndim(key):
         return jax.random.key(key)

@@ -151,10 +151,10 @@ class Update(Value):
 
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         if extra_args:
-            closures.check(label_of(self.call), extra_args, self.asked)
+            closures.check_extra_args(label_of(self.call), extra_args, self.asked)
         return self.from_within(updates, state, params, extra_args)
 
-    asked = functools.cached_property(closures.asked)
+    asked = functools.cached_property(closures.extra_args_asked)
 
     def from_within(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
         """The update as another transform calls it: the names of the extra arguments are already checked."""
@@ -268,7 +268,7 @@ def call_update(
     """`tx.update`, for anything with an `update`; without the extra arguments if it takes none."""
     if isinstance(made := value_of(tx.update), Update):
         return made.from_within(updates, state, params, extra_args)
-    return tx.update(updates, state, params, **(extra_args if closures.taken(tx) else {}))
+    return tx.update(updates, state, params, **(extra_args if closures.takes_extra_args(tx) else {}))
 
 
 def check_transform(label: str, index: Any, tx: Transform) -> Any:

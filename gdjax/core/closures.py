@@ -20,12 +20,12 @@ from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.core.values import Value, identity, is_ours, of_plain_dict
 
 
-def taken(tx: Transform) -> bool:
+def takes_extra_args(tx: Transform) -> bool:
     """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
     return isinstance(value_of(tx.update), Value) or keywords(tx.update)[1]
 
 
-def asked(update: Any) -> frozenset[str] | None:
+def extra_args_asked(update: Any) -> frozenset[str] | None:
     """The extra arguments that an `update` and the transforms inside read; None where that is unknown."""
     made = value_of(update)
     function = made.fn if isinstance(made, Value) else made
@@ -34,11 +34,11 @@ def asked(update: Any) -> frozenset[str] | None:
         named, any_other = keywords(function)
         hidden = any_other and not (isinstance(made, Value) and is_ours(made.call.factory))
         return None if hidden else named
-    each = [part.asks(), *(None if x.tx is None else asked(x.tx.update) for x in part.inside())]
+    each = [part.asks(), *(None if x.tx is None else extra_args_asked(x.tx.update) for x in part.inside())]
     return None if None in each else frozenset().union(*each)
 
 
-def check(label: str, given: Mapping[str, Any], asked: frozenset[str] | None) -> None:
+def check_extra_args(label: str, given: Mapping[str, Any], asked: frozenset[str] | None) -> None:
     """Raises if an extra argument that nothing reads is one edit away from a missing one that something reads.
 
     Any other name passes, as in Optax. Functions among the arguments may read some too, such as `value_fn`.

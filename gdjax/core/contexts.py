@@ -11,9 +11,9 @@ PLATFORMS = frozenset(["cpu", "cuda", "rocm", "tpu", "other"])
 class Where(NamedTuple):
     """Where an update runs, and on what."""
 
-    mesh: Any = None  # see `homes`
-    platforms: frozenset[str] = PLATFORMS  # on which the program may run; see `platforms`
-    params: Any = None  # all parameters, of which `update` may get some; see `skipped`
+    mesh: Any = None  # see `meshes.owned_by`
+    platforms: frozenset[str] = PLATFORMS  # on which the program may run; see `meshes.by_platform`
+    params: Any = None  # all parameters, of which `update` may get some; see `types.left_out`
 
 
 class Pass(NamedTuple):

@@ -59,7 +59,7 @@ class Format(Codec):
         """The codes of a float32 array; a format that rounds at random takes its bits from the salt."""
 
 
-def check(label: str, patterns: Iterable[Any], functions: bool = True) -> None:
+def check_patterns(label: str, patterns: Iterable[Any], functions: bool = True) -> None:
     """Raises unless each pattern is a regular expression, or where `functions` are allowed a function.
 
     Raises:
@@ -170,7 +170,7 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
     found = PerLeaf(base, None, factors)
     if isinstance(factors, Mapping) and all(isinstance(x, Number) for x in factors.values()):
         found = PerLeaf(base, tuple(factors), tuple(factors.values()))
-    check(LABEL, found.patterns or ())
+    check_patterns(LABEL, found.patterns or ())
     for x in jax.tree.leaves(found.factors, is_leaf=lambda x: x is None):
         if not isinstance(x, Number) or isinstance(x, bool):
             raise TypeError(f"{LABEL}: a factor is {x!r}, not a number")

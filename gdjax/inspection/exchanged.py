@@ -47,7 +47,7 @@ def collectives(compiled: Any) -> Table:
     text = compiled if isinstance(compiled, str) else getattr(compiled, "as_text", lambda: None)()
     if text is None or not (isinstance(compiled, str) or hasattr(compiled, "memory_analysis")):
         raise TypeError(f"{LABEL}: takes jax.jit(f).lower(...).compile(), or its text, got {type(compiled).__name__}")
-    return Table(at_home.of_text(text), Collective._fields)
+    return Table(at_home.collectives_of_text(text), Collective._fields)
 
 
 # Equations whose operands, if these are divided, a partitioner must exchange.

@@ -21,7 +21,7 @@ from gdjax.core.types import OptState, Params, Transform, base_of, is_skipped
 from gdjax.inspection.cautions import at_largest_rates, cautions, waiting
 from gdjax.inspection.tabulate import Table, bytes_of, state_and_order
 from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
-from gdjax.lift import order
+from gdjax.lift import probe
 from gdjax.matrices.plan import Leaf
 
 LABEL = "gdjax.explain"
@@ -144,11 +144,11 @@ def _update_kinds(
         if is_lookahead(tx):  # its updates are those of two trees
             tx = wrapped_by(calls_of(tx))
         # A wrapper that waits, or a schedule that begins at 0, does not hide what is inside.
-        found = order.update_kinds(at_largest_rates(tx, 1000), shapes, extra_args)
+        found = probe.update_kinds(at_largest_rates(tx, 1000), shapes, extra_args)
     except Exception as e:
         frozen = [i for part in parts if part.name in _FREEZE for i in part.leaves]
         text = f"the update cannot be tried; pass the extra arguments that it needs to explain ({e})"
-        return dict.fromkeys(frozen, order.ZERO), [] if isinstance(e, order.Effects) else [text]
+        return dict.fromkeys(frozen, probe.ZERO), [] if isinstance(e, probe.Effects) else [text]
     return dict(zip(trained, found, strict=True)), []
 
 
@@ -159,21 +159,21 @@ def _row(
     steps = ", ".join(part.name for part in parts)
     rate, decay = rate_of(parts, leaf), _decay_of(parts, leaf)
     trained = jnp.issubdtype(x.dtype, jnp.inexact)
-    frozen = kind == order.ZERO or not trained
+    frozen = kind == probe.ZERO or not trained
     why = _why(parts, kind, rate) if trained else f"{x.dtype} takes no gradient"
     role = "" if planned is None else f"{planned.role} {planned}".rstrip()
     return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why, role)
 
 
 def _why(parts: Sequence[Listed], kind: Any, rate: Any) -> str:
-    if kind == order.ZERO:
+    if kind == probe.ZERO:
         if frozen := [part for part in parts if part.name in _FREEZE]:
             group = "/".join(frozen[-1].groups)
             return f"frozen by {frozen[-1].name}" + (f" in the group {group!r}" if group else "")
         return "its learning rate is 0" if rate == 0 else "its update is always 0"
     if frozen := [part.name for part in parts[:-1] if part.name in _FREEZE]:
         return f"{frozen[-1]} makes its gradient 0, and what comes after that may move it: put {frozen[-1]} last"
-    if kind == order.SAME:
+    if kind == probe.SAME:
         return "no step changes its gradient, which is added as it is"
     if rate == 0:  # a number that the program may change
         return "its learning rate is 0"

@@ -18,7 +18,7 @@ from gdjax.core.types import Array, OptState, Params, Transform, Updates
 from gdjax.inspection.cautions import at_largest_rates
 from gdjax.inspection.tabulate import Table
 from gdjax.inspection.walk import shapes_of
-from gdjax.lift.order import gradients_like
+from gdjax.lift.probe import gradients_like
 from gdjax.transforms import master_weights as masters
 from gdjax.tree.updates import apply_updates
 

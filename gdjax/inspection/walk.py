@@ -26,7 +26,7 @@ from gdjax.core.parts import calls_of, described, from_optax, holds_states, know
 from gdjax.core.paths import is_masked, path_of, paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, is_skipped
 from gdjax.core.values import Call, Value, is_ours
-from gdjax.lift.all_leaves import Factors, of_each
+from gdjax.lift.all_leaves import Factors, factors_of_each
 from gdjax.lift.order import name_of_state
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.wrapper import Wrapped
@@ -161,7 +161,7 @@ class Walk:
     def factors(self, per_leaf: Factors, tree: ArrayTree) -> dict[int, Any]:
         if not per_leaf:
             return {}
-        rows = of_each(per_leaf, dict.fromkeys(per_leaf, 1.0), tree)
+        rows = factors_of_each(per_leaf, dict.fromkeys(per_leaf, 1.0), tree)
         leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
         return {self.places[id(x)]: row for x, row in zip(leaves, rows, strict=True) if id(x) in self.places}
 

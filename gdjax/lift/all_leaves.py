@@ -22,7 +22,7 @@ Array = jax.Array
 Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
 
 
-def split(
+def split_factors(
     label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], of_tree: bool = False
 ) -> tuple[dict[str, Any], Factors]:
     """The hyperparameters with the base of each `per_leaf` in its place, and the `per_leaf`s themselves.
@@ -44,14 +44,14 @@ def split(
     return numerics.python_numbers({k: base_of(x) for k, x in hyper.items()}), found
 
 
-def check_paths(factors: Factors, params: Params) -> None:
+def check_factor_paths(factors: Factors, params: Params) -> None:
     """Warns of patterns that decide for no leaf; raises if a tree of factors does not fit the parameters."""
     for x in factors.values():
         for level in x.levels():
             _level(level, params, True)
 
 
-def of_each(factors: Factors, bases: Mapping[str, Any], tree: ArrayTree) -> list[dict[str, Any]]:
+def factors_of_each(factors: Factors, bases: Mapping[str, Any], tree: ArrayTree) -> list[dict[str, Any]]:
     """For each leaf, also without a gradient, its hyperparameters: base times factor."""
     columns = {}
     for name, x in factors.items():
@@ -224,7 +224,7 @@ def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, upd
     gradients = None if raw is None or raw is updates else listed(RAW, raw)
     nothing: list[dict[str, Any]] = [{}] * len(leaves.gs)
     bases = {name: scalars.get(name, rule.hyper[name]) for name in rule.per_leaf}
-    own = of_each(rule.per_leaf, bases, updates) if bases else nothing
+    own = factors_of_each(rule.per_leaf, bases, updates) if bases else nothing
     wraps = raw is not None
     return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, own, nothing)
 

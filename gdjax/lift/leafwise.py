@@ -198,7 +198,7 @@ def maker_of(
             for check in checks:
                 check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
-            hyper, per_leaf = all_leaves.split(label, hyper, slots, of_tree=kind is not Leafwise)
+            hyper, per_leaf = all_leaves.split_factors(label, hyper, slots, of_tree=kind is not Leafwise)
             more = settings, own.static, own.extra
             part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))

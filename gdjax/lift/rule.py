@@ -132,7 +132,7 @@ class Leafwise(Part):
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
-        all_leaves.check_paths(self.per_leaf, params)
+        all_leaves.check_factor_paths(self.per_leaf, params)
         given = {**self.hyper, **self.settings}
         arguments = {**given, "label": self.label}
         leaves = [p for _, p in paths]

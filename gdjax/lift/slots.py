@@ -185,7 +185,7 @@ class Key:
 
     def __call__(self, p: Any, hyper: Hyperparameters, number: int = 0) -> Array:
         seed = hyper[self.seed] if isinstance(self.seed, str) else self.seed
-        return jax.random.fold_in(arrays.fresh(seed), number)
+        return jax.random.fold_in(arrays.fresh_key(seed), number)
 
 
 @dataclass(frozen=True)

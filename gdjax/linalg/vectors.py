@@ -46,7 +46,7 @@ SHARES = tuple(0.5**k for k in range(31))
 ENOUGH = 0.1  # of the descent that the step promises without bounds
 
 
-def pressed(p: Array, g: Array, diagonal: Array, lower: Array, upper: Array) -> Array:
+def pressed_to_bounds(p: Array, g: Array, diagonal: Array, lower: Array, upper: Array) -> Array:
     """Which numbers the gradient presses against a bound, at it or so near that the step d = diagonal g would cross it.
 
     Their direction is not the method's: H would move the others as if these could move too.
@@ -55,7 +55,7 @@ def pressed(p: Array, g: Array, diagonal: Array, lower: Array, upper: Array) -> 
     return (g > 0) & (p - lower <= near) | (g < 0) & (upper - p <= -near)
 
 
-def within(p: Array, g: Array, d: Array, fixed: Array, lower: Array, upper: Array) -> Array:
+def within_bounds(p: Array, g: Array, d: Array, fixed: Array, lower: Array, upper: Array) -> Array:
     """A step u downhill, such that p - eta u is within the bounds for every eta from 0 to 1.
 
     Numbers that are `fixed` go to their bounds. The others go to the projection of p - a d, with the first a of 1, 1/2,
@@ -73,7 +73,7 @@ def within(p: Array, g: Array, d: Array, fixed: Array, lower: Array, upper: Arra
     return jnp.where(fixed, p - jnp.where(g > 0, lower, upper), step(a))
 
 
-def rounded(u: Array, p: Array, lower: Array, upper: Array) -> Array:
+def rounded_within_bounds(u: Array, p: Array, lower: Array, upper: Array) -> Array:
     """u, a number less far where rounding would bring p - u out of the bounds."""
     new, fixed = add(p, -u), jax.lax.stop_gradient(u)
     nearer = jnp.nextafter(fixed, jnp.zeros_like(u)) - fixed

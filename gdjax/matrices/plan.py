@@ -211,7 +211,7 @@ def _by_role(label: str, overrides: Any) -> ByRole:
     if not isinstance(overrides, Mapping | None):
         raise TypeError(f"{label}: overrides is {type(overrides).__name__}, not a mapping from patterns to roles")
     rules = []
-    types.check(label, overrides or ())
+    types.check_patterns(label, overrides or ())
     for pattern, role in (overrides or {}).items():
         if not (is_numbers(role) or isinstance(role, str) and role in ROLES):
             raise ValueError(

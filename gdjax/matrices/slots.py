@@ -322,7 +322,9 @@ Slots = Slot | tuple[Slot, ...]  # one, or a list of them: the field is then a l
 def as_declared(slot: Any) -> Any:
     """A slot of a rule of one matrix as a slot of the leaf rule behind it."""
     if isinstance(slot, Key):
-        return Whole(lambda params, given: arrays.fresh(given[slot.seed] if isinstance(slot.seed, str) else slot.seed))
+        return Whole(
+            lambda params, given: arrays.fresh_key(given[slot.seed] if isinstance(slot.seed, str) else slot.seed)
+        )
     if not isinstance(slot, Slot | tuple):
         return slot
     kind = slot.keeps if isinstance(slot, Slot) else "exact"

@@ -229,16 +229,20 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
             old_p, old_g, p, g, *ends = (vectors.as_vector(xs, where, H.dtype) for xs in lists)
             s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
             if ends:
-                fixed = vectors.pressed(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
+                fixed = vectors.pressed_to_bounds(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
                 # Of what was held: its gradient changed by the work of the others.
                 y = jnp.where((s == 0) & s.any(), 0, y)
             x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
             H, pairs, d = quasi_newton.renewed(rule, H, pairs, StepPair(s, y, s @ old_g, slope), x, n, scaled)
             slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
             d = size(pairs, x) * d
-            us = vectors.as_leaves(vectors.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)
+            us = vectors.as_leaves(vectors.within_bounds(p, g, d, fixed, *ends) if ends else d, lists[3], where)
             us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
-            us = [vectors.rounded(u, *rest) for u, *rest in zip(us, lists[2], *lists[4:], strict=True)] if ends else us
+            us = (
+                [vectors.rounded_within_bounds(u, *rest) for u, *rest in zip(us, lists[2], *lists[4:], strict=True)]
+                if ends
+                else us
+            )
             return us, H, pairs, slope
 
         def size(pairs: Array, g: Array) -> Array:

@@ -33,7 +33,7 @@ class ScaleByDionState(NamedTuple):
 def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """Random directions."""
     leaves = plan_of("gdjax.scale_by_dion", params, routing(given["roles"]), Matrix()).leaves
-    key, first = arrays.fresh(given["key"]), []
+    key, first = arrays.fresh_key(given["key"]), []
     for i, (leaf, p) in enumerate(zip(leaves, jax.tree.leaves(params), strict=True)):
         real = numerics.widest_real(p)
         dtype = numerics.complex_dtype(real) if jnp.issubdtype(jnp.result_type(p), jnp.complexfloating) else real

@@ -50,7 +50,7 @@ def dpsgd(
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
     """
-    key = arrays.required("gdjax.dpsgd", key, seed)
+    key = arrays.required_key("gdjax.dpsgd", key, seed)
     if nesterov and momentum is None:
         raise ValueError("gdjax.dpsgd: nesterov=True needs a momentum, got None")
     return chain(

@@ -116,7 +116,7 @@ def sgld(
       Welling & Teh 2011, Bayesian learning via stochastic gradient Langevin dynamics, equation 4,
       https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf
     """
-    return _sgld(learning_rate, data_size, temperature, key=arrays.required("gdjax.sgld", key, None))
+    return _sgld(learning_rate, data_size, temperature, key=arrays.required_key("gdjax.sgld", key, None))
 
 
 @transform
@@ -166,7 +166,7 @@ def psgld(
       Li, Chen, Carlson & Carin 2016, Preconditioned stochastic gradient Langevin dynamics for deep neural networks,
       Algorithm 1, https://arxiv.org/abs/1512.07666
     """
-    key = arrays.required("gdjax.psgld", key, None)
+    key = arrays.required_key("gdjax.psgld", key, None)
     return _psgld(learning_rate, data_size, decay, eps, temperature, key=key)
 
 
@@ -213,5 +213,5 @@ def sghmc(
       Chen, Fox & Guestrin 2014, Stochastic gradient Hamiltonian Monte Carlo, equation 15,
       https://arxiv.org/abs/1402.4102
     """
-    key = arrays.required("gdjax.sghmc", key, None)
+    key = arrays.required_key("gdjax.sghmc", key, None)
     return _sghmc(learning_rate, data_size, momentum, temperature, key=key)

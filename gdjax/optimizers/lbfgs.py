@@ -138,9 +138,9 @@ def scale_by_lbfgs(
             if not ends:
                 return quasi_newton.inverse_product(memory, g, size), memory
             P, G, lower, upper = map(flat, (p, g, *ends))
-            fixed = vectors.pressed(P, G, size, lower, upper)
+            fixed = vectors.pressed_to_bounds(P, G, size, lower, upper)
             d = quasi_newton.inverse_product(memory, as_leaves(jnp.where(fixed, 0, G), g, whole(g)), size)
-            return as_leaves(vectors.within(P, G, flat(d), fixed, lower, upper), g, whole(g)), memory
+            return as_leaves(vectors.within_bounds(P, G, flat(d), fixed, lower, upper), g, whole(g)), memory
 
         ends = [trained(label, x, updates) for x in ends_of(label, state.params, bounds)]
         memory = Memory(S, Y, rho, (state.count - 2) % memory_size)
@@ -150,7 +150,7 @@ def scale_by_lbfgs(
         if ends:
             ps = trained(label, params, updates)
             us = [x.astype(q.dtype) for x, q in zip(u, trained(label, updates, updates), strict=True)]
-            u = [vectors.rounded(*xs) for xs in zip(us, ps, *ends, strict=True)]
+            u = [vectors.rounded_within_bounds(*xs) for xs in zip(us, ps, *ends, strict=True)]
         new_state = ScaleByLBFGSState(
             numerics.safe_increment(state.count),
             replaced(label, state.params, updates, p),

@@ -114,7 +114,7 @@ def noisy_sgd(
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
       https://arxiv.org/abs/1511.06807
     """
-    key = arrays.or_zero("gdjax.noisy_sgd", key, seed)
+    key = arrays.key_or_zero("gdjax.noisy_sgd", key, seed)
     return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import Mesh
 
-from gdjax.core import paths
+from gdjax.core import meshes
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 
 
@@ -17,7 +17,7 @@ def check_mesh(label: str, mesh: Mesh, explicit: bool = False) -> None:
     """Raises unless the mesh has devices, and automatic axes; or explicit ones where they are allowed."""
     if not isinstance(mesh, Mesh):
         raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, of devices, got {mesh!r}")
-    names = paths.not_automatic(mesh)
+    names = meshes.not_automatic(mesh)
     if names and not (explicit and hasattr(jax.lax, "pcast")):
         raise ValueError(
             f"{label}: the axes {', '.join(map(repr, names))} of the mesh are not automatic; make it with "
@@ -68,7 +68,7 @@ class Checks:
             got = getattr(x, "sharding", None)
             if got is None or got is how or got == how:
                 continue
-            if got.is_equivalent_to(how, jnp.ndim(x)) and paths.typed_axes(got) == paths.typed_axes(how):
+            if got.is_equivalent_to(how, jnp.ndim(x)) and meshes.typed_axes(got) == meshes.typed_axes(how):
                 continue
             raise ValueError(
                 f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "

@@ -12,7 +12,7 @@ from gdjax.codes.rounding import FIRST_ROW
 from gdjax.core import base, meshes
 from gdjax.core.parts import Guess, Owned, every, owned
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
-from gdjax.lift import order
+from gdjax.lift import probe
 from gdjax.lift.meetings import Brought, Meeting, answered
 from gdjax.tree.updates import apply_updates
 from gdjax.xla.write_order import all_first
@@ -210,7 +210,7 @@ def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> Layers:
             what = f"state{jax.tree_util.keystr(path)}"
             raise ValueError(f"{LABEL}: {what} is on the device, and kept on the host: put it there first")
     kinds = [(n, x.dtype) for n, xs in enumerate((trained, leaves, arrays)) for x in jax.tree.leaves(xs)]
-    how = order.made(closed.jaxpr, [*kinds, "value"])
+    how = probe.made(closed.jaxpr, [*kinds, "value"])
     made = {i: [x] for i, x in zip(trained, how[len(arrays) :], strict=True)}
     for j, i in layers.owners.items():
         made.setdefault(i, []).append(how[j])

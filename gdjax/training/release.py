@@ -18,7 +18,7 @@ import numpy as np
 from gdjax.core import base
 from gdjax.core.parts import known, owned
 from gdjax.core.types import Array, OptState, Params, Transform
-from gdjax.lift import order
+from gdjax.lift import probe
 from gdjax.lift.order import name_of
 from gdjax.numerics import is_key
 from gdjax.training.layers import LABEL, Arrays, Layers, Model, Pass, layers_of, names_of, refuse, structure_of
@@ -41,7 +41,7 @@ def check_apart(layers: Layers, params: Params) -> None:
     shapes = jax.eval_shape(lambda params: params, params)
     try:
         what = _mixed(layers, shapes)
-    except order.Effects:
+    except probe.Effects:
         return
     if what is None:
         return
@@ -81,7 +81,7 @@ def _mixed(layers: Layers, shapes: Params) -> str | None:
         there = {*first.values()}
         some = structure.unflatten([x if i in there else base.MaskedNode() for i, x in enumerate(short)])
         return _found(layers, some, [n for n, i in enumerate(sorted(there)) if i in layers.places], jax.vmap)
-    except order.Effects:
+    except probe.Effects:
         raise
     except Exception:  # it holds arrays that go with those of the tree, or what `jax.vmap` does not know
         return _found(layers, shapes, layers.places, lambda f: functools.partial(jax.lax.map, f))
@@ -92,7 +92,7 @@ def _short(layers: Layers, shapes: Params) -> Params:
     leaves, structure = jax.tree.flatten(shapes)
     form, found = _form(layers, shapes), dict[int, Any]()
     for most, block, all_axes in _LENGTHS:
-        tried = [order.shortened(x, most, layers.number, block, x.ndim if all_axes else x.ndim - 1) for x in leaves]
+        tried = [probe.shortened(x, most, layers.number, block, x.ndim if all_axes else x.ndim - 1) for x in leaves]
         forms = _form(layers, structure.unflatten(tried))
         found = {i: x for i, x in enumerate(tried) if forms[i] == form[i]} | found
         if len(found) == len(leaves):
@@ -114,11 +114,11 @@ def _form(layers: Layers, shapes: Params) -> dict[int | None, list[Any]]:
 def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[..., Any]) -> str | None:
     """What is not made of each layer alone, of parameters with the stack at these places; None if all is."""
     random = np.random.default_rng(0)
-    params, grads = (order.numbers(shapes, functools.partial(_drawn, random)) for _ in range(2))
+    params, grads = (probe.numbers(shapes, functools.partial(_drawn, random)) for _ in range(2))
     sizes = {i: x.size for i, x in enumerate(jax.tree.leaves(params))}
     trained = {i for i, x in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(x.dtype, jnp.inexact)}
     most = max(2 * len(_SIZES), _WORK // max(1, sum(sizes.values())))
-    counts = [*[-1] * len(_SIZES), *order.counts_of(layers.tx)][:most]
+    counts = [*[-1] * len(_SIZES), *probe.counts_of(layers.tx)][:most]
     parts = ({i for i in trained if sizes[i] and (i in places) is of_stack} for of_stack in (True, False))
     spoiled = [min(part) for part in parts if part]
     counts += [0] * len(spoiled)
@@ -138,11 +138,11 @@ def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[.
         return leaves
 
     def each(params: Params, grads: Params, *cases: Array) -> Any:
-        params, grads = order.with_keys(params), order.with_keys(grads)
+        params, grads = probe.with_keys(params), probe.with_keys(grads)
 
         def step(state: OptState, case: Any) -> Any:
             size, phase, count = case
-            state = order.counted(state, count)
+            state = probe.counted(state, count)
             here = structure_of(layers.tx, params, state, places, layers.part)
             here = replace(here, meetings=layers.meetings, apply=_updates)
             sized = {i: g * size.astype(g.dtype) for i, g in moved(grads, phase).items() if i in trained}
@@ -156,9 +156,9 @@ def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[.
             pairs += [(state_of[j], x, apart[1][j]) for j, x in enumerate(new)]
             return here.state.unflatten(new), OrderedDict((name, _error(x, y)) for name, x, y in pairs)
 
-        return jax.lax.scan(step, order.like(layers.tx.init(params)), tuple(cases))[1]
+        return jax.lax.scan(step, probe.like(layers.tx.init(params)), tuple(cases))[1]
 
-    errors = order.tried(each, params, grads, *cases)
+    errors = probe.tried(each, params, grads, *cases)
     return next((name for name, e in errors.items() if np.max(e, initial=0) > 1), None)
 
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax import numerics
 from gdjax.combine import sharding
-from gdjax.core import base, checks, meshes, paths
+from gdjax.core import base, checks, meshes
 from gdjax.core.arrays import shape_of
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
@@ -210,7 +210,7 @@ def _only(how: NamedSharding, names: tuple[str, ...]) -> PartitionSpec:
 
 def _in_explicit_axes(take: Callable[..., Any], names: tuple[str, ...], lie: Any) -> Callable[..., Any]:
     specs = jax.tree.map(lambda how: _only(how, names), lie), PartitionSpec()
-    return paths.in_explicit_axes(take, names, specs)
+    return meshes.in_explicit_axes(take, names, specs)
 
 
 class Beside(NamedTuple):
@@ -316,7 +316,7 @@ class ShardedStep(MeshStep):
         has_aux: bool, weighted: bool, stack: bool,
     ):  # fmt: skip
         super().__init__(tx, mesh, step, checks)
-        init = paths.in_automatic_axes(tx.init, mesh, specs_of(self.state_sharding))
+        init = meshes.in_automatic_axes(tx.init, mesh, specs_of(self.state_sharding))
         self._init = jax.jit(init, out_shardings=self.state_sharding)
         self._alone, self._has_aux, self._weighted, self._stack = alone, has_aux, weighted, stack
 
@@ -443,7 +443,7 @@ def sharded_step(
         raise ValueError(f"{LABEL}: aux must be 'reduce' or 'stack', got {aux!r}")
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
-    explicit, inside = paths.not_automatic(mesh), paths.automatic(mesh)
+    explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
     stack, parts = aux == "stack", micro_batches * mesh.shape[axis]
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
@@ -466,7 +466,7 @@ def sharded_step(
     shapes = jax.tree.map(shape_of, params)
 
     def alone() -> ShardedStep:
-        one = paths.on_one_device(mesh)
+        one = meshes.on_one_device(mesh)
         place = lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, how.spec))  # noqa: E731
         there = jax.tree.map(place, shapes, lie)
         same: Any = {"has_aux": has_aux, "weighted": weighted, "aux": aux, "min_bytes": min_bytes}
@@ -476,7 +476,7 @@ def sharded_step(
     if stack:
         told = PartitionSpec(), PartitionSpec(axis)
     compiled = jax.jit(
-        paths.in_automatic_axes(step, mesh, (*map(specs_of, places), told)),
+        meshes.in_automatic_axes(step, mesh, (*map(specs_of, places), told)),
         in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis)), NamedSharding(mesh, PartitionSpec())),
         out_shardings=(*places, jax.tree.map(lambda spec: NamedSharding(mesh, spec), told)),
         donate_argnums=(0, 1),

@@ -58,7 +58,7 @@ def hutchinson_estimator_diag_hessian(random_seed: KeyLike | None = None) -> Gra
         if random_seed is None:
             return HutchinsonState(jax.random.PRNGKey(0))
         typed = isinstance(random_seed, int) or jnp.issubdtype(random_seed.dtype, jax.dtypes.prng_key)
-        return HutchinsonState(arrays.fresh(random_seed) if typed else jnp.array(random_seed))
+        return HutchinsonState(arrays.fresh_key(random_seed) if typed else jnp.array(random_seed))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None,

@@ -16,7 +16,7 @@ from gdjax.core.number_domains import Integer, Kind
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Scalar, Transform, Updates
 from gdjax.core.values import short_types
-from gdjax.xla.sums import flag, none
+from gdjax.xla.sums import flag, none_set
 from gdjax.xla.write_order import bound_for
 
 
@@ -173,7 +173,7 @@ def apply_if_finite(
             finite = all_finite(updates)
         count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
         total = jnp.where(finite, state.total_notfinite, numerics.safe_increment(state.total_notfinite))
-        chosen = none([flag(~finite & (count <= max_consecutive_errors))])  # once, not in each loop that reads it
+        chosen = none_set([flag(~finite & (count <= max_consecutive_errors))])  # once, not in each loop that reads it
         new, inner_state = apply_where(chosen, inner, updates, state.inner_state, params, extra_args)
         return new, ApplyIfFiniteState(count, finite, total, inner_state)
 
@@ -196,7 +196,7 @@ def _stay_finite(
         looked_at += [(states[i], olds[i]) for i in mine]
         looked_at = [(x, y) for x, y in looked_at if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]
         spoilt += [_some_spoilt(looked_at)] if looked_at else []
-    return none(spoilt)
+    return none_set(spoilt)
 
 
 @jax.jit

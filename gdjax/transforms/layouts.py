@@ -30,9 +30,9 @@ def with_extra_args_support(tx: Transform) -> Any:
       [2.]
     """
     base.check_transform("gdjax.with_extra_args_support", 0, tx)
-    if type(tx) is GradientTransformation and closures.taken(tx):
+    if type(tx) is GradientTransformation and closures.takes_extra_args(tx):
         return GradientTransformationExtraArgs(*tx)
-    return tx if closures.taken(tx) else _without_extra_args(tx)
+    return tx if closures.takes_extra_args(tx) else _without_extra_args(tx)
 
 
 @transform

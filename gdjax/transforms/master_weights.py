@@ -239,7 +239,7 @@ def _around(
         if counts:
             fields["count"] = jnp.zeros((), jnp.int32)
         if key is not None:
-            fields["seed"] = jax.random.bits(arrays.fresh(key), (), jnp.uint32)
+            fields["seed"] = jax.random.bits(arrays.fresh_key(key), (), jnp.uint32)
         return State(**fields)
 
     def update(

@@ -77,10 +77,10 @@ def add_noise(
       https://arxiv.org/abs/1511.06807
     """
     label = "gdjax.add_noise"
-    key = arrays.or_zero(label, key, seed)
+    key = arrays.key_or_zero(label, key, seed)
 
     def init(params: Params) -> AddNoiseState:
-        return AddNoiseState(jnp.zeros((), jnp.int32), arrays.fresh(key))
+        return AddNoiseState(jnp.zeros((), jnp.int32), arrays.fresh_key(key))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -131,12 +131,12 @@ def escape_saddles(
       https://arxiv.org/abs/1703.00887
     """
     label = "gdjax.escape_saddles"
-    wait, key = checks.structural(label, "wait", wait, 0), arrays.required(label, key, None)
+    wait, key = checks.structural(label, "wait", wait, 0), arrays.required_key(label, key, None)
     base.check_transform(label, 0, inner)
 
     def init(params: Params) -> EscapeSaddlesState:
         last = jnp.full((), -wait - 1, jnp.int32)  # so that the first update may already perturb
-        return EscapeSaddlesState(jnp.zeros((), jnp.int32), last, arrays.fresh(key), inner.init(params))
+        return EscapeSaddlesState(jnp.zeros((), jnp.int32), last, arrays.fresh_key(key), inner.init(params))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -339,10 +339,10 @@ def differentially_private_aggregate(
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
     """
     label = "gdjax.differentially_private_aggregate"
-    key = arrays.required(label, key, seed)
+    key = arrays.required_key(label, key, seed)
 
     def init(params: Params) -> DifferentiallyPrivateAggregateState:
-        return DifferentiallyPrivateAggregateState(arrays.fresh(key))
+        return DifferentiallyPrivateAggregateState(arrays.fresh_key(key))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any

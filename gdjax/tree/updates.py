@@ -88,7 +88,7 @@ def _apply(params: Params, updates: Updates, key: Any) -> Params:
     for (path, p), u in zip(paths, us, strict=True):
         if p is not None and u is not None:
             _check(LABEL, f"params{jax.tree_util.keystr(path)}", p, u)
-    word = None if key is None else jax.random.bits(arrays.fresh(key), (), jnp.uint32)
+    word = None if key is None else jax.random.bits(arrays.fresh_key(key), (), jnp.uint32)
 
     def added(i: int, p: Any, u: Any) -> Any:
         if p is None or u is None:

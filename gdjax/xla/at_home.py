@@ -42,7 +42,7 @@ class Collective(NamedTuple):
     in_loop: bool  # in the body of a loop, so once per iteration
 
 
-def of_text(text: str) -> list[Collective]:
+def collectives_of_text(text: str) -> list[Collective]:
     """The collective operations of a compiled program, each once."""
     bodies = _computations(text)
     loops, chained, rows = _in_loops(bodies), set(), []

@@ -39,7 +39,7 @@ def flag(bad: Array) -> Array:
     return bad.reshape(1).astype(jnp.float32)
 
 
-def none(flags: Sequence[Array]) -> Array:
+def none_set(flags: Sequence[Array]) -> Array:
     """Whether no flag is set; each is made by `flag`."""
     # XLA repeats all the additions in each loop that reads the answer, but not a root.
     return jnp.sqrt(jnp.sum(jnp.concatenate([jnp.zeros(1, jnp.float32), *flags]))) == 0

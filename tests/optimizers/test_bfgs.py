@@ -271,9 +271,9 @@ def test_a_step_that_clipping_would_turn_uphill_is_shortened():
     d = jnp.array([4.0, 8.0])  # downhill by the first number alone, which the bound stops after a quarter of it
     lower, upper, free = jnp.array([0.0, -99.0]), jnp.array([9.0, 99.0]), jnp.zeros(2, bool)
     assert g @ d > 0
-    u = vectors.within(p, g, d, free, lower, upper)
+    u = vectors.within_bounds(p, g, d, free, lower, upper)
     np.testing.assert_allclose(u, [1.0, 4.0])  # clipped at once it is (1, 8), a sixteenth of the descent
-    u = vectors.within(p, g, jnp.array([4.0, 30.0]), free, lower, upper)
+    u = vectors.within_bounds(p, g, jnp.array([4.0, 30.0]), free, lower, upper)
     np.testing.assert_allclose(u, [1.0, 7.5])
 
 

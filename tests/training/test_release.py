@@ -13,7 +13,7 @@ from flax import linen, nnx
 
 import gdjax
 from gdjax.codes.rounding import salt, uniform
-from gdjax.lift import order
+from gdjax.lift import probe
 from tests.support import relaxed
 from tests.trees import assert_close, assert_equal, signature
 
@@ -454,8 +454,8 @@ def test_a_period_that_the_optimizer_tells():
 )
 def test_the_size_at_which_it_is_tried(tx: Any, tried: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
     """The least of some, where the state has the form that it has at the real one."""
-    shapes, real = [], order.tried
-    monkeypatch.setattr(order, "tried", lambda f, *args: shapes.append(args[0].shape) or real(f, *args))
+    shapes, real = [], probe.tried
+    monkeypatch.setattr(probe, "tried", lambda f, *args: shapes.append(args[0].shape) or real(f, *args))
     of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
     one = lambda w, x, *_: jnp.tanh(x @ w)[:, :500]  # noqa: E731
     step = gdjax.gradient_release(tx, lambda p, x: x, one, lambda p, x, *_: jnp.sum(x), stack=lambda p: p)
@@ -467,8 +467,8 @@ def test_the_size_at_which_it_is_tried(tx: Any, tried: tuple[int, ...], monkeypa
 
 def test_of_what_is_updated_alike_one_is_tried(monkeypatch: pytest.MonkeyPatch):
     """Of six arrays two, whatever their lengths; a mask around one of them tells it apart, and it is refused."""
-    tried, real = list[int](), order.tried
-    monkeypatch.setattr(order, "tried", lambda f, *args: tried.append(len(jax.tree.leaves(args[0]))) or real(f, *args))
+    tried, real = list[int](), probe.tried
+    monkeypatch.setattr(probe, "tried", lambda f, *args: tried.append(len(jax.tree.leaves(args[0]))) or real(f, *args))
     w = {"layers": {k: jnp.ones((3, n)) for k, n in zip("abcd", (40, 50, 60, 70), strict=True)}}
     w["rest"] = {"e": jnp.ones((20, 30)), "f": jnp.ones((30, 1000))}
     one = lambda w, x, *_: sum(jnp.sum(v) for v in w.values()) * x  # noqa: E731
