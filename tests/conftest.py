@@ -128,18 +128,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sample", type=int, metavar="N", help="run N of the selected tests, the same ones every time")
 
 
-WIDE, ONE_IN = 12, 3  # a test with so many cases is a sweep: of these one in so many is in the ordinary suite
-WHOLE = ("repository", "pages")  # folders whose tests are about one file or page each
+# A test with so many cases is a sweep, of which one case in so many is in the ordinary suite: fewer of a method's own.
+WIDE, OF_METHODS, ONE_IN = 4, 6, 3
+METHODS = "optimizers transforms schedules losses golden linesearch".split()
+WHOLE = "repository pages".split()  # folders whose tests are about one file or page each
 
 
 def thin_out(items: list[pytest.Item]) -> None:
-    """Marks most cases of each sweep as slow: the same ones in every run, none of them of a transform in `SAMPLE`."""
+    """Marks most cases of each sweep as slow: the same ones in every run, not the first, none of those in `SAMPLE`."""
     tests = [item.nodeid.partition("[")[0] for item in items]
-    number = Counter(tests)
+    number, seen = Counter(tests), set[str]()
     for item, test in zip(items, tests, strict=True):
+        folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        left_in = any(getattr(x, "sampled", False) for x in params) or not zlib.crc32(item.nodeid.encode()) % ONE_IN
-        if number[test] >= WIDE and not left_in and item.path.parent.name not in WHOLE:
+        chosen = test not in seen or any(getattr(x, "sampled", False) for x in params)
+        chosen = chosen or not zlib.crc32(item.nodeid.encode()) % ONE_IN
+        seen.add(test)
+        if number[test] >= (OF_METHODS if folder in METHODS else WIDE) and not chosen and folder not in WHOLE:
             item.add_marker(pytest.mark.slow)
 
 
