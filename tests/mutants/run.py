@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gdjax.core.values import MOVED
 from tests.mutants.mutate import Mutant, changed, functions, install, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +41,6 @@ FOLDERS = ("optimizers", "transforms", "schedules", "linesearch", "losses", "pro
 MODULES = [
     "numerics/elementwise",
     "numerics/bounds",
-    "tree/norms",
-    "tree/norms",
     "tree/norms",
     "linalg/quasi_newton",
 ]
@@ -67,10 +66,11 @@ def equivalent() -> dict[str, str]:
 
 
 def stages(module: str) -> tuple[list[str], list[str]]:
-    """The test file of a module's name, or those of its folder; and the tests of all transforms."""
+    """The test files named as a module, or as what it was before; else those of its folder; and of all transforms."""
     folder, _, name = module.rpartition("/")
-    tests = ROOT / "tests"
-    own = [*tests.glob(f"{folder or 'functions'}/test_{name}.py"), *tests.glob(f"functions/test_{folder or '-'}.py")]
+    tests, names = ROOT / "tests", [name, *(x.split(".")[1] for x in MOVED.get(module.replace("/", "."), "").split())]
+    own = [p for x in names for p in tests.glob(f"{folder or 'functions'}/test_{x}.py")]
+    own += tests.glob(f"functions/test_{folder or '-'}.py")
     own += sorted(tests.glob(f"{folder}/test_*.py")) if not own or folder == "losses" else []
     return [str(p) for p in dict.fromkeys(own)], [str(p) for c in COMPARED for p in tests.glob(c)]
 
