@@ -234,7 +234,7 @@ def test_an_error_of_init_is_shown_as_it_is():
 
 
 def test_without_types_of_divided_arrays(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gdjax.core.paths, "explicit", lambda names: None)
+    monkeypatch.setattr(gdjax.core.meshes, "explicit", lambda names: None)
     mesh = of_axes("Auto")
     params = {"w": shape(mesh, P("model"), 64, 128), "b": jnp.zeros(4096)}
     found = specs(gdjax.state_sharding(gdjax.chain(gdjax.clip(1.0), gdjax.scale_by_adam()), params, mesh))[1]

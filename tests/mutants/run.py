@@ -32,7 +32,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gdjax.core.values import MOVED
 from tests.mutants.mutate import Mutant, changed, functions, install, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +67,8 @@ def equivalent() -> dict[str, str]:
 def stages(module: str) -> tuple[list[str], list[str]]:
     """The test files named as a module, or as what it was before; else those of its folder; and of all transforms."""
     folder, _, name = module.rpartition("/")
-    tests, names = ROOT / "tests", [name, *(x.split(".")[1] for x in MOVED.get(module.replace("/", "."), "").split())]
+    moved = getattr(sys.modules.get("gdjax.core.values"), "MOVED", {}).get(module.replace("/", "."), "")
+    tests, names = ROOT / "tests", [name, *(x.split(".")[1] for x in moved.split())]
     own = [p for x in names for p in tests.glob(f"{folder or 'functions'}/test_{x}.py")]
     own += tests.glob(f"functions/test_{folder or '-'}.py")
     own += sorted(tests.glob(f"{folder}/test_*.py")) if not own or folder == "losses" else []
