@@ -65,7 +65,7 @@ def fuse_cpu_outputs() -> None:
       ['xla_cpu_use_multi_output_fusion', 'true\\n']
     """
     flags, devices = os.environ.get("XLA_FLAGS", ""), jax.config.values["jax_num_cpu_devices"]
-    if _SEVERAL in flags:
+    if f"{_SEVERAL}=true" in flags:
         return
     try:
         for number in (devices + 1, devices):  # which JAX refuses once it has started
@@ -81,7 +81,7 @@ def fuse_cpu_outputs() -> None:
 @functools.cache
 def writes_several() -> bool:
     """Whether XLA:CPU writes several outputs in one loop; see `fuse_cpu_outputs`."""
-    return jax.__version_info__ >= (0, 10) and _SEVERAL in os.environ.get("XLA_FLAGS", "")
+    return jax.__version_info__ >= (0, 10) and f"{_SEVERAL}=true" in os.environ.get("XLA_FLAGS", "")
 
 
 def inputs_of(closed: ClosedJaxpr, output: int) -> set[int]:

@@ -17,6 +17,7 @@ import pytest
 from jax.extend.core import jaxpr_as_fun
 
 import gdjax
+from gdjax.xla import loops
 from gdjax.xla.loops import MOST, made_of, writes_several
 from gdjax.xla.write_order import own
 
@@ -130,3 +131,12 @@ def test_it_is_too_late_once_jax_has_started():
         gdjax.fuse_cpu_outputs()
     assert os.environ["XLA_FLAGS"] == flags and len(jax.devices()) == devices
     assert MOST == 20  # XLA's `kMaxOperands`
+
+
+def test_an_option_that_is_off_is_not_taken_for_one_that_is_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=false")
+    loops.writes_several.cache_clear()
+    off = loops.writes_several()
+    monkeypatch.undo()
+    loops.writes_several.cache_clear()
+    assert not off
