@@ -16,6 +16,7 @@ from gdjax import (
     tree_utils,
 )
 from gdjax.codes.rounding import bfloat16_with_error
+from gdjax.combine.batch_and_length import for_batch, for_length
 from gdjax.combine.chain import chain, named_chain
 from gdjax.combine.conditional import eval_params
 from gdjax.combine.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
@@ -33,6 +34,7 @@ from gdjax.combine.layers import layerwise_decay
 from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
 from gdjax.combine.quantized import QuantizedState, quantize_state
 from gdjax.combine.sharding import state_sharding
+from gdjax.combine.transfer import transfer, transfer_init
 from gdjax.core.base import (
     AdaptiveGradClipState,
     AddDecayedWeightsState,
@@ -72,7 +74,7 @@ from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
 from gdjax.inspection.migrate import MigrationReport, migrate
 from gdjax.inspection.numerics import check_numerics
 from gdjax.inspection.restored import check_restored
-from gdjax.inspection.roles import roles
+from gdjax.inspection.roles import roles, transfer_table
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.tabulate import Table, state_bytes, tabulate
 from gdjax.lift.leafwise import Hyper, leafwise
@@ -394,8 +396,7 @@ __all__ = [
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "PSGLDState", "Params",
     "ParamsEmaState", "PartitionState", "PerLeaf", "Plan", "ProdigyState", "Progress", "QuantizedState",
-    "RadialBrakeState", "ReduceLROnPlateauState", "SAMState", "SGHMCState", "SGLDState", "SWAState",
-    "ScalarOrSchedule",
+    "RadialBrakeState", "ReduceLROnPlateauState", "SAMState", "SGHMCState", "SGLDState", "SWAState", "ScalarOrSchedule",
     "ScaleByAdaDeltaState", "ScaleByAdamMiniState", "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState",
     "ScaleByAmsgradState", "ScaleByApolloState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState",
     "ScaleByBeliefState", "ScaleByCameState", "ScaleByDion2State", "ScaleByDionState",
@@ -406,8 +407,8 @@ __all__ = [
     "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState", "Schedule",
     "ScheduleFreePlusState", "ScheduleFreeState", "ScheduledState", "ShampooState", "ShardedStep", "Shared",
     "ShouldSkipUpdateFunction", "Side", "SkipSpikesState", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
-    "SplitRealAndImaginaryState", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult",
-    "Table", "TailEmaState", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
+    "SplitRealAndImaginaryState", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult", "Table",
+    "TailEmaState", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
     "UpdateFloorState", "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState",
     "ZClipState", "ZeroNansState", "ZoomLinesearchInfo", "accumulate", "acprop", "adabelief", "adadelta", "adafactor",
     "adagrad", "adam", "adam_atan2", "adam_mini", "adamax", "adamaxw", "adamc", "adamw", "adan", "adaptive_grad_clip",
@@ -419,26 +420,25 @@ __all__ = [
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
     "differentially_private_aggregate", "diloco_step", "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale",
     "ema", "ema_nesterov", "escape_saddles", "eval_params", "experimental", "explain", "exponential_decay",
-    "first_moment", "flatten", "freeze", "from_optax", "fromage", "fuse_cpu_outputs", "galore", "gauss_newton",
-    "generalized_kl_divergence",
-    "get_hyperparams", "global_norm", "gpa", "gradient_release", "grokfast", "half_life_schedule", "hinge_loss",
-    "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns",
-    "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams",
-    "inverse_root", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo",
-    "kl_soap", "l2_loss", "label_by_path", "label_by_role", "lamb", "laprop", "largest", "lars", "layerwise_decay",
-    "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh", "lookahead", "losses",
-    "madgrad", "mars", "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root", "matrixwise",
-    "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize", "momo",
-    "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
-    "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "normuon", "novograd", "ntxent",
-    "numerical_gradient", "offload_state", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent",
-    "orthogonalize", "params_ema", "partition", "per_example_global_norm_clip", "per_example_layer_norm_clip",
-    "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
-    "piecewise_interpolate_schedule", "plan", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule",
-    "power_iteration", "power_schedule", "powercool_schedule", "precond_update_prob_schedule", "prodigy", "projections",
-    "psgd_kron", "psgld", "qk_clip", "quantize_state", "radam", "radial_brake", "reduce_on_plateau", "refreshed_basis",
-    "reset", "rex_schedule", "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
-    "safe_root_mean_squares",
+    "first_moment", "flatten", "for_batch", "for_length", "freeze", "from_optax", "fromage", "fuse_cpu_outputs",
+    "galore", "gauss_newton", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gpa", "gradient_release",
+    "grokfast", "half_life_schedule", "hinge_loss", "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball",
+    "identity", "in_stacks", "in_turns", "incremental_update", "init_empty_state", "initial_parameter",
+    "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root", "inverse_sqrt_schedule", "join_schedules",
+    "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap", "l2_loss", "label_by_path", "label_by_role",
+    "lamb", "laprop", "largest", "lars", "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule",
+    "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mars", "mask_by_path", "masked",
+    "matrices_by_role", "matrix_inverse_pth_root", "matrixwise", "measure_with_ema", "mechanize", "metrics",
+    "microbatch", "microbatching", "migrate", "minimize", "momo", "momo_adam", "monitor", "multi_normal",
+    "multi_transform", "muon", "nadam", "nadamw", "named_chain", "nesterov_point", "nnls", "noisy_sgd", "normalize",
+    "normalize_by_update_norm", "normuon", "novograd", "ntxent", "numerical_gradient", "offload_state",
+    "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "orthogonalize", "params_ema", "partition",
+    "per_example_global_norm_clip", "per_example_layer_norm_clip", "per_leaf", "periodic_update", "perturbations",
+    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plan",
+    "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule", "power_iteration", "power_schedule",
+    "powercool_schedule", "precond_update_prob_schedule", "prodigy", "projections", "psgd_kron", "psgld", "qk_clip",
+    "quantize_state", "radam", "radial_brake", "reduce_on_plateau", "refreshed_basis", "reset", "rex_schedule",
+    "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares",
     "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam",
     "scale_by_adam_atan2", "scale_by_adam_mini", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix",
     "scale_by_adopt", "scale_by_amsgrad", "scale_by_apollo", "scale_by_backtracking_linesearch", "scale_by_belief",
@@ -458,13 +458,13 @@ __all__ = [
     "snapshot", "soap", "soap_muon", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia",
     "split_real_and_imaginary", "squared_error", "ssbroyden", "stable_adamw", "state_bytes", "state_from_dict",
     "state_from_optax", "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map",
-    "swa", "sweep", "tabulate", "tail_ema", "to_optax", "together", "total", "total_norm", "trace", "transform",
-    "transformer_optimizer", "transforms", "tree", "tree_map_params", "tree_utils", "turned_basis", "unitwise_clip",
-    "unitwise_norm", "update_floor", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
-    "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
-    "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
-    "with_extra_args_support", "with_kahan_summation", "with_master_weights", "with_metrics",
-    "with_stochastic_rounding", "with_weight_decay", "wrapper", "yogi", "zclip", "zero_nans",
+    "swa", "sweep", "tabulate", "tail_ema", "to_optax", "together", "total", "total_norm", "trace", "transfer",
+    "transfer_init", "transfer_table", "transform", "transformer_optimizer", "transforms", "tree", "tree_map_params",
+    "tree_utils", "turned_basis", "unitwise_clip", "unitwise_norm", "update_floor", "update_infinity_moment",
+    "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
+    "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation", "with_master_weights",
+    "with_metrics", "with_stochastic_rounding", "with_weight_decay", "wrapper", "yogi", "zclip", "zero_nans",
 ]  # fmt: skip
 
 

@@ -32,6 +32,9 @@ class Chain(Part):
             return self
         return Chain(label, tuple(_labelled(tx, label) for tx in self.parts), self.pack, self.unpack)
 
+    def around(self, new: Callable[[int, Any], Any]) -> "Chain":
+        return Chain(self.label, tuple(new(i, tx) for i, tx in enumerate(self.parts)), self.pack, self.unpack)
+
     def init(self, params: Params) -> OptState:
         states = [part.init(params) for part in self.parts]
         order.check(self.label, self.parts, states, params)

@@ -1,5 +1,6 @@
 """Hyperparameters in the state: injected, read, and set."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -318,6 +319,11 @@ class Injected(Part):
             states = {k: f.init() for k, f in self.schedules.items()}
             first = self._values(self.numbers, states, jnp.float32, {})
         yield Inside(self._inner(first), (GetAttrKey("inner_state"),))
+
+    def around(self, new: Callable[[int, Any], Any]) -> "Injected":
+        again, factory = copy.copy(self), self.inner_factory
+        again.inner_factory = lambda *args, **kwargs: new(0, factory(*args, **kwargs))
+        return again
 
     def asks(self) -> Iterable[str] | None:
         return () if all(isinstance(x, WrappedSchedule) for x in self.schedules.values()) else None

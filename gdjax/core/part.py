@@ -6,12 +6,13 @@ A transform is two functions. Behind those of this library is a `Part`: a rule, 
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from jax.tree_util import DictKey, GetAttrKey
 
+from gdjax.core.misuse import is_transform
 from gdjax.core.types import ArrayTree, OptState, Params, Updates
 from gdjax.core.values import Call
 
@@ -80,6 +81,7 @@ class Part:
     - `steps`, `joined`: how it joins a pass over the leaves, see `gdjax.lift.rule`.
     - `asks`: the extra arguments of `update` that it reads itself.
     - `labelled`: the same part, with errors under the name of the optimizer around it.
+    - `around`: the same around other inner transforms.
     """
 
     label: str
@@ -112,6 +114,14 @@ class Part:
     def labelled(self, label: str) -> Any:
         return self
 
+    def around(self, new: Callable[[int, Any], Any]) -> Any:
+        """The same with `new(i, tx)` in the place of the i-th transform of `inside`.
+
+        Raises:
+          ValueError: that cannot be made.
+        """
+        return self
+
     def check(self, state: OptState) -> None:
         """Raises if a state is not one of this part's."""
 
@@ -128,6 +138,7 @@ class Pair(Part):
     like: str = ""
     also: frozenset[str] = frozenset()  # extra arguments that it reads and its signature does not name
     calls: tuple[Call, ...] = ()  # the calls that made it, the outermost first
+    growth: Any = None  # see `gdjax.core.growth.law_of`
 
     def init(self, params: Params) -> OptState:
         return self.functions[0](params)
@@ -142,6 +153,25 @@ class Pair(Part):
 
     def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
         return {} if self.holds else numbers_of(self.calls)
+
+    def around(self, new: Callable[[int, Any], Any]) -> Any:
+        """What the outermost of its calls makes that was given the inner transforms."""
+        for call in self.calls:
+            left = dict(enumerate(x.tx for x in self.holds))
+
+            def other(x: Any, left: dict[int, Any] = left) -> Any:
+                if is_transform(x):
+                    place = next((i for i, inner in left.items() if inner is x or inner == x), None)
+                    return x if place is None else new(place, left.pop(place))
+                if type(x) in (tuple, list):
+                    return type(x)(map(other, x))
+                kind: Any = type(x)
+                return kind((k, other(y)) for k, y in x.items()) if isinstance(x, Mapping) else x
+
+            args, kwargs = other(tuple(call.args)), other(dict(call.kwargs))
+            if not left:
+                return call.factory(*args, **kwargs)
+        raise ValueError(f"{self.calls[0].name if self.calls else 'a transform'} cannot be made around another one")
 
     def kept(self) -> Iterable[Kept]:
         return [Kept((GetAttrKey(name),), all_axes) for name in self.like.split()]

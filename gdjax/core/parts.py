@@ -185,7 +185,7 @@ class Owned(NamedTuple):
 
 def holding(
     init: Callable[..., Any], update: Callable[..., Any], *inside: Inside, like: str = "", at_once: bool = True,
-    also: Iterable[str] = (), **inner: Transform,
+    also: Iterable[str] = (), growth: Any = None, **inner: Transform,
 ) -> GradientTransformation:  # fmt: skip
     """The transform of two functions, with the answers of a `Pair`.
 
@@ -196,9 +196,10 @@ def holding(
       **inner: from a field of the state to the inner transform whose state it is.
       at_once: whether the first update contains theirs; see `Inside`.
       also: extra arguments that `update` reads and its signature does not name.
+      growth: how the update grows with a matrix, where there are no inner transforms.
     """
     named = [Inside(tx, (GetAttrKey(name),), at_once=at_once) for name, tx in inner.items()]
-    part = Pair((init, update), [*inside, *named], like, frozenset(also))
+    part = Pair((init, update), [*inside, *named], like, frozenset(also), growth=growth)
     return GradientTransformation(part.init, part.update)
 
 

@@ -1,11 +1,13 @@
-"""What each leaf of a tree of parameters is, as a table."""
+"""What each leaf of a tree of parameters is, and what a larger model makes of its rate, as tables."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from gdjax.combine.transfer import Row, shapes_of_base, transferred
 from gdjax.core.paths import paths_of
-from gdjax.core.types import Params
+from gdjax.core.types import Params, Transform, unboxed
 from gdjax.inspection.tabulate import Table
 from gdjax.inspection.walk import shapes_of
 from gdjax.matrices.plan import matrices_by_role, plan_of
@@ -55,3 +57,34 @@ def roles(params: Params, overrides: Mapping[Any, Any] | None = None) -> Table:
     ]
     idle = [str(w.message).removeprefix("gdjax.roles: ") for w in caught]
     return Table(rows, Role._fields, dict.fromkeys([*idle, *numbers.notes(shapes)]))
+
+
+def transfer_table(
+    tx: Transform, params: Params, base: Params, *, roles: Mapping[Any, Any] | None = None,
+    depth: str | re.Pattern[str] | None = None,
+) -> Table:  # fmt: skip
+    """What `transfer(tx, base)` makes of the numbers of each leaf of `params`, and why: a table with a row for each.
+
+    Args:
+      tx: the optimizer as it was tuned.
+      params, base: the large and the small model: arrays, or shapes as of `jax.ShapeDtypeStruct`.
+      roles, depth: as in `transfer`.
+
+    Returns:
+      A `Table`: the path and the shape of each leaf, its role, the axes that grew, the factors of its rate, decay, eps
+      and of the scale at which its weights start, and from what growth of its updates they follow.
+
+    Raises:
+      ValueError, TypeError: as `transfer`, and its `init`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def model(n):
+      ...     return {"embed": jnp.ones((9, n)), "mlp": jnp.ones((n, n)), "head": jnp.ones((n, 9))}
+      >>> table = gdjax.transfer_table(gdjax.adamw(1e-2), model(16), base=model(4))
+      >>> [(row.path, row.rate, row.decay, row.eps, row.start) for row in table]
+      [('embed', 1.0, 1.0, 0.25, 1.0), ('head', 0.25, 4.0, 1.0, 0.25), ('mlp', 0.25, 4.0, 0.25, 0.5)]
+    """
+    label = "gdjax.transfer_table"
+    part = transferred(label, tx, shapes_of_base(label, base), roles, depth)
+    return Table(list(part.rows(shapes_of(label, unboxed(params)))), Row._fields)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.chain import Chain
+from gdjax.combine.edits import Edited
 from gdjax.combine.groups import Routes, Slip, grouped, partition
 from gdjax.combine.hyperparams import Injected
 from gdjax.combine.masking import MaskedLeafwise, freeze, masked
@@ -104,7 +105,7 @@ class Walk:
         if isinstance(part, Injected):
             yield from self.injected(part, tree, groups)
             return
-        if not isinstance(part, Chain | Wrapped) and factory not in (masked, grouped, from_optax, identity):
+        if not isinstance(part, Chain | Wrapped | Edited) and factory not in (masked, grouped, from_optax, identity):
             name = calls[-1].name if calls else described(tx)
             label = base.label_of(calls[-1]) if calls else name
             ours = is_ours(factory) or bool(calls) and bool(part.inside())

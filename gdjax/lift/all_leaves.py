@@ -52,12 +52,16 @@ def check_factor_paths(factors: Factors, params: Params) -> None:
 
 
 def factors_of_each(factors: Factors, bases: Mapping[str, Any], tree: ArrayTree) -> list[dict[str, Any]]:
-    """For each leaf, also without a gradient, its hyperparameters: base times factor."""
+    """For each leaf, also without a gradient, base times factor of the hyperparameters whose factors are not all 1."""
     columns = {}
     for name, x in factors.items():
         levels = [_level(level, tree, False) for level in x.levels()]
+        if all(isinstance(x, int | float) and x == 1 for level in levels for x in level):
+            continue
         known: dict[Any, Any] = {}  # leaves with the same factor share the product
         columns[name] = [_times(bases[name], row, known) for row in zip(*levels, strict=True)]
+    if not columns:
+        return [{}] * len(jax.tree.leaves(tree, is_leaf=is_skipped))
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -173,8 +177,9 @@ class Running:
 
     def kernel(self, i: int) -> Kernel:
         """The key of the function of leaf i; a hyperparameter that is 0 for this leaf is a constant."""
+        shared = {k: self.rule.hyper[k] for k in self.rule.per_leaf if k not in self.own[i] and k not in self.scalars}
         own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
-        kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in own.items())
+        kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in (shared | own).items())
         arguments = tuple(k for k in self.own[i] if k not in own)
         return kernel._replace(wraps=self.wraps, constants=kernel.constants + constants, per_leaf=arguments)
 

@@ -108,6 +108,7 @@ def leafwise(
     static: Mapping[str, OfLeaf] | None = None,
     extra: str = "",
     domains: Mapping[str, str] | None = None,
+    growth: Any = None,
     **slots: Shared | Whole | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
@@ -129,6 +130,10 @@ def leafwise(
       domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
         bracket includes its end. An annotation of the rule says the same: `b1: Annotated[Hyper, "[0, 1)"]`. Numbers are
         checked when the factory is called; traced ones and schedules are not.
+      growth: how the update grows with a matrix, for `transfer`: "elementwise" for numbers of one size, as Adam's;
+        "orthonormal" for singular values of one size, as Muon's; "normalized" for a norm of one size; "gradient";
+        "same" as what comes in; "fits" where its largest singular value is about sqrt(outputs / inputs) already. None
+        where it is not known: `transfer` then refuses the rule.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
@@ -167,15 +172,15 @@ def leafwise(
             rule, more = with_numbers(rule, reduce, one)
             asked += more
         special = Special(static or {}, asked)
-        return maker_of("leafwise", State, slots, count, special, domains, scheduled=scheduled)(rule)
+        return maker_of("leafwise", State, slots, count, special, domains, growth, scheduled=scheduled)(rule)
 
     return decorate
 
 
 def maker_of(
     maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special,  # noqa: N803
-    domains: Mapping[str, str] | None, *, scheduled: Any = None, around: Callable[..., Any] | None = None,
-    kind: type[Leafwise] = Leafwise,
+    domains: Mapping[str, str] | None, growth: Any, *, scheduled: Any = None,
+    around: Callable[..., Any] | None = None, kind: type[Leafwise] = Leafwise,
 ) -> Callable[..., Any]:  # fmt: skip
     """The decorator behind `leafwise` and `wrapper`; with `around(rule, name, tx)` its factories make wrappers."""
     inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
@@ -199,7 +204,7 @@ def maker_of(
                 check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             hyper, per_leaf = all_leaves.split_factors(label, hyper, slots, of_tree=kind is not Leafwise)
-            more = settings, own.static, own.extra
+            more = settings, own.static, own.extra, growth
             part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
@@ -254,10 +259,12 @@ class Treewise(Leafwise):
         return meshes.placed(u, g) if meshes.division(g) else u
 
 
-def treewise(State: Any, settings: Sequence[str] = (), domains: Any = None, **slots: Any) -> Any:  # noqa: N803
+def treewise(
+    State: Any, settings: Sequence[str] = (), domains: Any = None, growth: Any = None, **slots: Any  # noqa: N803
+) -> Any:  # fmt: skip
     """Makes a rule of the whole tree, see `Treewise`, a factory of transforms; the rest is as in `leafwise`.
 
     Args:
       settings: the arguments that are no numbers, beside those that slots read.
     """
-    return maker_of("leafwise", State, slots, None, Special(settings=settings), domains, kind=Treewise)
+    return maker_of("leafwise", State, slots, None, Special(settings=settings), domains, growth, kind=Treewise)

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from gdjax.core import base
+from gdjax.core.contexts import WHERE, within
 from gdjax.core.parts import calls_of, known
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.numerics import is_key
@@ -173,7 +174,7 @@ def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
       Exception: whatever f raises.
       Effects: f has effects.
     """
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), within(WHERE, tried=True):
         # A new function, so that JAX traces it and takes no trace from its cache.
         closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
         if closed.effects:

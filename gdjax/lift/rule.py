@@ -50,6 +50,7 @@ class Leafwise(Part):
     settings: Mapping[str, Any] = field(default_factory=dict)  # of slots and `static`: the rule gets None for them
     static: Mapping[str, OfLeaf] = field(default_factory=dict)  # facts about leaves, from some of these arguments
     extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
+    growth: Any = None  # see `gdjax.core.growth.law_of`
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)

@@ -33,6 +33,7 @@ def wrapper(
     static: Mapping[str, OfLeaf] | None = None,
     extra: str = "",
     domains: Mapping[str, str] | None = None,
+    growth: Any = None,
     **slots: Shared | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[..., Any]]:
     """Makes a rule for one array a factory of wrappers; the factory takes a transform and the rule's hyperparameters.
@@ -53,6 +54,7 @@ def wrapper(
       extra: "value": arguments of `update`, numbers, that the rule gets by name; the factory does not have them.
       domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
         bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
+      growth: how the update grows with a matrix, as in `leafwise`.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
@@ -77,7 +79,7 @@ def wrapper(
     def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
         return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
 
-    return maker_of("wrapper", Own, slots, count, Special(static or {}, extra.split()), domains, around=around)
+    return maker_of("wrapper", Own, slots, count, Special(static or {}, extra.split()), domains, growth, around=around)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,9 @@ class Wrapped(Part):
     def labelled(self, label: str) -> "Wrapped":
         """Only the rule: the wrapped transform keeps its own name in errors."""
         return replace(self, label=label, own=self.own.labelled(label))
+
+    def around(self, new: Callable[[int, Any], Any]) -> "Wrapped":
+        return replace(self, tx=new(0, self.tx))
 
     @property
     def scheduled(self) -> bool:

@@ -11,7 +11,7 @@ from gdjax.optimizers.adabelief import ScaleByBeliefState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(ScaleByBeliefState, nu=second_moment)
+@leafwise(ScaleByBeliefState, nu=second_moment, growth="elementwise")
 def scale_by_acprop(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-16, eps_root: hyper.Size = 1e-16,

@@ -73,7 +73,7 @@ def all_but(left_out: int | None, axes_of: Callable[..., tuple[int, int] | None]
     return Factor(axes)
 
 
-@leafwise(FactoredState, v_row=all_but(1), v_col=all_but(0), v=all_but(None))
+@leafwise(FactoredState, v_row=all_but(1), v_col=all_but(0), v=all_but(None), growth="elementwise")
 def _by_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
     factored: bool, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)], epsilon: hyper.Size,
@@ -92,7 +92,13 @@ def _by_factored_rms(
     return scaled(g, row_factor, "each") * factor, s
 
 
-@leafwise(FactoredState, v_row=all_but(1, last_axes), v_col=all_but(0, last_axes), v=all_but(None, last_axes))
+@leafwise(
+    FactoredState,
+    v_row=all_but(1, last_axes),
+    v_col=all_but(0, last_axes),
+    v=all_but(None, last_axes),
+    growth="elementwise",
+)
 def _by_torchs_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
     factored: bool, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)], epsilon: hyper.Size,

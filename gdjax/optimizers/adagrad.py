@@ -21,7 +21,7 @@ class ScaleByRssState(NamedTuple):
 _sum = Moment(wide=True, real=True, fill="initial_accumulator_value", kind="exact")
 
 
-@leafwise(ScaleByRssState, sum_of_squares=_sum)
+@leafwise(ScaleByRssState, sum_of_squares=_sum, growth="elementwise")
 def scale_by_rss(
     g: Array, s: ScaleByRssState, p: Array, t: Array,
     initial_accumulator_value: hyper.Size = 0.1, eps: hyper.Size = 1e-7,

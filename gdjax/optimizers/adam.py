@@ -25,7 +25,7 @@ def corrected_mean(mu: Array, g: Array, b1: Hyper, t: Array, nesterov: bool) -> 
     return debias(mu, b1, t)
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def scale_by_adam(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,

@@ -11,7 +11,7 @@ from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def scale_by_adam_atan2(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.99, a: hyper.Positive = 1.27, b: hyper.Positive = 1.0,

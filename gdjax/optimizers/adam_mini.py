@@ -91,7 +91,7 @@ def _apart(shape: Sequence[int], blocks: Sequence[int]) -> tuple[list[int], list
     return apart, kept
 
 
-@leafwise(ScaleByAdamMiniState, nu=Planned(_first_nu), static={"blocks": _blocks})
+@leafwise(ScaleByAdamMiniState, nu=Planned(_first_nu), static={"blocks": _blocks}, growth="elementwise")
 def _adam_mini(
     g: Array, s: ScaleByAdamMiniState, p: Array, t: Array,
     b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, mu_dtype: DType | None, blocks: Any,

@@ -22,7 +22,14 @@ class ScaleByAdanState(NamedTuple):
     t: Array  # () int32, updates made so far
 
 
-@leafwise(ScaleByAdanState, m=slow_moment, n=second_moment, t=Shared(0, jnp.int32), g=Moment(kind="exact"))
+@leafwise(
+    ScaleByAdanState,
+    m=slow_moment,
+    n=second_moment,
+    t=Shared(0, jnp.int32),
+    g=Moment(kind="exact"),
+    growth="elementwise",
+)
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: hyper.Decay = 0.98, b2: hyper.Squares = 0.92, b3: hyper.Decay = 0.99, eps: hyper.Size = 1e-8,

@@ -35,6 +35,7 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 @leafwise(
     ScaleByAdemamixState, count=lambda s: s.count_m2, count_m2=Shared(0, jnp.int32),
     m2=Moment("mu_dtype", kind="exact"), nu=second_moment,
+    growth="elementwise",
 )  # fmt: skip
 def scale_by_ademamix(
     g: Array, s: ScaleByAdemamixState, p: Array, t: Array,
@@ -124,7 +125,13 @@ def ademamix(
     return descending(scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype), learning_rate, weight_decay, mask)
 
 
-@leafwise(ScaleBySimplifiedAdEMAMixState, count=lambda s: s.t, t=Shared(0, dtype=jnp.int32), n=second_moment)
+@leafwise(
+    ScaleBySimplifiedAdEMAMixState,
+    count=lambda s: s.t,
+    t=Shared(0, dtype=jnp.int32),
+    n=second_moment,
+    growth="elementwise",
+)
 def scale_by_simplified_ademamix(
     g: Array, s: ScaleBySimplifiedAdEMAMixState, p: Array, t: Array,
     b1: hyper.Decay = 0.99, b2: hyper.Squares = 0.95, alpha: hyper.Size = 0.0, eps: hyper.Size = 1e-8,

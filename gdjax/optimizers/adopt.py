@@ -18,7 +18,7 @@ def _fourth_root(t: Array) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.9999, eps: hyper.Size = 1e-6, mu_dtype: DType | None = None,

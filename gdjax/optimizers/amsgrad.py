@@ -27,7 +27,7 @@ class ScaleByAmsgradState(NamedTuple):
 _second = replace(second_moment, kind="exact")
 
 
-@leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second)
+@leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second, growth="elementwise")
 def scale_by_amsgrad(
     g: Array, s: ScaleByAmsgradState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,
@@ -66,7 +66,7 @@ def scale_by_amsgrad(
     return divide(mu_hat, sqrt(nu_max + eps_root), eps), s._replace(mu=mu, nu=nu, nu_max=nu_max)
 
 
-@leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second)
+@leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second, growth="elementwise")
 def _by_torchs_amsgrad(
     g: Array, s: ScaleByAmsgradState, p: Array, t: Array,
     b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, eps_root: hyper.Size, mu_dtype: DType | None,

@@ -33,7 +33,14 @@ _row, _col = all_but(1, _matrix), all_but(0, _matrix)
 
 
 @leafwise(
-    ScaleByCameState, m=Moment(wide=True), v_row=_row, v_col=_col, v=all_but(None, _matrix), s_row=_row, s_col=_col
+    ScaleByCameState,
+    m=Moment(wide=True),
+    v_row=_row,
+    v_col=_col,
+    v=all_but(None, _matrix),
+    s_row=_row,
+    s_col=_col,
+    growth="elementwise",
 )
 def scale_by_came(
     g: Array, s: ScaleByCameState, p: Array, t: Array,

@@ -73,6 +73,7 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     mu=matrix_moment,
     static={"roles": of_leaf(routing, Matrix())},
     Q=Planned(_first_q, "rank_fraction key"),
+    growth="fits",
 )
 def scale_by_dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,

@@ -58,6 +58,7 @@ def _submatrix(
     mu=matrix_moment,
     static={"roles": of_leaf(routing, Matrix())},
     ns_coeffs=NS_COEFFS,
+    growth="fits",
 )
 def scale_by_dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,

@@ -27,7 +27,7 @@ class GPAState(NamedTuple):
         return evaluated(lambda z, y: average(y, z, self.mu_y), self.z, params)
 
 
-@wrapper(GPAState, inner="base_optimizer_state", z=start_of_z, mu_y=Shared("mu_y"))
+@wrapper(GPAState, inner="base_optimizer_state", z=start_of_z, mu_y=Shared("mu_y"), growth="same")
 def _averaged(
     u: Array, g: Array, s: GPAState, y: Array, t: Array, mu_x: Hyper, mu_y: Hyper, state_dtype: Floating | None
 ) -> tuple[Array, GPAState]:

@@ -25,7 +25,7 @@ class ScaleByLionState(NamedTuple):
     mu: Params  # like params, momentum
 
 
-@leafwise(ScaleByLionState, mu=slow_moment)
+@leafwise(ScaleByLionState, mu=slow_moment, growth="elementwise")
 def scale_by_lion(
     g: Array, s: ScaleByLionState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.99, mu_dtype: DType | None = None,

@@ -19,7 +19,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, growth_by_shape, refuse_complex
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -60,6 +60,7 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 @leafwise(
     MuonState, mu=matrix_moment,
     static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
+    growth=growth_by_shape,
 )  # fmt: skip
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,

@@ -21,7 +21,7 @@ class ScaleByNadamState(NamedTuple):
     b1_product: Array  # (), the product of all b1_k so far, float32 at least
 
 
-@leafwise(ScaleByNadamState, nu=second_moment, b1_product=Shared(1.0))
+@leafwise(ScaleByNadamState, nu=second_moment, b1_product=Shared(1.0), growth="elementwise")
 def _by_dozat(
     g: Array, s: ScaleByNadamState, p: Array, t: Array,
     b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, eps_root: hyper.Size, mu_dtype: DType | None,

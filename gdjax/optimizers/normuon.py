@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.growth import Law
 from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Squares, Steps, Transform
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Planned, matrix_moment
@@ -67,9 +68,19 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
     return scaled * (wanted / jnp.where(norm == 0, 1, norm)).astype(o.dtype), v
 
 
+def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law:
+    # Of few large singular values, as a gradient has them, each grows where the norm of the update is prescribed.
+    return Law(full=True, scale=_by_shape) if given["consistent_rms"] is None else Law(0.5, 0.5)
+
+
+def _by_shape(rows: int, columns: int) -> float:
+    return by_shape(rows, columns, None)
+
+
 @leafwise(
     ScaleByNorMuonState, mu=matrix_moment,
     static={"roles": of_leaf(routing, Matrix())}, v=Planned(_first_v), ns_coeffs=NS_COEFFS,
+    growth=_growth,
 )  # fmt: skip
 def scale_by_normuon(
     g: Array, s: ScaleByNorMuonState, p: Array, t: Array,

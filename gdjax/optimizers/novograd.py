@@ -20,7 +20,7 @@ class ScaleByNovogradState(NamedTuple):
     nu: Params  # for each leaf a () average of its squared norm, float32 at least
 
 
-@leafwise(ScaleByNovogradState, nu=Factor())
+@leafwise(ScaleByNovogradState, nu=Factor(), growth="normalized")
 def scale_by_novograd(
     g: Array, s: ScaleByNovogradState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.25, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,

@@ -25,6 +25,7 @@ class ScaleByOptimisticGradientState(NamedTuple):
     ScaleByOptimisticGradientState,
     previous_gradient=Moment("mu_dtype", kind="exact"),
     is_initial_step=Shared(True, jnp.bool_),
+    growth="same",
 )
 def scale_by_optimistic_gradient(
     g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array, alpha: hyper.Finite = 1.0, beta: hyper.Finite = 1.0

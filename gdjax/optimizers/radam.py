@@ -41,7 +41,7 @@ def _rectification(t: Array, b2: Hyper, threshold: Hyper) -> Array:
     return sqrt(jnp.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 0))
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def scale_by_radam(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Decay = 0.999, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,
@@ -84,7 +84,7 @@ def scale_by_radam(
     return jnp.where(r > 0, r * divide(mu_hat, sqrt(nu_hat + eps_root), eps), mu_hat), s._replace(mu=mu, nu=nu)
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def _by_torchs_radam(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, eps_root: hyper.Size, threshold: hyper.Bound,

@@ -56,7 +56,7 @@ def _stddev_state(hyper: Mapping[str, Any]) -> Any:
     return ScaleByRStdDevWithCountState if hyper["bias_correction"] else ScaleByRStdDevState
 
 
-@leafwise(_rms_state, nu=_nu)
+@leafwise(_rms_state, nu=_nu, growth="elementwise")
 def scale_by_rms(
     g: Array, s: ScaleByRmsState | ScaleByRmsWithCountState, p: Array, t: Array,
     decay: hyper.Decay = 0.9, eps: hyper.Size = 1e-8, initial_scale: hyper.Size = 0.0, eps_in_sqrt: bool = True,
@@ -89,7 +89,7 @@ def scale_by_rms(
     return divide(g, _root(nu_hat, eps, eps_in_sqrt)), s._replace(nu=nu)
 
 
-@leafwise(_stddev_state, mu=_mean, nu=_mean_sq)
+@leafwise(_stddev_state, mu=_mean, nu=_mean_sq, growth="elementwise")
 def scale_by_stddev(
     g: Array, s: ScaleByRStdDevState | ScaleByRStdDevWithCountState, p: Array, t: Array,
     decay: hyper.Decay = 0.9, eps: hyper.Size = 1e-8, initial_scale: hyper.Size = 0.0, eps_in_sqrt: bool = True,

@@ -71,6 +71,7 @@ def step_of_y(y: Array, old_z: Array, z: Array, c: Hyper, b1: Hyper) -> Array:
     ScheduleFreeState, inner="base_optimizer_state", count=lambda s: s.step_count - 1,
     z=start_of_z,
     b1=Shared("b1"), weight_sum=Shared(), step_count=Shared(1, jnp.int32), max_lr=Shared(),
+    growth="same",
 )  # fmt: skip
 def _averaged(
     u: Array, g: Array, s: ScheduleFreeState, y: Array, t: Array,

@@ -64,6 +64,7 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     mu=matrix_moment,
     static={"dimensions": of_leaf(routing, Matrix())},
     ns_coeffs=NS_COEFFS,
+    growth="fits",
 )
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
@@ -77,7 +78,9 @@ def _spectral(
     return u, s._replace(mu=mu)
 
 
-@leafwise(ScaleByScionState, mu=matrix_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS)
+@leafwise(
+    ScaleByScionState, mu=matrix_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, growth="fits"
+)
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, dimensions: Any,

@@ -11,7 +11,7 @@ from gdjax.transforms.averaging import ema
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-@leafwise()
+@leafwise(growth="elementwise")
 def scale_by_sign(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, EmptyState]:
     """Replaces every element by its sign: -1, 0 or 1; a complex number by g / |g|.
 

@@ -20,7 +20,9 @@ class ScaleBySM3State(NamedTuple):
     nu: Params  # like params, momentum
 
 
-@leafwise(ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]))
+@leafwise(
+    ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]), growth="elementwise"
+)
 def scale_by_sm3(
     g: Array, s: ScaleBySM3State, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Share = 1.0, eps: hyper.Size = 1e-8,

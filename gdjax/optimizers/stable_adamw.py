@@ -12,7 +12,7 @@ from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import decayed, descending, of_some
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def scale_by_stable_adamw(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.99, eps: hyper.Size = 1e-6, mu_dtype: DType | None = None,

@@ -11,7 +11,7 @@ from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"))
+@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"), growth="elementwise")
 def scale_by_yogi(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-3, eps_root: hyper.Size = 0.0,

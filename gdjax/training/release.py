@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import base
+from gdjax.core.contexts import WHERE, within
 from gdjax.core.parts import known, owned
 from gdjax.core.types import Array, OptState, Params, Transform
 from gdjax.lift import probe
@@ -103,7 +104,8 @@ def _short(layers: Layers, shapes: Params) -> Params:
 
 def _form(layers: Layers, shapes: Params) -> dict[int | None, list[Any]]:
     """What there is in the state for each parameter; at None, for none of them."""
-    state = jax.eval_shape(lambda params: layers.tx.init(params), shapes)
+    with within(WHERE, tried=True):
+        state = jax.eval_shape(lambda params: layers.tx.init(params), shapes)
     form: dict[int | None, list[Any]] = {i: [] for i in (None, *range(layers.params.num_leaves))}
     for (path, x), own in zip(jax.tree_util.tree_leaves_with_path(state), owned(layers.tx, state, shapes), strict=True):
         axis = None if own.axes is None or 0 not in own.axes else own.axes.index(0)

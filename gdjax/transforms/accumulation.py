@@ -438,7 +438,7 @@ def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mea
     return new if skip is None else jnp.where(skip, acc, new)
 
 
-@leafwise(ApplyEvery, grad_acc=Moment(wide=True, kind="exact"))
+@leafwise(ApplyEvery, grad_acc=Moment(wide=True, kind="exact"), growth="same")
 def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Hyper) -> tuple[Array, ApplyEvery]:
     total = jnp.where(t == 1, g, s.grad_acc + g)  # t is counted modulo k
     return jnp.where(t == k, total, 0), s._replace(grad_acc=total)

@@ -30,7 +30,7 @@ class EmaState(NamedTuple):
     ema: Updates  # like params, the moving average, not corrected for its start
 
 
-@leafwise(EmaState, ema=Moment("accumulator_dtype"))
+@leafwise(EmaState, ema=Moment("accumulator_dtype"), growth="same")
 def ema(
     g: Array, s: EmaState, p: Array, t: Array,
     decay: hyper.Decay, debias: bool = True, accumulator_dtype: DType | None = None,
@@ -237,6 +237,7 @@ def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
 
 @wrapper(
     ParamsEmaState, count=lambda s: s.step_count, step_count=Shared(0, jnp.int32), weight=Shared(), ema=_start,
+    growth="same",
 )  # fmt: skip
 def params_ema(
     u: Array, g: Array, s: ParamsEmaState, p: Array, t: Array,
@@ -289,6 +290,7 @@ def params_ema(
 @wrapper(
     SWAState, count=lambda s: s.step_count,
     step_count=Shared(0, jnp.int32), averaged=Shared(0, jnp.int32), mean=_start,
+    growth="same",
 )  # fmt: skip
 def swa(
     u: Array, g: Array, s: SWAState, p: Array, t: Array,
@@ -339,6 +341,7 @@ def swa(
 @wrapper(
     TailEmaState, count=lambda s: s.step_count,
     step_count=Shared(0, jnp.int32), blend=Shared("blend"), ema=_start,
+    growth="same",
 )  # fmt: skip
 def tail_ema(
     u: Array, g: Array, s: TailEmaState, p: Array, t: Array,

@@ -34,7 +34,7 @@ def _group(tree: Tree, groups: Any) -> list[Any]:
     return tree.of_each(jax.tree.leaves(each))
 
 
-@leafwise()
+@leafwise(growth="same")
 def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: hyper.Bound) -> tuple[Array, EmptyState]:
     """Clips every element to [-max_delta, max_delta]; a complex number keeps its argument.
 
@@ -54,7 +54,7 @@ def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: hyper.Bound) ->
     return jnp.clip(g, -max_delta, max_delta), s
 
 
-@leafwise(static={"groups": _group})
+@leafwise(static={"groups": _group}, growth="same")
 def clip_by_global_norm(
     g: Array, s: EmptyState, p: Array, t: Array, max_norm: hyper.Bound, *, groups: Annotated[Any, Kind("groups")] = None
 ) -> tuple[Array, EmptyState]:
@@ -91,7 +91,7 @@ def clip_by_global_norm(
     return g * shrinking(total_norm(g, groups), max_norm), s
 
 
-@leafwise()
+@leafwise(growth="same")
 def clip_by_block_rms(
     g: Array, s: EmptyState, p: Array, t: Array, threshold: hyper.Bound, *, layer_axes: LayerAxes = None
 ) -> tuple[Array, EmptyState]:
@@ -122,7 +122,7 @@ def clip_by_block_rms(
     return g * shrinking(safe_root_mean_squares(g, 0.0), threshold), s
 
 
-@leafwise()
+@leafwise(growth="same")
 def normalize(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, EmptyState]:
     """Scales all updates by one factor so that their global norm is 1.
 
@@ -143,7 +143,7 @@ def normalize(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, Empty
     return g * (1 / root) * (1 / root), s
 
 
-@leafwise()
+@leafwise(growth="same")
 def centralize(
     g: Array, s: EmptyState, p: Array, t: Array,
     *, output_axis: Annotated[int, Kind("axes")] = 0, layer_axes: LayerAxes = None,
@@ -260,7 +260,7 @@ def unitwise_clip(
         return jnp.where(norm < most, wide, wide * (most / jnp.maximum(norm, div_eps))).astype(g.dtype)
 
 
-@leafwise()
+@leafwise(growth="same")
 def adaptive_grad_clip(
     g: Array, s: EmptyState, p: Array, t: Array,
     clipping: hyper.Size, eps: hyper.Size = 1e-3, axis: Annotated[Axis, Kind("axes")] = None,

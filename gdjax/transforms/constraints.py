@@ -19,7 +19,7 @@ class ZeroNansState(NamedTuple):
     found_nan: Params  # like params, () bool each: whether the last gradient had a NaN
 
 
-@leafwise(ZeroNansState, found_nan=Integer(False, dtype=bool))
+@leafwise(ZeroNansState, found_nan=Integer(False, dtype=bool), growth="same")
 def zero_nans(g: Array, s: ZeroNansState, p: Array, t: Array) -> tuple[Array, ZeroNansState]:
     """Replaces every NaN by 0, and notes in the state which arrays had one. Infinities stay.
 

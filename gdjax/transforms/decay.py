@@ -22,12 +22,12 @@ class WeightDecaySchedule(NamedTuple):
     count: Array  # () int32, updates made so far
 
 
-@leafwise(scheduled=WeightDecaySchedule)
+@leafwise(scheduled=WeightDecaySchedule, growth="same")
 def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: hyper.Size) -> tuple[Array, EmptyState]:
     return decayed(g, p, weight_decay), s
 
 
-@leafwise(scheduled=WeightDecaySchedule)
+@leafwise(scheduled=WeightDecaySchedule, growth="same")
 def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: hyper.Size) -> tuple[Array, EmptyState]:
     return g + weight_decay * jnp.where(real_product(g, p) < 0, 0, p), s
 
@@ -37,7 +37,7 @@ def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
     return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
 
 
-@leafwise(scheduled=WeightDecaySchedule)
+@leafwise(scheduled=WeightDecaySchedule, growth="same")
 def _weight_decay(
     g: Array, s: EmptyState, p: Array, t: Array,
     rate: Hyper, weight_decay: hyper.Size, peak: Hyper, kind: str, cautious: bool,

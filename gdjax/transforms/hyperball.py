@@ -10,6 +10,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
+from gdjax.core.growth import Law, relative
 from gdjax.core.types import OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Planned
@@ -68,7 +69,11 @@ def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:  # noqa: N
     return jnp.where(R == 0, u, new - p)
 
 
-@wrapper(HyperballState, static={"roles": of_leaf(routing)}, radius=Planned(_first))
+def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
+    return relative(given, before, role) if role in KEPT else "same"
+
+
+@wrapper(HyperballState, static={"roles": of_leaf(routing)}, radius=Planned(_first), growth=_growth)
 def hyperball(
     u: Array, g: Array, s: HyperballState, p: Array, t: Array,
     learning_rate: hyper.Rate, roles: Roles = None,

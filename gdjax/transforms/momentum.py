@@ -24,7 +24,7 @@ class TraceState(NamedTuple):
     trace: Updates  # like params, the decaying sum of the updates
 
 
-@leafwise(TraceState, trace=Moment("accumulator_dtype"))
+@leafwise(TraceState, trace=Moment("accumulator_dtype"), growth="same")
 def trace(
     g: Array, s: TraceState, p: Array, t: Array,
     decay: hyper.Share, nesterov: bool = False, accumulator_dtype: DType | None = None,
@@ -74,6 +74,7 @@ def _behind(y: Array, m: Array, lookahead: Array) -> Any:
 @wrapper(
     EmaNesterovState,
     m=Moment("accumulator_dtype", wide=True, kind="slow"), lookahead=Shared(),
+    growth="same",
 )  # fmt: skip
 def ema_nesterov(
     u: Array, g: Array, s: EmaNesterovState, y: Array, t: Array,
@@ -128,7 +129,7 @@ class GrokfastState(NamedTuple):
     mu: Params  # like params, average of the gradients, from the first on
 
 
-@leafwise(GrokfastState, mu=Moment("accumulator_dtype", kind="slow"))
+@leafwise(GrokfastState, mu=Moment("accumulator_dtype", kind="slow"), growth="same")
 def _grokfast(
     g: Array, s: GrokfastState, p: Array, t: Array, alpha: Hyper, lamb: hyper.Size, accumulator_dtype: DType | None
 ) -> tuple[Array, GrokfastState]:
@@ -187,7 +188,7 @@ class MarsState(NamedTuple):
     g: Params  # like params, the gradient before
 
 
-@leafwise(MarsState, g=Moment(kind="exact"))
+@leafwise(MarsState, g=Moment(kind="exact"), growth="same")
 def _mars(
     g: Array, s: MarsState, p: Array, t: Array,
     b1: hyper.Decay, gamma: hyper.Finite, max_norm: hyper.Bound,
@@ -258,7 +259,7 @@ class CautiousState(NamedTuple):
     inner_state: OptState  # of the optimizer
 
 
-@wrapper(CautiousState)
+@wrapper(CautiousState, growth="same")
 def cautious(
     u: Array, g: Array, s: CautiousState, p: Array, t: Array,
     eps: hyper.Size = 0.0, clamp: hyper.Size = 1e-3,

@@ -70,7 +70,7 @@ def stateless_with_tree_map(f: Annotated[Callable[[Any, Any], Any], Kind("functi
     return stateless(of_trees)
 
 
-@leafwise()
+@leafwise(growth="same")
 def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: hyper.Finite) -> tuple[Array, EmptyState]:
     """Multiplies the updates by a number.
 
@@ -89,7 +89,7 @@ def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: hyper.Finite) 
     return step_size * g, s
 
 
-@leafwise(ScaleByScheduleState)
+@leafwise(ScaleByScheduleState, growth="same")
 def scale_by_schedule(
     g: Array, s: ScaleByScheduleState, p: Array, t: Array, step_size_fn: Annotated[Hyper, Kind("schedule_or_none")]
 ) -> tuple[Array, ScaleByScheduleState]:
@@ -118,7 +118,7 @@ def scale_by_schedule(
     return step_size_fn * g, s
 
 
-@leafwise()
+@leafwise(growth="same")
 def scale_by_learning_rate(
     g: Array, s: EmptyState, p: Array, t: Array, learning_rate: hyper.Rate, *, flip_sign: bool = True
 ) -> tuple[Array, EmptyState]:

@@ -123,7 +123,7 @@ def _is_spike(x: Array, xs: Array, count: Array, sigma_factor: Scalar) -> Array:
     return far & (n + 1 >= xs.size // 2) & (n >= 2)
 
 
-@leafwise(ZClipState, count=lambda s: s.count, mean=Shared(), var=Shared())
+@leafwise(ZClipState, count=lambda s: s.count, mean=Shared(), var=Shared(), growth="same")
 def zclip(
     g: Array, s: ZClipState, p: Array, t: Array,
     z_thresh: hyper.Positive = 2.5, alpha: hyper.Decay = 0.97, max_norm: hyper.Bound = 1.0, warmup_steps: Count = 25,

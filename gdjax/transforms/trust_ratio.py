@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import EmptyState
+from gdjax.core.growth import relative
 from gdjax.core.types import LayerAxes, OptState, Roles
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total_norm
@@ -22,7 +23,7 @@ def leaf_norm(x: Array) -> Array:
     return sqrt(sum_sq(x))
 
 
-@leafwise()
+@leafwise(growth=relative)
 def scale_by_trust_ratio(
     g: Array, s: EmptyState, p: Array, t: Array,
     min_norm: hyper.Size = 0.0, trust_coefficient: hyper.Size = 1.0, eps: hyper.Size = 0.0,
@@ -65,7 +66,7 @@ def scale_by_trust_ratio(
     return scaled(g, jnp.where(usable, trust_coefficient * p_norm / jnp.where(usable, g_norm + eps, 1), 1)), s
 
 
-@leafwise()
+@leafwise(growth="parameter")
 def scale_by_param_block_norm(
     g: Array, s: EmptyState, p: Array, t: Array, min_scale: hyper.Size = 1e-3, *, layer_axes: LayerAxes = None
 ) -> tuple[Array, EmptyState]:
@@ -93,7 +94,7 @@ def scale_by_param_block_norm(
     return g * jnp.maximum(leaf_norm(p), min_scale), s
 
 
-@leafwise()
+@leafwise(growth="parameter")
 def scale_by_param_block_rms(
     g: Array, s: EmptyState, p: Array, t: Array, min_scale: hyper.Size = 1e-3, *, layer_axes: LayerAxes = None
 ) -> tuple[Array, EmptyState]:
@@ -124,7 +125,7 @@ def scale_by_param_block_rms(
     return g * jnp.maximum(leaf_norm(p) * max(p.size, 1) ** -0.5, min_scale), s
 
 
-@leafwise()
+@leafwise(growth="same")
 def normalize_by_update_norm(
     g: Array, s: EmptyState, p: Array, t: Array, scale_factor: hyper.Finite = 1.0, eps: hyper.Size = 1e-6
 ) -> tuple[Array, EmptyState]:
@@ -208,7 +209,7 @@ def _of_matrices(f: Callable[..., Array], leaf: Leaf, p: Array, u: Array, *numbe
     return meshes.partitioned(of_stacks, p, p, u, *numbers)
 
 
-@wrapper(UpdateFloorState, static={"roles": of_leaf(routing)})
+@wrapper(UpdateFloorState, static={"roles": of_leaf(routing)}, growth="same")
 def update_floor(
     u: Array, g: Array, s: UpdateFloorState, p: Array, t: Array,
     floor: hyper.Size, roles: Roles = None,
@@ -250,7 +251,7 @@ def update_floor(
     return _of_matrices(lambda W, U, c: _lifted(W, U, c, outputs), roles, p, u, floor), s  # noqa: N803
 
 
-@wrapper(RadialBrakeState, static={"roles": of_leaf(routing)})
+@wrapper(RadialBrakeState, static={"roles": of_leaf(routing)}, growth="same")
 def radial_brake(
     u: Array, g: Array, s: RadialBrakeState, p: Array, t: Array,
     outward_scale: hyper.Size = 0.5, inward_scale: hyper.Size = 1.0, floor: hyper.Size = 0.0, roles: Roles = None,

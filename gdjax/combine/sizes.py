@@ -1,0 +1,227 @@
+"""What has grown between a small model and a large one: the widths of each leaf, and the number of layers."""
+
+import functools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from gdjax.core import callers, types
+from gdjax.core.growth import UNITS, Growth
+from gdjax.core.paths import paths_of
+from gdjax.core.types import ArrayTree, Params, is_skipped
+from gdjax.linalg.matrices import Matrix, is_trained, matrix_axes
+from gdjax.matrices import reading
+from gdjax.matrices.plan import matrices_by_role
+
+_LAST = re.compile(
+    r"^(w_?)?(o|out|output|down|c_proj|proj|fc_?2|w2|lin(ear)?_?2|dense_?2|dense_4h_to_h|fc_out)(_?proj)?$"
+)
+_NUMBER = re.compile(r"\d+")
+_HOW = {
+    "fold": "where the last matrix of each residual branch is to take the factor 1 / layers",
+    "forward": "where the model itself multiplies each branch by 1 / layers",
+}
+
+
+class Size(NamedTuple):
+    """A leaf as one matrix."""
+
+    role: str
+    inputs: int  # 1 for what has none: embeddings, biases, norms
+    outputs: int
+    rows: int  # of each matrix, all of them
+    columns: int
+
+
+class Base:
+    """The small model, of which others are said to be larger.
+
+    Args:
+      label: what errors begin with.
+      base: its parameters or their shapes.
+      roles: a dict from patterns to roles, which overrides those found by names and shapes.
+      depth: "fold", "forward" or the pattern of the last matrices of residual branches; None where depths are equal.
+    """
+
+    def __init__(self, label: str, base: Params, roles: Any, depth: str | re.Pattern[str] | None):
+        self.label, self.depth, self.by_role = label, depth, matrices_by_role(roles)
+        types.check_patterns(label, [] if depth is None else [depth], functions=False)
+        leaves = paths_of(base)
+        if not leaves:
+            raise ValueError(f"{label}: the base has no leaves")
+        self.shapes = {path: x for path, x in leaves}
+        self.read = {x.path: x for x in self.by_role.read(base, label)}
+        self.lead = dict(zip(self.read, jax.tree.leaves(self.by_role.layers(base)), strict=True))
+        self.numbered = _numbered(self.read)
+
+    def check(self, params: Params) -> None:
+        """Raises unless parameters are some of the base, grown; warns of what an optimizer cannot change."""
+        found, shapes = self.growths(params), dict(paths_of(params))
+        for path, x in found.items():
+            self._check_growth(path, shapes[path].shape, x)
+        for now in self.by_role.read(params, self.label):
+            before = self.read[self.like(now.path)]
+            if now.path in found and role_of(before) != role_of(now):
+                was, is_now = f"{role_of(before)} of shape {before.shape}", f"{role_of(now)} of shape {now.shape}"
+                raise ValueError(
+                    f"{self.label}: {now.path} is a {was} in the base and a {is_now} in params; say which it is by "
+                    f"roles={{{now.path!r}: {role_of(before)!r}}}"
+                )
+        if "head" not in (roles := set(map(role_of, self.read.values()))) and "matrix" in roles:
+            self._refuse_tied({path: x.outputs for path, x in found.items() if x.role == "embedding"}, shapes)
+        self._warn_of_heads(shapes)
+        if self.depth == "fold":
+            self._check_branches({path: x for path, x in found.items() if x.layers != 1 and x.role == "matrix"})
+
+    def _check_growth(self, path: str, shape: tuple[int, ...], x: Growth) -> None:
+        like = self.like(path)
+        was = self.read[like].shape
+        if min(x.inputs, x.outputs) < 1:
+            raise ValueError(f"{self.label}: {path} shrinks from {was} to {shape}: the base is the smaller model")
+        if x.layers < 1:
+            raise ValueError(f"{self.label}: there are fewer layers like {path} than in the base")
+        if x.layers != 1 and self.depth is None:
+            how = "; ".join(f"depth={k!r} {text}" for k, text in _HOW.items())
+            raise ValueError(
+                f"{self.label}: there are {x.layers:g} times the layers of the base with {path}: say {how}"
+            )
+        if x.role == "other" and len(shape) - self.lead[like] > 1 and x.outputs != 1:
+            raise ValueError(
+                f"{self.label}: no rule covers {path}, which grows from {was} to {shape}: give its role, as "
+                f"roles={{{path!r}: 'matrix'}} or 'embedding', 'head', 'router'"
+            )
+
+    def _refuse_tied(self, outputs: Mapping[str, float], shapes: Mapping[str, Any]) -> None:
+        """Raises where an embedding grows that may be the head too: there is no other."""
+        for path, ratio in outputs.items():
+            was = self.read[self.like(path)].shape
+            if ratio != 1 and len(was) == 2 and not self.by_role.decides(path, shapes[path]):
+                now = shapes[path].shape
+                raise ValueError(
+                    f"{self.label}: no leaf is the head, so {path} of shape {was}, now {now}, may be the head too, and "
+                    f"its rate right for one use alone. Multiply the logits by {was[-1]} / {now[-1]} in the model, and "
+                    f"say so by roles={{{path!r}: 'embedding'}}; or say which leaf is the head: roles={{path: 'head'}}"
+                )
+
+    def _warn_of_heads(self, shapes: Mapping[str, Any]) -> None:
+        for path, x in shapes.items():
+            before = self.read[self.like(path)]
+            if reading.attention_part(before.name) and isinstance(before.role, Matrix):
+                columns = before.role.output_axis
+                if not isinstance(columns, int) and x.shape[columns[-1]] > before.shape[columns[-1]]:
+                    a, b = before.shape[columns[-1]], x.shape[columns[-1]]
+                    callers.warn(
+                        f"{self.label}: the heads of {path} grow from {a} to {b} numbers: scores transfer if they are "
+                        f"divided by the size of a head, not by its root: here times {a} ** 0.5 / {b}"
+                    )
+                    return
+
+    def _check_branches(self, found: Mapping[str, Growth]) -> None:
+        """Raises where a part of a layer has matrices and none of them is known as its last."""
+        parts = defaultdict(list)
+        for path, x in found.items():
+            parts[_NUMBER.sub("#", reading.split(reading.split(path)[0])[0])].append((path, x.branch))
+        for members in parts.values():
+            if not any(branch == "last" for _, branch in members):
+                listed = ", ".join(path for path, _ in members[:4])
+                raise ValueError(
+                    f"{self.label}: which is the last matrix of the residual branch with {listed}? Say so by "
+                    "depth='a pattern of the paths of all last matrices'"
+                )
+
+    def growths(self, tree: ArrayTree) -> dict[str, Growth]:
+        """By path what has grown, of the leaves of a tree that no mask hides."""
+        every = paths_of(tree, is_skipped)
+        numbered = _numbered(dict(every))
+        return {path: self._growth(path, x, numbered) for path, x in every if not is_skipped(x) and is_trained(x)}
+
+    def _growth(self, path: str, x: Any, numbered: Any) -> Growth:
+        like = self.like(path)
+        before, shape = self.read[like], tuple(x.shape)
+        if len(shape) != len(before.shape):
+            raise ValueError(f"{self.label}: {path} has shape {shape}, and {before.shape} in the base: other axes")
+        layers = self._layers(path, like, shape, numbered)
+        if shape == before.shape and layers == 1:
+            return Growth(role_of(before))
+        old, new = (_size(self.label, before, of, self.lead[like], shape) for of in (before.shape, shape))
+        sides = (old.rows, old.columns), (new.rows, new.columns)
+        branch = self._branch(before) if layers != 1 else ""
+        return Growth(old.role, new.inputs / old.inputs, new.outputs / old.outputs, layers, branch, sides)
+
+    def like(self, path: str) -> str:
+        """The path of the leaf of the base that a leaf is like: the same, or in another layer.
+
+        Raises:
+          ValueError: there is none, or several that differ.
+        """
+        found = self._like(path)
+        if found is None:
+            raise ValueError(f"{self.label}: params has {path}, the base has {', '.join(self.read)}")
+        return found
+
+    def _like(self, path: str) -> str | None:
+        if path in self.read:
+            return path
+        for form in _forms(path):
+            if others := self.numbered.get(form):
+                kinds = {(self.read[x].role, self.read[x].shape) for x in others}
+                if len(kinds) > 1:
+                    both = " and ".join(f"{x} of shape {self.read[x].shape}" for x in others[:2])
+                    raise ValueError(f"{self.label}: {path} may be like {both} of the base, which differ")
+                return others[0]
+        return None
+
+    def _layers(self, path: str, like: str, shape: tuple[int, ...], numbered: Any) -> float:
+        """How many layers like that of a leaf there are, over those of the base."""
+        pairs = zip(_forms(path), _forms(like), strict=True)
+        ratio = math.prod(len(numbered[a]) / len(self.numbered[b]) for a, b in pairs)
+        before = self.read[like]
+        if before.name.stacked and self.lead[like]:
+            ratio *= shape[0] / before.shape[0]
+        return ratio
+
+    def _branch(self, leaf: reading.Read) -> str:
+        if self.depth == "forward" or not isinstance(leaf.role, Matrix):
+            return "inside"
+        last = _LAST.search(leaf.name.what) if self.depth == "fold" else re.search(self.depth or "", leaf.path)
+        return "last" if last else "inside"
+
+
+def _numbered(paths: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The paths that differ in one number alone, by what they share."""
+    found = defaultdict(list)
+    for path in paths:
+        for form in _forms(path):
+            found[form].append(path)
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _forms(path: str) -> list[str]:
+    """The path with one of its numbers left out, for each number."""
+    return [f"{path[: m.start()]}#{path[m.end() :]}" for m in _NUMBER.finditer(path)]
+
+
+def role_of(leaf: reading.Read) -> str:
+    return leaf.role if isinstance(leaf.role, str) else "matrix"
+
+
+def _size(label: str, leaf: reading.Read, shape: tuple[int, ...], lead: int, other: tuple[int, ...]) -> Size:
+    """The sizes of a leaf at a shape; `other` is that of the larger model."""
+    role = role_of(leaf)
+    if role == "embedding" and len(shape) > 1:
+        outputs = shape[-1]
+        if leaf.name.outputs_first:  # of a linear map or a convolution, or a table of rows: the axis that grows tells
+            first = len(shape) > 2 or leaf.shape[0] != other[0] and leaf.shape[-1] == other[-1]
+            outputs = shape[0] if first else outputs
+        return Size(role, 1, outputs, math.prod(shape) // outputs, outputs)
+    if role not in UNITS or len(shape) < 2:
+        return Size(role, 1, math.prod(shape[lead:]), 1, 1)
+    numbers = leaf.role if isinstance(leaf.role, Matrix) else reading.matrix_of(leaf.name, shape)[0]
+    _, rows, columns = matrix_axes(f"{label}: {leaf.path}", shape, numbers).sizes(shape)
+    columns = columns // numbers.parts if isinstance(numbers.parts, int) else columns
+    return Size(role, rows, 1 if role == "head" else columns, rows, columns)

@@ -1,0 +1,97 @@
+"""How an update grows with the sizes of a matrix, and the factors that follow when a model grows.
+
+A layer of any width is to change what it computes by as much, at one learning rate. For a matrix of n inputs and m
+outputs that is so where the largest singular value of its change goes as sqrt(m / n) (Yang, Simon & Bernstein 2023, A
+spectral condition for feature learning, https://arxiv.org/abs/2310.17813). Each rule of a method says by its `growth`
+how large that of its updates is; the factor of its rate is the quotient of the two, over that of the base.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+UNITS = "matrix", "head", "router"  # the roles of what multiplies a vector by a matrix; all others have one input
+
+
+class Law(NamedTuple):
+    """The largest singular value of an update: inputs^a outputs^b start^c scale(rows, columns), times a constant.
+
+    An embedding, whose inputs select one row, a bias and the gains of a norm count as matrices of one input.
+    """
+
+    inputs: float = 0.0  # a
+    outputs: float = 0.0  # b
+    start: float = 0.0  # c, the exponent of the root mean square of the weights
+    full: bool = False  # whether all singular values are alike, as those of a polar factor; else a few are large
+    scale: Callable[[int, int], float] | None = None  # a factor by the shape of each matrix
+    gradient: bool = False  # whether it grows and shrinks with the gradient
+    fits: bool = False  # whether it has the right size for each leaf: sqrt(outputs / inputs), or the like
+
+
+LAWS = {
+    "gradient": Law(0.5, -0.5, gradient=True),  # numbers of 1 / outputs
+    "elementwise": Law(0.5, 0.5),  # numbers of about 1, as Adam's
+    "normalized": Law(),  # a gradient over its norm
+    "orthonormal": Law(full=True),
+    "fits": Law(fits=True),
+}
+SAME, PARAMETER = "same", "parameter"  # as what comes in; that, times the root mean square of the parameter
+
+
+def relative(given: Any, before: Law, role: str) -> Law:
+    """The growth of an update that is divided by its own norm and multiplied by that of the weights."""
+    return Law(0.5, 0.5, start=1.0, full=before.full, scale=_of_norm if before.full else None)
+
+
+def _of_norm(rows: int, columns: int) -> float:
+    """The largest singular value over the norm, where all are alike."""
+    return min(rows, columns) ** -0.5
+
+
+class Growth(NamedTuple):
+    """What the sizes of a leaf are now, over what they are in the base."""
+
+    role: str
+    inputs: float = 1.0
+    outputs: float = 1.0
+    layers: float = 1.0  # how many more residual branches there are
+    branch: str = ""  # "last" for the last matrix of a branch that takes the factor 1 / layers, "inside" for the others
+    shapes: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))  # rows and columns of a matrix in the base, now
+
+
+def start_factor(x: Growth) -> float:
+    """The factor of the scale at which a leaf starts."""
+    own = x.inputs ** {"matrix": -0.5, "head": -1.0, "router": -1.0}.get(x.role, 0.0)
+    return own / x.layers if x.branch == "last" else own
+
+
+def rate_factor(x: Growth, law: Law) -> float:
+    """The factor of the rate: sqrt(outputs / inputs) over the law, and 1 / layers at the end of a branch."""
+    wanted = 1 / x.layers if x.branch == "last" else 1.0
+    if law.fits:
+        return wanted
+    if law.gradient and x.branch == "inside":
+        wanted *= x.layers  # what comes back through the branch is that much smaller
+    before, now = (_of_shape(x, law, *shape) for shape in x.shapes)
+    powers = x.inputs ** (-0.5 - law.inputs) * x.outputs ** (0.5 - law.outputs)
+    return wanted * powers * start_factor(x) ** -law.start * (before / now)
+
+
+def _of_shape(x: Growth, law: Law, rows: int, columns: int) -> float:
+    size = 1.0 if law.scale is None else law.scale(rows, columns)
+    # The rows of a polar factor of an embedding are what its inputs select.
+    return size * (min(rows, columns) / rows) ** 0.5 if law.full and x.role == "embedding" else size
+
+
+def gradient_factor(x: Growth) -> float:
+    """By how much the numbers of a gradient get larger."""
+    return 1 / (x.outputs * x.layers) if x.branch == "inside" else 1 / x.outputs
+
+
+def law_of(growth: Any, given: Any, before: Law, role: str) -> Law | str | None:
+    """What a rule says: a law, "same", "parameter", or None where that is unknown.
+
+    Args:
+      growth: that, the name of a law, or a function `(arguments of the rule, law of what comes in, role) -> that`.
+    """
+    found: Any = growth(given, before, role) if callable(growth) else growth
+    return LAWS[found] if found in LAWS else found
