@@ -4,10 +4,11 @@ from typing import Annotated, Any
 
 from gdjax.combine.chain import chain
 from gdjax.combine.groups import routed
+from gdjax.combine.transfer import transfer
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import RATE, Integer
-from gdjax.core.types import Decay, Floating, Roles, Scalar, Size
+from gdjax.core.types import Decay, Floating, Params, Roles, Scalar, Size
 from gdjax.matrices.plan import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
@@ -25,7 +26,8 @@ def transformer_optimizer(
     *, adam_learning_rate: Annotated[Scalar, RATE] | None = None,
     warmup_steps: Annotated[int, Integer(1)] | None = None, weight_decay: Size = 0.1,
     hyperball_learning_rate: Annotated[Scalar, RATE] | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95,
-    adam_eps: Size = 1e-8, ns_dtype: Floating | None = None, roles: Roles = None,
+    adam_eps: Size = 1e-8, ns_dtype: Floating | None = None, roles: Roles = None, consistent_rms: Size | None = 0.2,
+    base: Params = None,
 ) -> GradientTransformation:  # fmt: skip
     """NorMuon for hidden matrices, Adam for the rest, cautious weight decay, a warm-up and a line to 0: one call.
 
@@ -37,6 +39,9 @@ def transformer_optimizer(
 
     NorMuon's polar factors are Polar Express, and its updates have a root mean square of 0.2 rates, about that of
     AdamW's: rates that are right for AdamW are a good start for both. `explain(tx, params)` shows which leaf gets what.
+
+    Such rates are too large for a wider model, as AdamW's are. With `base` they are those of a small model, on which
+    they were tuned, and `transfer` scales them for the one that is trained.
 
     Args:
       learning_rate: the peak of the rate of the matrices, a number.
@@ -51,10 +56,14 @@ def transformer_optimizer(
       ns_dtype: the dtype that factors of the products of polar factors are rounded to: "bfloat16" on accelerators; None
         rounds nothing.
       roles: which leaves are hidden matrices: None, by their paths and shapes; a dict from patterns of paths to roles,
-        which overrides that; a tree, or a function from the parameters to one.
+        which overrides that; a tree, or a function from the parameters to one. With `base`, None or such a dict.
+      consistent_rms: see above; None for updates of the size of Muon's, whose largest singular value is the rate times
+        sqrt(max(1, outputs / inputs)): such a rate of the matrices carries over to another width, Adam's does not.
+      base: the parameters of the model that the rates were tuned on, or their shapes.
 
     Raises:
       ValueError: steps below 2, warmup_steps below 1, or a warm-up that is not shorter than the run.
+      ValueError: as `transfer`, with `base`.
       TypeError: steps or warmup_steps are no ints; a rate is a schedule.
 
     Example:
@@ -83,7 +92,7 @@ def transformer_optimizer(
             raise TypeError(f"{LABEL}: a rate is a number, the peak of a schedule that is made here, got {peak!r}")
         return warmup_linear_decay_schedule(peak / warmup, peak, warmup, steps)
 
-    matrices = [scale_by_normuon(ns_dtype=ns_dtype, roles=numbers)]
+    matrices = [scale_by_normuon(consistent_rms=consistent_rms, ns_dtype=ns_dtype, roles=numbers)]
     if hyperball_learning_rate is None:
         matrices.append(add_decayed_weights(weight_decay, cautious=True))
     adam_rate = rate(learning_rate if adam_learning_rate is None else adam_learning_rate)
@@ -92,4 +101,5 @@ def transformer_optimizer(
         "other": adam(adam_rate, adam_b1, adam_b2, adam_eps),
     }
     tx = routed(LABEL, groups, numbers)
-    return tx if hyperball_learning_rate is None else hyperball(tx, rate(hyperball_learning_rate), roles)
+    tx = tx if hyperball_learning_rate is None else hyperball(tx, rate(hyperball_learning_rate), roles)
+    return tx if base is None else transfer(tx, base, roles=roles)
