@@ -1,0 +1,385 @@
+"""Tune small, train big: factors, where they stand, and what is refused."""
+
+import pickle
+import re
+import warnings
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import gdjax
+from tests.trees import assert_close, assert_equal
+
+V = 32
+
+
+def model(n: int, layers: int = 2, draw: Any = None) -> Any:
+    """A transformer's parameters, of width n."""
+    keys = iter(jax.random.split(jax.random.key(n), 6 * layers + 2))
+    draw = draw or (lambda *shape: jax.random.normal(next(keys), shape) * 0.1)
+
+    def block() -> Any:
+        attention = {"gain": jnp.ones(n), "qkv": draw(n, 3 * n), "out": draw(n, n)}
+        return {"attn": attention, "mlp": {"up": draw(n, 4 * n), "up_bias": jnp.zeros(4 * n), "down": draw(4 * n, n)}}
+
+    return {"embed": draw(V, n), "blocks": [block() for _ in range(layers)], "head": draw(n, V)}
+
+
+BASE, WIDE, DEEP = model(4), model(16), model(16, layers=8)
+GRADS = jax.tree.map(lambda p: 0.3 * p - 0.1, WIDE)
+ADAM = {"rate": {"out|qkv|up$|down|head": 0.25}, "eps": {"head": 1.0, ".*": 0.25}}
+
+
+def factors(tx: Any, params: Any = WIDE, base: Any = BASE, **more: Any) -> dict[str, tuple[float, ...]]:
+    """Rate, decay, eps and start of the leaves of block 0 and outside of blocks, by their last keys."""
+    rows = gdjax.transfer_table(tx, params, base, **more).rows
+    return {r.path.split("/")[-1]: (r.rate, r.decay, r.eps, r.start) for r in rows if "blocks/1" not in r.path}
+
+
+def trained(tx: Any, params: Any = WIDE, grads: Any = GRADS, number: int = 3) -> Any:
+    state, update = tx.init(params), jax.jit(tx.update)
+    for i in range(number):
+        updates, state = update(jax.tree.map(lambda g, i=i: g * (i + 1), grads), state, params)
+        params = gdjax.apply_updates(params, updates)
+    return params
+
+
+def by_role(embed: Any, matrix: Any, vector: Any, head: Any) -> dict[str, Any]:
+    names = {"embed": embed, "gain": vector, "qkv": matrix, "out": matrix, "up": matrix, "up_bias": vector}
+    return names | {"down": matrix, "head": head}
+
+
+@pytest.mark.parametrize(
+    ("tx", "embed", "matrix", "vector", "head"),
+    [
+        (gdjax.adam(0.1), (1, 1, 0.25, 1), (0.25, 1, 0.25, 0.5), (1, 1, 0.25, 1), (0.25, 1, 1, 0.25)),
+        (gdjax.adamw(0.1), (1, 1, 0.25, 1), (0.25, 4, 0.25, 0.5), (1, 1, 0.25, 1), (0.25, 4, 1, 0.25)),
+        (gdjax.lion(0.1), (1, 1, 1, 1), (0.25, 4, 1, 0.5), (1, 1, 1, 1), (0.25, 4, 1, 0.25)),
+        (gdjax.sgd(0.1, momentum=0.9), (4, 1, 1, 1), (1, 1, 1, 0.5), (4, 1, 1, 1), (0.25, 1, 1, 0.25)),
+        (gdjax.lamb(0.1), (1, 1, 0.25, 1), (0.5, 1, 0.25, 0.5), (1, 1, 0.25, 1), (1, 1, 1, 0.25)),
+        (gdjax.adafactor(0.1), (1, 1, 1, 1), (0.5, 1, 1, 0.5), (1, 1, 1, 1), (1, 1, 1, 0.25)),
+        (gdjax.novograd(0.1), (2, 0.5, 1, 1), (1, 1, 1, 0.5), (2, 0.5, 1, 1), (0.5, 2, 1, 0.25)),
+        (
+            gdjax.normuon(0.1, weight_decay=0.1), (1, 1, 0.25, 1), (0.25, 4, 1, 0.5), (1, 1, 0.25, 1),
+            (0.25, 4, 1, 0.25),
+        ),
+    ],
+    ids=["adam", "adamw", "lion", "sgd", "lamb", "adafactor", "novograd", "normuon"],
+)  # fmt: skip
+def test_factors_follow_from_roles_and_families(tx: Any, embed: Any, matrix: Any, vector: Any, head: Any):
+    assert factors(tx) == by_role(embed, matrix, vector, head)
+
+
+def test_muon_transfers_by_shape():
+    roles = gdjax.matrices_by_role()
+    tx = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=roles)
+    assert {k: x[0] for k, x in factors(tx).items()} == by_role(1, 1, 1, 0.25)
+    taller = {"a": jnp.ones((4, 4)), "head": jnp.ones((4, 2))}, {"a": jnp.ones((4, 16)), "head": jnp.ones((4, 2))}
+    for rms, factor in [(None, 1.0), (0.2, 1.0)]:  # sqrt(16 / 4) is in the update, and sqrt(outputs / 4)
+        tx = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=roles, consistent_rms=rms)
+        row, *_ = gdjax.transfer_table(tx, taller[1], taller[0])
+        assert row.rate == pytest.approx(factor)
+        wide, narrow = {"a": jnp.ones((16, 4)), "head": jnp.ones((4, 2))}, taller[0]
+        row, *_ = gdjax.transfer_table(tx, wide, narrow)
+        assert row.rate == pytest.approx(0.5 if rms is None else 0.25)
+
+
+def test_the_numbers_are_those_of_per_leaf():
+    rate, decay = gdjax.linear_schedule(0.1, 0.02, 7), {"out|qkv|up$|down|head": 4.0}
+    tx = gdjax.adamw(rate, eps=1e-2, weight_decay=0.1)
+    by_hand = gdjax.adamw(
+        gdjax.per_leaf(rate, ADAM["rate"]), eps=gdjax.per_leaf(1e-2, ADAM["eps"]),
+        weight_decay=gdjax.per_leaf(0.1, decay),
+    )  # fmt: skip
+    assert_equal(trained(gdjax.transfer(tx, BASE)), trained(by_hand))
+
+
+WRAPPED = {
+    "chain": lambda tx: gdjax.chain(gdjax.clip_by_global_norm(1.0), tx),
+    "named_chain": lambda tx: gdjax.named_chain(("clip", gdjax.clip(1.0)), ("own", tx)),
+    "MultiSteps": lambda tx: gdjax.MultiSteps(tx, 1),
+    "accumulate": lambda tx: gdjax.accumulate(tx, 2),
+    "apply_if_finite": lambda tx: gdjax.apply_if_finite(tx, 3),
+    "cautious": gdjax.cautious,
+    "quantize_state": gdjax.quantize_state,
+    "masters": gdjax.with_master_weights,
+    "metrics": gdjax.with_metrics,
+    "params_ema": lambda tx: gdjax.params_ema(tx, 0.9),
+    "schedule_free": lambda tx: gdjax.contrib.schedule_free(tx, 0.1),
+    "frozen": lambda tx: gdjax.chain(tx, gdjax.freeze(gdjax.mask_by_path("gain"))),
+    "partition": lambda tx: gdjax.partition({"a": tx, "b": gdjax.sgd(0.1)}, gdjax.label_by_path({"gain": "b", ".*": "a"})),
+    "again": lambda tx: gdjax.for_batch(tx, 2, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_it_goes_through_what_is_around(name: str):
+    around = WRAPPED[name](gdjax.adamw(0.1))
+    tx = gdjax.transfer(around, BASE)
+    assert factors(around)["up"] == (0.25, 4.0, 0.25, 0.5)
+    assert jax.tree.structure(tx.init(WIDE)) == jax.tree.structure(around.init(WIDE))
+    by_hand = WRAPPED[name](
+        gdjax.adamw(gdjax.per_leaf(0.1, ADAM["rate"]), eps=gdjax.per_leaf(1e-8, ADAM["eps"]),
+        weight_decay=gdjax.per_leaf(1e-4, {"out|qkv|up$|down|head": 4.0}))
+    )  # fmt: skip
+    own, other = trained(tx), trained(by_hand)
+    if name == "partition":  # SGD's rates are for its leaf alone
+        pick = lambda tree: [tree["blocks"][0]["mlp"]["up"], tree["head"], tree["embed"]]  # noqa: E731
+        own, other = pick(own), pick(other)
+    assert_close(own, other, rtol=1e-6)
+
+
+def test_injected_hyperparameters_stay_in_the_state():
+    tx = gdjax.transfer(gdjax.inject_hyperparams(gdjax.adamw)(0.1), BASE)
+    state = tx.init(WIDE)
+    state.hyperparams["learning_rate"] = jnp.asarray(0.2)
+    updates, _ = tx.update(GRADS, state, WIDE)
+    other = gdjax.transfer(gdjax.adamw(0.2), BASE)
+    assert_close(updates, other.update(GRADS, other.init(WIDE), WIDE)[0], rtol=1e-6)
+
+
+TUNED = {
+    "adamw": gdjax.adamw(0.1), "lamb": gdjax.lamb(0.1), "sgd": gdjax.sgd(gdjax.linear_schedule(0.1, 0.0, 9)),
+    "transformer": gdjax.transformer_optimizer(0.1, steps=9),
+    "muon": gdjax.muon(0.1, adam_learning_rate=0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_the_base_itself_has_the_same_program(name: str):
+    def compiled(tx: Any) -> str:
+        grads, state = jax.tree.map(jnp.ones_like, BASE), tx.init(BASE)
+        text = jax.jit(tx.update).lower(grads, state, BASE).compile().as_text()
+        return re.sub(r"metadata=\{[^}]*\}", "", text).partition("FileNames")[0]
+
+    tx = gdjax.transfer(TUNED[name], BASE)
+    assert all(set(row[4:8]) == {1.0} for row in gdjax.transfer_table(TUNED[name], BASE, BASE))
+    assert compiled(tx) == compiled(TUNED[name])
+
+
+def test_it_is_a_value():
+    tx = gdjax.transfer(gdjax.adamw(0.1), BASE, depth="fold")
+    assert tx == gdjax.transfer(gdjax.adamw(0.1), jax.eval_shape(lambda: BASE), depth="fold")
+    assert pickle.loads(pickle.dumps(tx)) == tx
+    assert repr(tx).startswith("transfer(tx=adamw(")
+
+
+def test_a_factor_is_one_of_the_forward_pass():
+    """(start x c, rate x c, eps / c) is a factor c of the forward pass, over 20 steps of Adam."""
+    x, y, c = jnp.linspace(-1, 1, 12).reshape(4, 3), jnp.linspace(0, 1, 8).reshape(4, 2), 0.25
+    start = jnp.linspace(-2, 2, 6).reshape(3, 2)
+
+    def run(tx: Any, w: Any, factor: float) -> Any:
+        state = tx.init(w)
+        for _ in range(20):
+            g = jax.grad(lambda w: jnp.mean((jnp.tanh(x @ (factor * w)) - y) ** 2))(w)
+            updates, state = tx.update(g, state, w)
+            w = gdjax.apply_updates(w, updates)
+        return factor * w
+
+    own = run(gdjax.adam(0.1 * c, eps=1e-3 / c), c * start, 1.0)
+    np.testing.assert_allclose(own, run(gdjax.adam(0.1, eps=1e-3), start, c), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_more_layers(stacked: bool):
+    stack = lambda tree: tree | {"blocks": jax.tree.map(lambda *xs: jnp.stack(xs), *tree["blocks"])}  # noqa: E731
+    base, deep = (stack(BASE), stack(DEEP)) if stacked else (BASE, DEEP)
+    of = lambda tx, depth: factors(tx, deep, base, depth=depth)  # noqa: E731
+    fold = of(gdjax.adamw(0.1), "fold")
+    assert fold["down"] == fold["out"] == (1 / 16, 16, 0.25, 1 / 8)
+    assert fold["up"] == fold["qkv"] == (0.25, 4, 1 / 16, 0.5)
+    assert fold["head"] == (0.25, 4, 1, 0.25)
+    assert of(gdjax.adamw(0.1), "down|out") == fold
+    forward = of(gdjax.adamw(0.1), "forward")
+    assert forward["down"] == forward["up"] == (0.25, 4, 1 / 16, 0.5)
+    sgd = of(gdjax.sgd(0.1), "fold")
+    assert (sgd["up"][0], sgd["down"][0]) == (4.0, 0.25)
+    with pytest.raises(ValueError, match=r"4 times the layers of the base with blocks.*say depth='fold'"):
+        gdjax.transfer(gdjax.adamw(0.1), base).init(deep)
+
+
+def test_a_branch_whose_end_is_not_known():
+    blocks = lambda number: [{"mlp": {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 4))}} for _ in range(number)]  # noqa: E731
+    base, deep = ({"embed": jnp.ones((9, 4)), "blocks": blocks(n), "head": jnp.ones((4, 9))} for n in (1, 2))
+    with pytest.raises(ValueError, match=r"which is the last matrix of the residual branch with blocks/0/mlp/a"):
+        gdjax.transfer(gdjax.adam(0.1), base, depth="fold").init(deep)
+    assert factors(gdjax.adam(0.1), deep, base, depth="mlp/b")["b"][0] == 0.5
+
+
+@pytest.mark.parametrize("grown", [2, 3])
+def test_experts_fused_and_divided_matrices_have_the_plain_tree_s_factors(grown: int):
+    def tree(n: int) -> Any:
+        block = {"q_proj": jnp.ones((n, n // 2, 2)), "qkv": jnp.ones((n, 3, n // 2, 2)), "experts": jnp.ones((5, n, n))}
+        return {"embed": jnp.ones((9, n)), "block": block, "head": jnp.ones((n, 9))}
+
+    found = factors(gdjax.adamw(0.1), tree(16 * grown), tree(16))
+    assert found["q_proj"] == found["qkv"] == found["experts"] == (1 / grown, grown, 1 / grown, grown**-0.5)
+
+
+def test_frameworks_have_the_plain_tree_s_factors():
+    class Nnx(nnx.Module):
+        def __init__(self, n: int):
+            self.embed = nnx.Embed(V, n, rngs=nnx.Rngs(0))
+            self.hidden = nnx.Linear(n, n, rngs=nnx.Rngs(0))
+            self.head = nnx.Linear(n, V, rngs=nnx.Rngs(0))
+
+    class Linen(nn.Module):
+        n: int
+
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            x = nn.Dense(self.n, name="hidden")(nn.Embed(V, self.n, name="embed")(x))
+            return nn.Dense(V, name="head")(x)
+
+    class Equinox(eqx.Module):
+        embed: Any
+        hidden: Any
+        head: Any
+
+        def __init__(self, n: int):
+            self.embed = eqx.nn.Embedding(V, n, key=jax.random.key(0))
+            self.hidden = eqx.nn.Linear(n, n, key=jax.random.key(0))
+            self.head = eqx.nn.Linear(n, V, key=jax.random.key(0))
+
+    def params(n: int) -> list[Any]:
+        linen = Linen(n).init(jax.random.key(0), jnp.zeros(1, jnp.int32))
+        return [nnx.state(Nnx(n), nnx.Param), linen, eqx.filter(Equinox(n), eqx.is_inexact_array)]
+
+    tx = gdjax.adamw(0.1)
+    tables = [gdjax.transfer_table(tx, wide, base) for wide, base in zip(params(32), params(8), strict=True)]
+    kernel = re.compile("kernel|weight|embedding")
+    named = [{kernel.sub("w", r.path.removeprefix("params/").replace("/", ".")): r[4:8] for r in t} for t in tables]
+    assert named[0] == named[1] == named[2]
+    assert named[0]["hidden.w"] == (0.25, 4.0, 0.25, 0.5)
+    assert named[0]["head.w"] == (0.25, 4.0, 1.0, 0.25)
+    assert named[0]["embed.w"] == named[0]["hidden.bias"] == (1.0, 1.0, 0.25, 1.0)
+    for wide, base in zip(params(32), params(8), strict=True):
+        own = gdjax.transfer(tx, base)
+        updates, _ = own.update(wide, own.init(wide), wide)
+        assert jax.tree.structure(updates) == jax.tree.structure(wide)
+
+
+def test_explain_shows_the_rates():
+    table = gdjax.explain(gdjax.transfer(gdjax.adamw(0.5, weight_decay=0.25), BASE), WIDE)
+    rows = {r.path: r for r in table}
+    assert (rows["head"].rate, rows["head"].decay, rows["embed"].rate) == (0.125, 1.0, 0.5)
+    assert rows["head"].steps == "adam, decay, rate"
+    assert table.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("law", "matrix", "head"), [("fan_in", 1.0, 0.5), ("constant", 0.5, 0.25), ("measured", 0.5, 0.25)]
+)
+def test_starts(law: Any, matrix: float, head: float):
+    base = {"w": jnp.full((4, 4), 2.0), "head": jnp.full((4, 9), 2.0), "zeros": {"head": jnp.zeros((4, 9))}}
+    wide = {"w": jnp.full((16, 16), 2.0), "head": jnp.full((16, 9), 2.0), "zeros": {"head": jnp.zeros((16, 9))}}
+    found = gdjax.transfer_init(wide, base, law=law)
+    assert (found["w"][0, 0], found["head"][0, 0]) == (2 * matrix, 2 * head)
+    assert not found["zeros"]["head"].any()
+
+
+def test_a_measured_start_needs_arrays():
+    with pytest.raises(ValueError, match=r"law='measured' compares with the arrays of base, and .* is a shape there"):
+        gdjax.transfer_init(WIDE, jax.eval_shape(lambda: BASE), law="measured")
+
+
+def changed(tree: Any, **more: Any) -> Any:
+    return {k: x for k, x in (tree | more).items() if x is not None}
+
+
+REFUSED = {
+    "another structure": (BASE, changed(WIDE, other=jnp.ones(3)), {}, r"params has other, the base has blocks/0"),
+    "an axis that shrinks": (WIDE, BASE, {}, r"blocks/0/attn/gain shrinks from \(16,\) to \(4,\)"),
+    "a tied head": (
+        changed(BASE, head=None), changed(WIDE, head=None), {},
+        r"no leaf is the head, so embed of shape \(32, 4\), now \(32, 16\), .* Multiply the logits by 4 / 16",
+    ),
+    "other axes": (BASE, changed(WIDE, head=jnp.ones((16, 2, 9))), {}, r"head has shape .*, and \(4, 32\) in the base"),
+    "no rule": (
+        changed(BASE, a_log=jnp.ones((4, 4))), changed(WIDE, a_log=jnp.ones((4, 16))), {},
+        r"no rule covers a_log, which grows from \(4, 4\) to \(4, 16\): give its role",
+    ),
+    "a role that differs": (
+        changed(BASE, block={"gate": jnp.ones((4, 4))}), changed(WIDE, block={"gate": jnp.ones((16, 4))}), {},
+        r"block/gate is a matrix of shape \(4, 4\) in the base and a router",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_models(name: str):
+    base, params, more, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        gdjax.transfer(gdjax.adamw(0.1), base, **more).init(params)
+
+
+def test_a_tied_head_may_be_told():
+    base, wide = changed(BASE, head=None), changed(WIDE, head=None)
+    assert factors(gdjax.adam(0.1), wide, base, roles={"embed": "embedding"})["embed"][0] == 1.0
+
+
+@gdjax.leafwise()
+def _of_a_user(g: Any, s: Any, p: Any, t: Any):
+    return jnp.sign(g), s
+
+
+@gdjax.leafwise(growth="elementwise")
+def _known(g: Any, s: Any, p: Any, t: Any):
+    return jnp.sign(g), s
+
+
+def test_a_rule_that_does_not_say_how_it_grows():
+    unknown, known = (gdjax.chain(f(), gdjax.scale_by_learning_rate(0.1)) for f in (_of_a_user, _known))
+    with pytest.raises(ValueError, match=r'_of_a_user does not say .* leafwise\(..., growth="elementwise"\)'):
+        gdjax.transfer(unknown, BASE)
+    assert factors(known)["up"] == (0.25, 1, 1, 0.5)
+    with pytest.raises(ValueError, match="of another library write gdjax"):
+        gdjax.transfer(optax.adam(1e-3), BASE)
+    with pytest.raises(ValueError, match=r"goes through scale_by_adam, where no learning rate is"):
+        gdjax.transfer(gdjax.scale_by_adam(), BASE)
+    with pytest.raises(ValueError, match="base is None"):
+        gdjax.transfer(gdjax.adam(0.1), None)
+
+
+def test_growing_heads_are_a_warning():
+    attention = lambda n, k: {"query": {"kernel": jnp.ones((n, 4, k))}}  # noqa: E731
+    base, wide = (tree | {"attn": attention(n, k)} for tree, n, k in ((BASE, 4, 2), (WIDE, 16, 8)))
+    with pytest.warns(UserWarning, match=r"the heads of attn/query/kernel grow from 2 to 8 numbers"):
+        gdjax.transfer(gdjax.adam(0.1), base, roles={"query": gdjax.Matrix(-3, (-2, -1))}).init(wide)
+
+
+def public_optimizers() -> list[str]:
+    return [name for name in gdjax.__all__ if hasattr(gdjax, name) and callable(getattr(gdjax, name)) and _is_one(name)]
+
+
+def _is_one(name: str) -> bool:
+    import inspect  # noqa: PLC0415
+
+    try:
+        first = next(iter(inspect.signature(getattr(gdjax, name)).parameters), "")
+    except (TypeError, ValueError):
+        return False
+    return first == "learning_rate"
+
+
+@pytest.mark.parametrize("name", public_optimizers())
+def test_every_optimizer_transfers_or_says_why_not(name: str):
+    factory = getattr(gdjax, name)
+    more = {"transformer_optimizer": {"steps": 9}, "noisy_sgd": {"key": 0}}.get(name, {})
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            tx = gdjax.transfer(factory(0.1, **more), BASE)
+        except (ValueError, TypeError) as e:
+            assert "does not say how its updates" in str(e) or "must be one number" in str(e) or "missing" in str(e)
+            return
+        tx.init(WIDE)
+    table = gdjax.transfer_table(factory(0.1, **more), WIDE, BASE)
+    assert len(table) == len(jax.tree.leaves(WIDE))
