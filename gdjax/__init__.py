@@ -254,11 +254,13 @@ from gdjax.schedules.decay import precond_update_prob_schedule
 from gdjax.training.diloco import DilocoState, DilocoStep, diloco_step
 from gdjax.training.gradients import check_gradients, numerical_gradient
 from gdjax.training.loop import minimize
+from gdjax.training.movement import TransferCheck, check_transfer
 from gdjax.training.plan import Plan, plan
 from gdjax.training.progress import Progress
 from gdjax.training.release import gradient_release
 from gdjax.training.results import MinimizeResult, NonFiniteError
 from gdjax.training.sharded_step import ShardedStep, sharded_step
+from gdjax.training.sizes import SweepBySize
 from gdjax.training.sweep import SweepResult, sweep
 from gdjax.transforms.accumulation import (
     AccumulateState,
@@ -407,14 +409,15 @@ __all__ = [
     "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState", "Schedule",
     "ScheduleFreePlusState", "ScheduleFreeState", "ScheduledState", "ShampooState", "ShardedStep", "Shared",
     "ShouldSkipUpdateFunction", "Side", "SkipSpikesState", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
-    "SplitRealAndImaginaryState", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult", "Table",
-    "TailEmaState", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
-    "UpdateFloorState", "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState",
-    "ZClipState", "ZeroNansState", "ZoomLinesearchInfo", "accumulate", "acprop", "adabelief", "adadelta", "adafactor",
-    "adagrad", "adam", "adam_atan2", "adam_mini", "adamax", "adamaxw", "adamc", "adamw", "adan", "adaptive_grad_clip",
-    "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apollo", "apply_every", "apply_if_finite",
-    "apply_updates", "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded", "came", "cautious",
-    "centralize", "chain", "check_gradients", "check_numerics", "check_restored", "clip", "clip_by_block_rms",
+    "SplitRealAndImaginaryState", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepBySize", "SweepResult",
+    "Table", "TailEmaState", "TraceState", "TransferCheck", "TransformInitFn", "TransformUpdateExtraArgsFn",
+    "TransformUpdateFn", "UpdateFloorState", "Updates", "WeightDecaySchedule", "WrappedSchedule",
+    "WrappedScheduleState", "WrapperState", "ZClipState", "ZeroNansState", "ZoomLinesearchInfo", "__doc__", "__name__",
+    "__version__", "accumulate", "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adam_atan2",
+    "adam_mini", "adamax", "adamaxw", "adamc", "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights",
+    "add_noise", "ademamix", "adopt", "amsgrad", "apollo", "apply_every", "apply_if_finite", "apply_updates",
+    "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded", "came", "cautious", "centralize",
+    "chain", "check_gradients", "check_numerics", "check_restored", "check_transfer", "clip", "clip_by_block_rms",
     "clip_by_global_norm", "cocob", "collectives", "conditionally_mask", "conditionally_transform", "constant_schedule",
     "contrib", "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
@@ -465,9 +468,4 @@ __all__ = [
     "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
     "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation", "with_master_weights",
     "with_metrics", "with_stochastic_rounding", "with_weight_decay", "wrapper", "yogi", "zclip", "zero_nans",
-]  # fmt: skip
-
-
-def __dir__() -> list[str]:
-    """What a user looks for; the folders of the inside are left out."""
-    return sorted([*__all__, "__doc__", "__name__", "__version__"])
+])

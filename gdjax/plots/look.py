@@ -30,17 +30,20 @@ def pyplot(name: str) -> Any:
     return matplotlib.pyplot
 
 
-def panels(name: str, ax: Any, rows: int = 1, size: tuple[float, float] = (7.0, 4.4), first: float = 3) -> Any:
-    """The axes to draw on, those given or new ones: one, or with several rows an array of them that share x.
+def panels(
+    name: str, ax: Any, rows: int = 1, size: tuple[float, float] = (7.0, 4.4), first: float = 3, columns: int = 1
+) -> Any:
+    """The axes to draw on, those given or new ones: one, or with several rows or columns an array of them.
 
-    The first is `first` times as high as any other.
+    Those of a column share x, those of a row y. The first row is `first` times as high as any other.
     """
     plt = pyplot(name)
     if ax is not None:
         return ax
     with plt.rc_context(LOOK):
         ratios = {"height_ratios": [first, *[1] * (rows - 1)]}
-        return plt.subplots(rows, 1, sharex=True, figsize=size, layout="constrained", gridspec_kw=ratios)[1]
+        sharing = {"sharex": "col", "sharey": "row"}
+        return plt.subplots(rows, columns, **sharing, figsize=size, layout="constrained", gridspec_kw=ratios)[1]
 
 
 def line_of(i: int) -> dict[str, Any]:

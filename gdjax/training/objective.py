@@ -170,3 +170,16 @@ def _kind(x: Any) -> str:
     if isinstance(x, tuple | list):
         return f"a {type(x).__name__} of {len(x)}"
     return f"an array of shape {x.shape}" if hasattr(x, "shape") else f"a {type(x).__name__}"
+
+
+def check_again(label: str, data: Iterable[Any] | None) -> None:
+    """Raises where `data` can be iterated once only, and several runs are to see it."""
+    if isinstance(data, Iterator):
+        raise TypeError(f"{label}: data is an iterator, which ends with the first run; pass a list of batches")
+
+
+def made(label: str, where: str, pair: Any) -> tuple[Callable[..., Any], Params]:
+    """The loss and the parameters that a user's `make` returned."""
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and callable(pair[0])):
+        raise TypeError(f"{label}: {where} must return (loss_fn, params), got {type(pair).__name__}")
+    return pair[0], pair[1]

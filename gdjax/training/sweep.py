@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from gdjax.training import objective
 from gdjax.training.loop import Report, shown
 from gdjax.training.progress import Recorder
 from gdjax.training.results import History
+from gdjax.training.sizes import SweepBySize, check_sizes
 from gdjax.training.step import Inputs, gradient, own, updated
 
 Point = dict[str, Any]  # name of a hyperparameter -> number
@@ -120,11 +121,23 @@ Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 LABEL = "gdjax.sweep"
 
 
+@overload
 def sweep(
-    loss_fn: Callable[..., Any], params: Params, factory: Factory, grid: Grid, *, steps: int,
+    loss_fn: Callable[..., Any], params: Params, factory: Factory, grid: Grid, *, steps: int, sizes: None = None,
     data: Iterable[Any] | None = None, has_aux: bool = False, key: Array | None = None,
     evaluate: Callable[[Params], Any] | None = None, progress: bool | Report = False,
-) -> SweepResult:  # fmt: skip
+) -> SweepResult: ...  # fmt: skip
+@overload
+def sweep(
+    loss_fn: Callable[..., Any], params: None, factory: Factory, grid: Grid, *, steps: int, sizes: Sequence[int],
+    data: Iterable[Any] | None = None, has_aux: bool = False, key: Array | None = None,
+    evaluate: Callable[[Params], Any] | None = None, progress: bool | Report = False,
+) -> SweepBySize: ...  # fmt: skip
+def sweep(
+    loss_fn: Callable[..., Any], params: Params, factory: Factory, grid: Grid, *, steps: int,
+    sizes: Sequence[int] | None = None, data: Iterable[Any] | None = None, has_aux: bool = False,
+    key: Array | None = None, evaluate: Callable[[Params], Any] | None = None, progress: bool | Report = False,
+) -> SweepResult | SweepBySize:  # fmt: skip
     """Runs `minimize` for every point of a grid of hyperparameters at once: one step, compiled once, over all points.
 
     All points start at `params`, see the same batches and get the same keys. A run that diverges goes on with its NaNs
@@ -138,6 +151,9 @@ def sweep(
         a function of yours that puts a number into a schedule or a chain.
       grid: {name: numbers}, for all combinations of them, the last name fastest; or a list of points, {name: number}.
       steps: updates to make at each point.
+      sizes: of models, in rising order, such as their widths: the sweep is made for each. `loss_fn` is then a function
+        `make(size)` that returns the pair of the loss and the parameters of that size, and `params` is None. The grid
+        is of one number, the rate, which the result follows from size to size.
       data: batches, the same for all points. A list, or whatever else can be iterated again, starts over when it ends.
       has_aux: whether `loss_fn` returns a pair.
       key: a PRNG key, from which the keys of the steps are made.
@@ -148,13 +164,14 @@ def sweep(
         lowest of all points.
 
     Returns:
-      A `SweepResult`, which prints as a table.
+      A `SweepResult`, which prints as a table; for `sizes` a `SweepBySize`, with the best rate of each size, its drift
+      in octaves a doubling, and what the rate of the smallest costs the largest.
 
     Raises:
       TypeError: the grid has something that is no number, or a number that shapes the program, such as the rank of
         GaLore: run one sweep for each of its values. What `minimize` raises for the loss.
       ValueError: the grid is empty, its points have different names, a number is out of its range, or `data` has no
-        batch.
+        batch; with `sizes`, these do not rise, or not exactly one number varies, at 3 points or more.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -167,6 +184,17 @@ def sweep(
     """
     checks.structural(LABEL, "steps", steps, 1)
     points = _points(grid)
+    if sizes is not None:
+        check_sizes(sizes, points)
+        objective.check_again(LABEL, data)
+        if params is not None:
+            raise TypeError(f"{LABEL}: with sizes, params comes from make(size), the first argument: pass None")
+        pairs = {size: objective.made(LABEL, f"make({size})", loss_fn(size)) for size in sizes}
+        return SweepBySize({
+            size: sweep(loss, params, factory, grid, steps=steps, data=data, has_aux=has_aux, key=key,
+                        evaluate=evaluate, progress=progress)
+            for size, (loss, params) in pairs.items()
+        })  # fmt: skip
     _check_points(factory, points)
     objective.check_arguments(LABEL, loss_fn, data, key)
     values = {name: jnp.asarray(np.array([p[name] for p in points])) for name in points[0]}

@@ -40,16 +40,29 @@ def result(**changes: Any) -> gdjax.SweepResult:
     return gdjax.sweep(bowl, jnp.ones(2), gdjax.sgd, **arguments)
 
 
+def by_size(**changes: Any) -> gdjax.SweepBySize:
+    grid = {"learning_rate": [0.2, 0.05, 0.1, 1e20]}
+    make = lambda size: ((lambda p: size * bowl(p)), jnp.ones(2))  # noqa: E731
+    return gdjax.sweep(make, None, gdjax.sgd, grid, steps=10, sizes=(1, 2), **changes)
+
+
+def moved() -> gdjax.TransferCheck:
+    make = lambda n, seed: ((lambda p: jnp.sum(p["w"] ** 2)), {"w": jnp.ones((n, n)), "still": jnp.ones(0)})  # noqa: E731
+    return gdjax.check_transfer(make, gdjax.adam(0.1), widths=(2, 8), steps=(1, 2), seeds=2)
+
+
 CALLS = {
     "plot_schedule": lambda ax=None: plots.plot_schedule(LINE, 5, ax=ax),
     "plot_losses": lambda ax=None: plots.plot_losses({"loss": np.ones(3)}, ax=ax),
     "plot_metrics": lambda ax=None: plots.plot_metrics({"grad_norm": np.ones(3), "update_norm": np.ones(3)}, ax=ax),
+    "plot_movements": lambda ax=None: plots.plot_movements(moved(), ax=ax),
     "plot_plan": lambda ax=None: plots.plot_plan(
         {"adam": gdjax.plan(gdjax.adam(0.1), jnp.ones(3), {"data": 2})}, ax=ax
     ),
     "plot_state_bytes": lambda ax=None: plots.plot_state_bytes({"adam": gdjax.adam(0.1)}, jnp.ones(3), ax=ax),
     "plot_trajectory": lambda ax=None: plots.plot_trajectory(gdjax.sgd(0.1), bowl, (1, 1), steps=3, ax=ax),
     "plot_sweep": lambda ax=None: plots.plot_sweep(result(), ax=ax),
+    "plot_transfer": lambda ax=None: plots.plot_transfer(by_size(), ax=ax),
 }
 
 
@@ -197,6 +210,40 @@ def test_a_sweep(plt: Any):
     assert (ax.get_xlabel(), ax.get_xscale()) == ("learning_rate", "log")
     assert result(evaluate=bowl).plot().get_ylabel() == "evaluation"
     result(grid={"learning_rate": [1e30]}).plot()  # all diverged
+
+
+def test_best_rates_by_size(plt: Any):
+    """A line for each size, in the order of the rates; a dot at its minimum, and the base's rate as a line."""
+    found = by_size()
+    ax = found.plot()
+    drawn = lines(ax)
+    for size, one in found.results.items():
+        np.testing.assert_array_equal(drawn[f"{size}"], [*one.scores[[1, 2, 0]], np.nan])
+    dots = [line for line in ax.get_lines() if line.get_markersize() == 9]
+    assert [line.get_xdata()[0] for line in dots] == [best.rate for best in found.best.values()]
+    assert [line.get_ydata()[0] for line in dots] == [best.score for best in found.best.values()]
+    (base,) = [line for line in ax.get_lines() if line.get_linestyle() == "--"]
+    assert list(base.get_xdata()) == [found.best[1].rate] * 2
+    assert ax.get_title() == f"{found.drift:+.2f} octaves a doubling" and ax.get_xlabel() == "learning_rate"
+    two = plots.plot_transfer({"standard": found, "evaluated": by_size(evaluate=bowl)})
+    assert [panel.get_title().partition(":")[0] for panel in two] == ["standard", "evaluated"]
+    assert two[0].get_ylim() == two[1].get_ylim()
+    near = gdjax.SweepBySize(
+        {n: x._replace(scores=np.array([1.2, 1.1, 1.0 + n, 9.0])) for n, x in found.results.items()}
+    )
+    low, high = near.plot().get_ylim()
+    assert 0.9 < low < 1.1 and 1.1 < high < 2
+    with pytest.raises(ValueError, match="plot_transfer: results has no result"):
+        plots.plot_transfer({})
+    with pytest.raises(ValueError, match="plot_transfer: 1 axes for 2 results"):
+        plots.plot_transfer({"a": found, "b": found}, ax=ax)
+
+
+def test_movements_by_width(plt: Any):
+    found = moved()
+    (line,) = found.plot().get_lines()
+    np.testing.assert_allclose(line.get_ydata(), [1, 4], rtol=1e-5)
+    assert line.get_label() == "w  +1.00" and list(line.get_xdata()) == [2, 8]
 
 
 @pytest.mark.parametrize(

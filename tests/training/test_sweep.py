@@ -224,6 +224,94 @@ def test_evaluates_the_average_that_an_optimizer_keeps(factory: Any):
         assert not np.isclose(result.scores[k], loss(alone.params), rtol=1e-4)
 
 
+def sized(size: int) -> Any:
+    """A loss whose best rate for sgd falls as 1 / size."""
+    return lambda p: size * loss(p), start()
+
+
+RATES = [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28]
+
+
+def test_sizes_are_the_sweeps_one_by_one():
+    found = gdjax.sweep(sized, None, gdjax.sgd, {"learning_rate": RATES}, steps=20, sizes=(1, 2, 4))
+    for size in (1, 2, 4):
+        one = gdjax.sweep(*sized(size), gdjax.sgd, {"learning_rate": RATES}, steps=20)
+        np.testing.assert_array_equal(found.results[size].history["loss"], one.history["loss"])
+        np.testing.assert_array_equal(found.scores[size], one.scores)
+    np.testing.assert_array_equal(found.rates, RATES)
+    assert found.name == "learning_rate" and not found.evaluated
+    turned = gdjax.sweep(
+        sized, None, gdjax.sgd, {"momentum": [0], "learning_rate": RATES[::-1]}, steps=20, sizes=(1, 2)
+    )
+    assert turned.name == "learning_rate"
+    np.testing.assert_allclose(turned.scores[2], found.scores[2], rtol=1e-6)
+    judged = gdjax.sweep(sized, None, gdjax.sgd, {"learning_rate": RATES}, steps=20, sizes=(1, 2), evaluate=loss)
+    assert judged.evaluated and judged.scores[2][3] == judged.results[2].evaluations["evaluation"][3]
+
+
+def by_size(*scores: Any) -> gdjax.SweepBySize:
+    """Of scores at rates 1/8, 1/4, 1/2, ..., for sizes 1, 2, 4, ..."""
+    points = [{"rate": 2.0 ** (k - 3)} for k in range(len(scores[0]))]
+    one = lambda y: gdjax.SweepResult(points, {"loss": np.ones((len(points), 1))}, None, np.asarray(y, float), False)  # noqa: E731
+    return gdjax.SweepBySize({2**k: one(y) for k, y in enumerate(scores)})
+
+
+def test_the_best_rate_drifts():
+    """Parabolas in log2 of the rate, whose minima are known; the second's is an octave and a half lower."""
+    x = np.arange(5.0) - 3
+    found = by_size(1 + (x - 0.2) ** 2, 2 + 0.5 * (x + 1.3) ** 2)
+    np.testing.assert_allclose(np.log2([best.rate for best in found.best.values()]), [0.2, -1.3], atol=1e-9)
+    np.testing.assert_allclose(found.drift, -1.5)
+    assert [best.at_edge for best in found.best.values()] == [False, False]
+    # The first is best at the rate 1, whose score is measured for the second too.
+    np.testing.assert_allclose(list(found.costs.values()), [0, 0.5 * (1.3**2 - 0.3**2)])
+    assert found.cost == found.costs[2] and found.best[2].score == 2 + 0.5 * 0.3**2
+    uneven = by_size(1 + (x - 0.2) ** 2, 2 + 0.5 * (x + 1.3) ** 2, 3 + (x + 1.3) ** 2)
+    np.testing.assert_allclose(uneven.drift, -0.75)  # of a line through all three
+    head, _, first, second, note = str(found).splitlines()
+    assert head.split()[:4] == ["size", "best", "rate", "log2"] and first.split()[:3] == ["1", "1.149", "0.2"]
+    assert second.split()[2:] == ["-1.3", "2.045", "0.8"] and repr(found) == str(found)
+    assert note == "note: the best rate moves -1.50 octaves a doubling"
+
+
+def test_an_optimum_at_the_edge_is_named():
+    low, high = by_size([1, 2, 3, 4], [4, 3, 2, 1]).best.values()
+    assert (low.rate, low.at_edge, high.rate, high.at_edge) == (0.125, True, 1.0, True)
+    beside = by_size([3, 1, np.nan, np.inf], [3, 1, 2, np.inf], [3, 1, 1, 1])
+    assert [best.at_edge for best in beside.best.values()] == [True, False, False]
+    np.testing.assert_allclose([best.rate for best in beside.best.values()][::2], [0.25, 2**-1.5])
+    assert str(beside).splitlines()[2].endswith("at an edge of the grid")
+    assert by_size([1, 1, 1], [1, 1, 1]).best[1] == (0.125, 1, True)
+    lost = by_size([2, 1, 2], [3, np.nan, 4])
+    assert np.isnan(lost.cost) and lost.best[2].rate == 0.125
+    with pytest.raises(FloatingPointError, match="gdjax.sweep: every point of a size diverged"):
+        _ = by_size([1, 2, 3], [np.nan] * 3).best
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"sizes": (2, 1)}, ValueError, r"sizes must be at least 2 positive numbers in rising order, got \(2, 1\)"),
+        ({"sizes": (1,)}, ValueError, "sizes must be at least 2 positive"),
+        ({"sizes": (0, 1)}, ValueError, "sizes must be at least 2 positive"),
+        ({"sizes": 64}, TypeError, "sizes must be a sequence of numbers, got 64"),
+        ({"sizes": {1: sized(1), 2: sized(2)}}, TypeError, "sizes must be a sequence of numbers"),
+        ({"params": start()}, TypeError, r"with sizes, params comes from make\(size\), the first argument: pass None"),
+        ({"loss_fn": loss}, TypeError, "."),
+        ({"loss_fn": lambda size: start()}, TypeError, r"make\(1\) must return \(loss_fn, params\), got dict"),
+        ({"data": iter([(A, B)])}, TypeError, "data is an iterator, which ends with the first run; pass a list"),
+        ({"grid": {"learning_rate": RATES, "momentum": [0, 0.9]}}, ValueError, "with sizes one number alone"),
+        ({"grid": {"learning_rate": [0.1]}}, ValueError, r"one number alone differs over the grid, got \[\]"),
+        ({"grid": {"learning_rate": [0.1, 0.2]}}, ValueError, "needs 3 or more different learning_rate above 0"),
+        ({"grid": {"learning_rate": [0.0, 0.1, 0.2]}}, ValueError, "the grid needs 3 or more different learning_rate"),
+    ],
+)  # fmt: skip
+def test_misuse_of_sizes(changes: dict[str, Any], error: type[Exception], message: str):
+    arguments = {"loss_fn": sized, "params": None, "grid": {"learning_rate": RATES}, "sizes": (1, 2)}
+    with pytest.raises(error, match=message):
+        run(**{**arguments, **changes})
+
+
 def test_its_fields_are_those_of_minimize():
     """`losses` was the name of `history["loss"]`."""
     loss = lambda p: jnp.sum(p**2)  # noqa: E731
