@@ -83,9 +83,9 @@ def check_transfer(
 
     the largest of the leaf's matrices; of a head or a router the axes that grow are the inputs. For any other leaf it
     is the root mean square of d over the axes that grow, the largest over the rest. The exponent 0 is that of a leaf
-    that moves its output as far at every width. With an exponent of 1, as of Adam at one rate, the rate of a small model
-    is too large for a large one: it wants the factor 1 / n. A leaf may be 0.15 from 0 if it is hidden (inputs and
-    outputs grow), 0.25 otherwise, an activation 0.1.
+    that moves its output as far at every width. With an exponent of 1, as of Adam at one rate, the rate of a small
+    model is too large for a large one: it wants the factor 1 / n. A leaf may be 0.15 from 0 if it is hidden (inputs
+    and outputs grow), 0.25 otherwise, an activation 0.1.
 
     Args:
       make: `make(width, seed)` returns `(loss_fn, params)`: your model at that width, started from that seed, and the
