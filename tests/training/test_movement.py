@@ -124,13 +124,15 @@ def test_a_row_and_a_part_count_for_themselves():
 
     def make(n: int, seed: int) -> Any:
         params = {"embed": jnp.zeros((5, n)), "qkv": jnp.zeros((n, 3 * n))}
-        return lambda p: 2 * jnp.sum(p["embed"][1]) + jnp.sum(p["embed"]) + jnp.sum(p["qkv"]), params
+        loss = lambda p: 2 * jnp.sum(p["embed"][1]) + 5 * p["embed"][1, 0] + jnp.sum(p["embed"]) + jnp.sum(p["qkv"])  # noqa: E731
+        return loss, params
 
     run = lambda roles: check(  # noqa: E731
         make, gdjax.sgd(1.0), data=None, has_aux=False, steps=(1,), widths=(4, 8), seeds=1, roles=roles
     )
     found = run({"qkv": gdjax.Matrix(0, 1, parts=3)})
-    np.testing.assert_allclose(found.movements["embed"].ravel(), [3, 3], rtol=1e-6)
+    row = [np.sqrt((8**2 + (n - 1) * 3**2) / n) for n in (4, 8)]
+    np.testing.assert_allclose(found.movements["embed"].ravel(), row, rtol=1e-6)
     np.testing.assert_allclose(found.movements["qkv"].ravel(), [4, 8], rtol=1e-6)
     whole = run({"qkv": gdjax.Matrix((0,), 1)})
     np.testing.assert_allclose(whole.movements["qkv"].ravel(), [4, 8], rtol=1e-6)  # sqrt(3 n n) sqrt(n / 3 n)
