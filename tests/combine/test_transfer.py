@@ -101,6 +101,7 @@ def test_the_numbers_are_those_of_per_leaf():
     assert_equal(trained(gdjax.transfer(tx, BASE)), trained(by_hand))
 
 
+LABELS = gdjax.label_by_path({"gain": "b", ".*": "a"})
 WRAPPED = {
     "chain": lambda tx: gdjax.chain(gdjax.clip_by_global_norm(1.0), tx),
     "named_chain": lambda tx: gdjax.named_chain(("clip", gdjax.clip(1.0)), ("own", tx)),
@@ -114,7 +115,7 @@ WRAPPED = {
     "params_ema": lambda tx: gdjax.params_ema(tx, 0.9),
     "schedule_free": lambda tx: gdjax.contrib.schedule_free(tx, 0.1),
     "frozen": lambda tx: gdjax.chain(tx, gdjax.freeze(gdjax.mask_by_path("gain"))),
-    "partition": lambda tx: gdjax.partition({"a": tx, "b": gdjax.sgd(0.1)}, gdjax.label_by_path({"gain": "b", ".*": "a"})),
+    "partition": lambda tx: gdjax.partition({"a": tx, "b": gdjax.sgd(0.1)}, LABELS),
     "again": lambda tx: gdjax.for_batch(tx, 2, 2),
 }  # fmt: skip
 
