@@ -19,6 +19,7 @@ from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Upda
 from gdjax.lift.rule import Leafwise, Step, run, state_of, steps_of
 from gdjax.transforms.clipping import clip_by_global_norm
 from gdjax.transforms.guards import ApplyIfFiniteState, apply_if_finite
+from gdjax.transforms.noise_scale import NoiseScaleState, found_in
 from gdjax.transforms.spikes import SkipSpikesState
 from gdjax.tree.norms import finite_square, global_norm
 from gdjax.tree.states import get_all_with_path
@@ -119,6 +120,13 @@ def with_metrics(
 def metrics(state: OptState) -> dict[str, Array]:
     """The metrics of the last update, from the state of an optimizer that has `with_metrics` anywhere in it.
 
+    With `noise_scale=True` of `accumulate` or `sharded_step` the state tells, beside these or alone:
+
+    - grad_sq, grad_noise: averages of unbiased estimates of |G|^2 and tr(Sigma), for the gradient G of the expected
+      loss and the covariance Sigma / b of the gradient of a batch of b: b counts what these functions say.
+    - noise_scale: their ratio, McCandlish's simple noise scale. A batch of this size has as much noise as gradient:
+      one far above it gains little. It is infinite where the estimate of |G|^2 is not above 0.
+
     Args:
       state: that `update` returned, of a chain, groups or wrappers around `with_metrics` too; or the `opt_state` of
         `nnx.Optimizer`.
@@ -128,7 +136,7 @@ def metrics(state: OptState) -> dict[str, Array]:
       `named_chain`, their names precede: "decoder/grad_norm".
 
     Raises:
-      ValueError: there is no `with_metrics`, or several that no name tells apart.
+      ValueError: there is no `with_metrics` and no noise scale, or several that no name tells apart.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -139,16 +147,23 @@ def metrics(state: OptState) -> dict[str, Array]:
       >>> sorted(gdjax.metrics(state))
       ['a/grad_norm', 'a/learning_rate', 'b/grad_norm', 'b/learning_rate']
     """
-    found = get_all_with_path(unboxed(state), MetricsState.__name__)
-    if not found:
+    told = _told(state, MetricsState, lambda s: s.metrics) | _told(state, NoiseScaleState, found_in)
+    if not told:
         raise ValueError("gdjax.metrics: the state has no metrics; make the optimizer with gdjax.with_metrics(tx)")
-    if len(found) == 1:
-        return dict(found[0][1].metrics)
+    return told
+
+
+def _told(state: OptState, kind: type, read: Callable[[Any], dict[str, Array]]) -> dict[str, Array]:
+    """What the states of a kind tell; where there are several, after the names of their groups."""
+    found = get_all_with_path(unboxed(state), kind.__name__)
     names = ["/".join(str(step.key) for step in path if hasattr(step, "key")) for path, _ in found]
+    if len(found) == 1:
+        names = [""]
     if len(set(names)) < len(names):
-        raise ValueError(f"gdjax.metrics: {len(names)} with_metrics stand in one chain; keep one, or use named_chain")
-    named = zip(names, (s for _, s in found), strict=True)
-    return {f"{name}/{k}" if name else k: x for name, s in named for k, x in s.metrics.items()}
+        made_by = "with_metrics" if kind is MetricsState else "noise_scale=True"
+        raise ValueError(f"gdjax.metrics: {len(names)} {made_by} stand in one chain; keep one, or use named_chain")
+    told = zip(names, (read(s) for _, s in found), strict=True)
+    return {f"{name}/{k}" if name else k: x for name, metrics in told for k, x in metrics.items()}
 
 
 def _named(inner: Transform, labels: Any, wanted: Sequence[str], params: Params, state: OptState) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from gdjax.schedules.decay import (
 )
 from gdjax.schedules.piecewise import join_schedules, piecewise_constant_schedule, piecewise_interpolate_schedule
 from gdjax.schedules.powers import inverse_sqrt_schedule, power_schedule, powercool_schedule, rex_schedule
+from gdjax.schedules.ramp import BatchRamp, batch_ramp
 from gdjax.schedules.warmup import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
@@ -40,11 +41,13 @@ from gdjax.schedules.warmup import (
 )
 
 __all__ = [
+    "BatchRamp",
     "InjectHyperparamsState",
     "InjectStatefulHyperparamsState",
     "Schedule",
     "StatefulSchedule",
     "WrappedSchedule",
+    "batch_ramp",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",

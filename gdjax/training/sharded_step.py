@@ -23,6 +23,7 @@ from gdjax.core.arrays import shape_of
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
 from gdjax.training.agreement import Checks, MeshStep, check_mesh
+from gdjax.transforms.noise_scale import square_of, with_noise_scale
 from gdjax.tree.norms import wide
 from gdjax.tree.updates import apply_updates
 from gdjax.xla.at_home import REDUCES_AND_DIVIDES
@@ -120,9 +121,12 @@ def _told(label: str, path: Any, x: Any, reduces: bool) -> Array:
 
 def averaged(
     f: Callable[..., Any], mesh: Any, axis: str, parts: int, lie: Any, shares: Any, explicit: tuple[str, ...],
-    stack: bool,
+    stack: bool, noise_scale: bool = False,
 ) -> Callable[..., Any]:  # fmt: skip
     """Value and gradient in `jax.shard_map` over an axis; the gradients leave as their shares.
+
+    With `noise_scale` it also returns `parts`, `weight` and `squares` of a `NoiseScaleState`. The weight of a part is
+    its number of rows, where the loss has none.
 
     Args:
       f: of `loss_of_part`.
@@ -152,8 +156,12 @@ def averaged(
         """What a part adds to the sums, what it tells by itself, and what is told of all as this part has it."""
         (value, (weight, aux)), grads = take(params, rows)
         told, each = ((value, None), aux) if stack else ((value, aux), None)
+        noise = []
+        if noise_scale:
+            w = jnp.float32(len(jax.tree.leaves(rows)[0])) if weight is None else weight
+            noise = meshes.varying([(w > 0).astype(jnp.int32), w, square_of(grads, w)], frozenset({axis}))
         # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
-        return (weight, *jax.tree.map(functools.partial(weighed, weight), (told, grads))), each, told
+        return (weight, *jax.tree.map(functools.partial(weighed, weight), (told, grads)), *noise), each, told
 
     def local(params: Params, rows: Rows) -> Any:
         as_whole = jax.tree.map(whole, params, lie)
@@ -170,14 +178,15 @@ def averaged(
                 return jax.tree.map(jnp.add, total, found), each
 
             total, each = jax.lax.scan(more, meshes.varying(zeros, frozenset({axis})), split)
-        weight, told, grads = total
+        weight, told, grads, *noise = total
         by = n * parts if weight is None else jax.lax.psum(weight, axis)
         value, aux = jax.tree.map(lambda x, old: mean_of(by, jax.lax.psum(x, axis), old.dtype), told, like)
         grads = jax.tree.map(lambda g, how, p: mean_of(by, share(g, how), p.dtype), grads, shares, params)
-        return (value, each if stack else aux), grads
+        return (value, each if stack else aux), grads, *(jax.lax.psum(x, axis) for x in noise)
 
     specs = jax.tree.map(only, lie), PartitionSpec(axis)
-    out_specs = (PartitionSpec(), PartitionSpec(axis) if stack else PartitionSpec()), jax.tree.map(only, shares)
+    of_loss = PartitionSpec(), PartitionSpec(axis) if stack else PartitionSpec()
+    out_specs = of_loss, jax.tree.map(only, shares), *[PartitionSpec()] * 3 * noise_scale
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_specs, axis_names=frozenset({axis}))
 
 
@@ -362,6 +371,7 @@ class ShardedStep(MeshStep):
 def sharded_step(
     loss: Callable[..., Any], tx: Transform, params: Params, mesh: Mesh, axis: str = "data", *, micro_batches: int = 1,
     has_aux: bool = False, weighted: bool = False, aux: Literal["reduce", "stack"] = "reduce", min_bytes: int = 2**14,
+    noise_scale: bool = False,
 ) -> ShardedStep:  # fmt: skip
     """A compiled training step for any optimizer on any mesh, whose state is divided over an axis, as in ZeRO.
 
@@ -409,15 +419,19 @@ def sharded_step(
         sum, of 32 bits at least. "stack" returns what each part has, along a new first axis of d m, divided over
         `axis`.
       min_bytes: smaller leaves are not divided: their gradients are reduced together, and each device updates them.
+      noise_scale: measure the gradient noise scale, from the gradients of the d m parts and their mean, for
+        `gdjax.metrics(state)`. Its unit is a row of the batch, with `weighted` a unit of the weight, such as a token.
+        Rows must be independent. The state is that of `step.tx`, tx with six scalars around its state. Gradients are
+        then taken in `jax.shard_map` on a TPU too.
 
     Returns:
       A `ShardedStep`. It writes over its arguments: go on with what it returns. `step.state_sharding` is what
       `gdjax.state_sharding` returns, for `jax.jit` or for a checkpoint.
 
     Raises:
-      ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; (in a step) the
-        devices and micro-batches do not divide the batch; parameters or state lie on another mesh, or are gone, given
-        to a step before.
+      ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; `noise_scale` with d m = 1;
+        (in a step) the devices and micro-batches do not divide the batch; parameters or state lie on another mesh, or
+        are gone, given to a step before.
       TypeError: tx is no transform; mesh is no mesh; micro_batches is no int; (in a step) the loss returns something
         else; aux has booleans or keys, without `aux="stack"`.
 
@@ -441,20 +455,27 @@ def sharded_step(
     check_mesh(LABEL, mesh, explicit=True)
     if aux not in ("reduce", "stack"):
         raise ValueError(f"{LABEL}: aux must be 'reduce' or 'stack', got {aux!r}")
+    stack, parts = aux == "stack", micro_batches * mesh.shape[axis]
+    if noise_scale:
+        if parts == 1:
+            raise ValueError(f"{LABEL}: noise_scale compares gradients of parts of the batch, and it has one part here")
+        tx = with_noise_scale(tx)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
     explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
-    stack, parts = aux == "stack", micro_batches * mesh.shape[axis]
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
-    in_parts = weighted or explicit or micro_batches > 1
+    in_parts = weighted or explicit or micro_batches > 1 or noise_scale
     if in_parts or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES:
-        take = averaged(of_part, inside, axis, micro_batches, lying, shared, explicit, stack)
+        take = averaged(of_part, inside, axis, micro_batches, lying, shared, explicit, stack, noise_scale)
     else:
         take = by_constraints(of_part, inside, axis, stack)
 
     def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
-        (value, more), grads = take(params, rows_of(batch, key, parts))
+        (value, more), grads, *noise = take(params, rows_of(batch, key, parts))
+        if noise:
+            new = dict(zip(("parts", "weight", "squares"), noise, strict=True))
+            state = state._replace(**{name: x.astype(getattr(state, name).dtype) for name, x in new.items()})
         grads = jax.lax.with_sharding_constraint(grads, shared)
         own = jax.lax.with_sharding_constraint(params, shared)
         with meshes.owned_by(inside):

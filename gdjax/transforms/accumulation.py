@@ -24,6 +24,7 @@ from gdjax.core.parts import holding
 from gdjax.core.types import Array, ArrayTree, DTypeLike, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
+from gdjax.transforms.noise_scale import noted, with_noise_scale
 from gdjax.xla.sums import on_gpu
 from gdjax.xla.write_order import after, before_branch, bound_for, destination, in_branch, written
 
@@ -135,8 +136,9 @@ class AccumulateState(NamedTuple):
 
 @transform
 def accumulate(
-    inner: Transform, every: int, *, weight: str | None = None, unreduced: str | Sequence[str] = ()
-) -> GradientTransformation:
+    inner: Transform, every: int, *, weight: str | None = None, unreduced: str | Sequence[str] = (),
+    noise_scale: bool = False,
+) -> GradientTransformation:  # fmt: skip
     """Sums the gradients of `every` calls, and updates `inner` with their weighted mean in the last of them.
 
         S_n = S_{n-1} + w_n g_n        W_n = W_{n-1} + w_n        S_0 = W_0 = 0
@@ -177,10 +179,16 @@ def accumulate(
         the number of tokens that a gradient is the mean over; None for equal weights. A gradient of weight 0 counts
         nothing, NaN or not. A window whose weights are all 0 has the mean 0.
       unreduced: the axes of the mesh over which gradients are. `last` must then be a Python boolean.
+      noise_scale: measure the gradient noise scale, for `gdjax.metrics(state)`: for one pass over each gradient and one
+        over the mean, and six scalars of state. With `weight` its unit is that of the weights, such as tokens; without
+        it is one gradient: times the examples to a gradient it is in examples. Gradients must be means over
+        independent samples, as many as their weights say. The parameters change within no window.
 
     Raises:
       TypeError: `every` is no int; `last` is no boolean scalar, or with `unreduced` no Python boolean.
-      ValueError: `every` is below 1; (in update) the weight is missing, or a gradient is not unreduced over these axes.
+      ValueError: `every` is below 1; `noise_scale` with `every` = 1, of which there is no second norm, or with
+        `unreduced`, since the norm of a gradient would take the reduction that this saves; (in update) the weight is
+        missing, or a gradient is not unreduced over these axes.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -191,6 +199,9 @@ def accumulate(
       ...     print(u)
       0.0
       -1.5
+
+    Reference:
+      McCandlish et al. 2018, An empirical model of large-batch training, Appendix A.1, https://arxiv.org/abs/1812.06162
     """
     base.check_transform(ACCUMULATE, 0, inner)
     if not (weight is None or isinstance(weight, str)):
@@ -200,7 +211,17 @@ def accumulate(
     own = {"last"} if weight is None else {"last", weight}
     axes = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
 
-    if checks.structural(ACCUMULATE, "every", every, 1) == 1:
+    every = checks.structural(ACCUMULATE, "every", every, 1)
+    if noise_scale:
+        if every == 1 or axes:
+            why = (
+                "every=1 has one gradient"
+                if every == 1
+                else f"gradients unreduced over {sorted(axes)} have no norm yet"
+            )
+            raise ValueError(f"{ACCUMULATE}: noise_scale compares norms of gradients with that of their mean: {why}")
+        inner = with_noise_scale(inner)
+    if every == 1:
 
         def alone(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
             rest = {name: x for name, x in extra_args.items() if name not in own}
@@ -231,6 +252,7 @@ def accumulate(
                 where, axes_of = f"params{jax.tree_util.keystr(flat.paths[i])}", (sorted(found), sorted(axes))
                 raise ValueError(f"{ACCUMULATE}: {where}: gradient unreduced over {axes_of[0]}, expected {axes_of[1]}")
         first, n = state.count == 0, numerics.safe_increment(state.count)
+        before = noted(state.inner_state, [g for g, *_ in flat.chosen()], w) if noise_scale else state.inner_state
         total = jnp.where(first, 0, state.weight) + jnp.asarray(1 if w is None else w).astype(jnp.float32)
 
         def add(sums: Sequence[Array]) -> list[Array]:
@@ -243,12 +265,10 @@ def accumulate(
         mean = functools.partial(_mean, total)
         olds = [s for _, s, _ in flat.chosen()]
         if last is False:
-            return after(
-                [jnp.zeros_like(p, dtype=s.dtype) for _, s, p in flat.chosen()], n, add(olds), state.inner_state
-            )
+            return after([jnp.zeros_like(p, dtype=s.dtype) for _, s, p in flat.chosen()], n, add(olds), before)
         if last is True:
             means = [mean(s, p) for s, (_, _, p) in zip(add(olds), flat.chosen(), strict=True)]
-            news, inner_state = inner_update(inner, means, flat, state.inner_state, params, extra_args)
+            news, inner_state = inner_update(inner, means, flat, before, params, extra_args)
             us = tree.cast_like(news, olds)
             return after(us, 0, olds, inner_state)  # the old sums stay where they are, to be written over
         if axes:
@@ -257,7 +277,7 @@ def accumulate(
             )
         emit = n >= every if last is None else last
         # Of no use at a count of 0, the sums need not be set to zero: after an update they are that.
-        sums, inner_state = step_if(emit, inner, olds, flat, state.inner_state, params, extra_args, add, mean)
+        sums, inner_state = step_if(emit, inner, olds, flat, before, params, extra_args, add, mean)
         return after([or_zero(emit, x) for x in sums], jnp.where(emit, 0, n), sums, inner_state)
 
     return holding(init, update, inner_state=inner, like="sums", also=own)
