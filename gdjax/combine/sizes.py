@@ -49,7 +49,7 @@ class Base:
 
     def __init__(self, label: str, base: Params, roles: Any, depth: str | re.Pattern[str] | None):
         self.label, self.depth, self.by_role = label, depth, matrices_by_role(roles)
-        types.check_patterns(label, [] if depth is None else [depth], functions=False)
+        types.check_patterns(f"{label}: depth", [] if depth is None else [depth], functions=False)
         leaves = paths_of(base)
         if not leaves:
             raise ValueError(f"{label}: the base has no leaves")

@@ -13,7 +13,7 @@ from gdjax.combine.sizes import Base, role_of
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import base as core
 from gdjax.core.arrays import shape_of
-from gdjax.core.base import GradientTransformation
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.contexts import WHERE
 from gdjax.core.growth import LAWS, UNITS, Growth, Law, gradient_factor, rate_factor, start_factor
 from gdjax.core.paths import paths_of
@@ -138,6 +138,7 @@ def shapes_of_base(label: str, base: Params) -> Any:
     return jax.tree.map(shape_of, unboxed(base))
 
 
+@transform
 def transfer(
     tx: Transform, base: Params, *, roles: Mapping[Any, Any] | None = None, depth: str | re.Pattern[str] | None = None
 ) -> GradientTransformation:
@@ -186,21 +187,19 @@ def transfer(
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> def model(n):
-      ...     return {"embed": jnp.ones((9, n)), "mlp": jnp.ones((n, n)), "head": jnp.ones((n, 9))}
-      >>> tx = gdjax.transfer(gdjax.adamw(1e-2), base=model(4))
-      >>> params = model(16)
+      ...     return {"embed": jnp.ones((9, n)), "head": jnp.ones((n, 9))}
+      >>> tx, params = gdjax.transfer(gdjax.adamw(1e-2), base=model(4)), model(16)
       >>> u, _ = tx.update(params, tx.init(params), params)
       >>> print([round(float(u[name][0, 0]), 4) for name in params])
-      [-0.01, -0.0025, -0.0025]
+      [-0.01, -0.0025]
 
     Reference:
       Yang et al. 2022, Tensor programs V, Tables 3 and 8, https://arxiv.org/abs/2203.03466;
       Yang, Simon & Bernstein 2023, https://arxiv.org/abs/2310.17813 (by the largest singular value);
       Dey et al. 2025, CompleteP, https://arxiv.org/abs/2505.01618 (`depth`)
     """
-    shapes = shapes_of_base(LABEL, base)
-    call = core.checked_call(transfer, (tx, shapes), {"roles": roles, "depth": depth})
-    return core.made_by(call, transferred(LABEL, tx, shapes, roles, depth))
+    made: Any = transferred(LABEL, tx, shapes_of_base(LABEL, base), roles, depth)
+    return made
 
 
 def transfer_init(
@@ -216,7 +215,9 @@ def transfer_init(
     Args:
       params: as the model initialised them.
       base: the parameters of the small model, or their shapes.
-      roles, depth: as in `transfer`.
+      roles: from pattern to role or `Matrix`, as in `matrices_by_role`, for leaves that names and shapes do not tell.
+      depth: for more layers than in the base: "fold" scales the last matrix of each residual branch by 1 / layers; or
+        a regular expression for these; "forward" leaves it to the model. The same as of `transfer`.
       law: "fan_in" for a model whose matrices start as 1 / sqrt(inputs), as is common: heads alone are scaled, and ends
         of branches. "constant" for one with a standard deviation for all widths, as GPT-2's 0.02. "measured" compares
         the root mean square of each leaf with that of the base, whose arrays it needs, and sets it.
@@ -226,8 +227,9 @@ def transfer_init(
 
     Example:
       >>> import gdjax, jax.numpy as jnp
-      >>> base = {"mlp": jnp.ones((4, 4)), "head": jnp.ones((4, 9))}
-      >>> params = gdjax.transfer_init({"mlp": jnp.ones((16, 16)), "head": jnp.ones((16, 9))}, base)
+      >>> def model(n):
+      ...     return {"mlp": jnp.ones((n, n)), "head": jnp.ones((n, 9))}
+      >>> params = gdjax.transfer_init(model(16), base=model(4))
       >>> print(params["mlp"][0, 0], params["head"][0, 0])
       1.0 0.5
 

@@ -32,6 +32,9 @@ LAWS = {
     "elementwise": Law(0.5, 0.5),  # numbers of about 1, as Adam's
     "normalized": Law(),  # a gradient over its norm
     "orthonormal": Law(full=True),
+    "by_shape": Law(full=True, scale=lambda rows, columns: max(1, columns / rows) ** 0.5),  # that, as of Muon
+    "by_rms": Law(full=True, scale=lambda rows, columns: max(rows, columns) ** 0.5),  # of one root mean square
+    "eigenbasis": Law(0.36, 0.36),  # of about 1 in the bases of SOAP: measured, between one singular value and many
     "fits": Law(fits=True),
 }
 SAME, PARAMETER = "same", "parameter"  # as what comes in; that, times the root mean square of the parameter

@@ -68,7 +68,8 @@ def transfer_table(
     Args:
       tx: the optimizer as it was tuned.
       params, base: the large and the small model: arrays, or shapes as of `jax.ShapeDtypeStruct`.
-      roles, depth: as in `transfer`.
+      roles: from pattern to role or `Matrix`, as in `matrices_by_role`, for leaves that names and shapes do not tell.
+      depth: "fold", "forward" or a pattern, as of `transfer`, for more layers than in the base.
 
     Returns:
       A `Table`: the path and the shape of each leaf, its role, the axes that grew, the factors of its rate, decay, eps
@@ -80,10 +81,10 @@ def transfer_table(
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> def model(n):
-      ...     return {"embed": jnp.ones((9, n)), "mlp": jnp.ones((n, n)), "head": jnp.ones((n, 9))}
+      ...     return {"embed": jnp.ones((9, n)), "head": jnp.ones((n, 9))}
       >>> table = gdjax.transfer_table(gdjax.adamw(1e-2), model(16), base=model(4))
       >>> [(row.path, row.rate, row.decay, row.eps, row.start) for row in table]
-      [('embed', 1.0, 1.0, 0.25, 1.0), ('head', 0.25, 4.0, 1.0, 0.25), ('mlp', 0.25, 4.0, 0.25, 0.5)]
+      [('embed', 1.0, 1.0, 0.25, 1.0), ('head', 0.25, 4.0, 1.0, 0.25)]
     """
     label = "gdjax.transfer_table"
     part = transferred(label, tx, shapes_of_base(label, base), roles, depth)

@@ -30,7 +30,7 @@ class KLSoapState(NamedTuple):
     dR: Any
 
 
-@matrixwise(KLSoapState, nu=Block(real=True), **SLOTS)
+@matrixwise(KLSoapState, nu=Block(real=True), growth="eigenbasis", **SLOTS)
 def scale_by_kl_soap(
     G: Array, s: KLSoapState, p: Array, t: Array,  # noqa: N803
     b1: hyper.Decay = 0.9, b2: hyper.Decay = 0.98, shampoo_beta: hyper.Decay | None = None, eps: hyper.Size = 1e-8,

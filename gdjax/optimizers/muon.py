@@ -1,6 +1,6 @@
 """Muon: momentum with its singular values made equal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.combine.groups import routed
 from gdjax.core.base import GradientTransformation, identity, part_of, transform
+from gdjax.core.growth import Law
 from gdjax.core.misuse import Dialect, dialects
 from gdjax.core.types import Decay, Dimensions, DType, Floating, Mask, Params, PerLeaf, Rate, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
@@ -19,7 +20,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, growth_by_shape, refuse_complex
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -57,10 +58,17 @@ def _times_inner_product(o: Array, m: Array) -> Array:
     return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o
 
 
+def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
+    if given["adaptive"]:  # times the sum of the singular values of the gradient
+        return Law(0.5, -0.5, full=True, gradient=True)
+    by = "by_shape" if given["consistent_rms"] is None else "by_rms"
+    return by if given["scaled"] else "orthonormal"
+
+
 @leafwise(
     MuonState, mu=matrix_moment,
     static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
-    growth=growth_by_shape,
+    growth=_growth,
 )  # fmt: skip
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,

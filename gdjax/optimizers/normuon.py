@@ -68,13 +68,9 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
     return scaled * (wanted / jnp.where(norm == 0, 1, norm)).astype(o.dtype), v
 
 
-def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law:
+def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
     # Of few large singular values, as a gradient has them, each grows where the norm of the update is prescribed.
-    return Law(full=True, scale=_by_shape) if given["consistent_rms"] is None else Law(0.5, 0.5)
-
-
-def _by_shape(rows: int, columns: int) -> float:
-    return by_shape(rows, columns, None)
+    return "by_shape" if given["consistent_rms"] is None else Law(0.5, 0.5)
 
 
 @leafwise(

@@ -1,12 +1,10 @@
 """What Muon and its kin share: the arguments of Newton-Schulz."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.core.growth import Law
 from gdjax.core.types import DTypeLike, Scalar
 from gdjax.lift.slots import Whole
 from gdjax.linalg.polar import coefficients
@@ -31,10 +29,3 @@ def by_shape(rows: int, columns: int, consistent_rms: Scalar | None) -> Any:
     if consistent_rms is None:
         return max(1, columns / max(rows, 1)) ** 0.5
     return max(rows, columns) ** 0.5 * consistent_rms
-
-
-def growth_by_shape(given: Mapping[str, Any], before: Law, role: str) -> Law:
-    """How a polar factor times `by_shape` grows; with `adaptive` it is also multiplied by the size of the gradient."""
-    scale = functools.partial(by_shape, consistent_rms=None if given["consistent_rms"] is None else 1.0)
-    polar = Law(full=True, scale=scale if given["scaled"] else None)
-    return polar._replace(inputs=0.5, outputs=-0.5, gradient=True) if given["adaptive"] else polar

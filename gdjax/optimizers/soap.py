@@ -59,6 +59,7 @@ def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
 @matrixwise(
     SoapState, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
     L=Side(0), R=Side(1), QL=Basis(0), QR=Basis(1),
+    growth="eigenbasis",
 )  # fmt: skip
 def scale_by_soap(
     G: Array, s: SoapState, p: Array, t: Array,  # noqa: N803

@@ -44,6 +44,7 @@ def orthogonal(
 @matrixwise(
     SoapMuonState, then=orthogonal, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
     L=Side(0), R=Side(1), QL=Basis(0), QR=Basis(1),
+    growth=lambda given, *_: "by_shape" if given["by_shape"] else "orthonormal",
 )  # fmt: skip
 def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803

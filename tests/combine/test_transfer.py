@@ -166,8 +166,9 @@ def test_the_base_itself_has_the_same_program(name: str):
 
 
 def test_it_is_a_value():
-    tx = gdjax.transfer(gdjax.adamw(0.1), BASE, depth="fold")
-    assert tx == gdjax.transfer(gdjax.adamw(0.1), jax.eval_shape(lambda: BASE), depth="fold")
+    make = lambda: gdjax.transfer(gdjax.adamw(0.1), jax.eval_shape(lambda: BASE), depth="fold")  # noqa: E731
+    tx = make()
+    assert tx == make() != gdjax.transfer(gdjax.adamw(0.2), jax.eval_shape(lambda: BASE), depth="fold")
     assert pickle.loads(pickle.dumps(tx)) == tx
     assert repr(tx).startswith("transfer(tx=adamw(")
 

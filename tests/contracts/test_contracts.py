@@ -41,7 +41,8 @@ def test_every_factory_has_a_case():
     factories = {name for name in gdjax.__all__ if is_factory(getattr(gdjax, name))} - {
         "from_optax",
         "offload_state",
-    }  # one takes Optax's, the other asks for a backend
+        "transfer",
+    }  # one takes Optax's, one asks for a backend, one for a small model of the same structure
     assert len(factories) > 20
     assert factories - {case.covers for case in CASES} == set(), "transforms without a case in tests/declared/"
     assert {case.covers for case in CASES} <= set(gdjax.__all__)

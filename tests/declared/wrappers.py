@@ -127,6 +127,14 @@ def _mask(learning_rate: Any) -> Any:
     return gdjax.conditionally_mask(gdjax.adam(learning_rate), every_other)
 
 
+def _for_batch(learning_rate: Any) -> Any:
+    return gdjax.for_batch(gdjax.adam(learning_rate), 4, 2)
+
+
+def _for_length(learning_rate: Any) -> Any:
+    return gdjax.for_length(gdjax.sgd(learning_rate, momentum=0.9), 4, 2)
+
+
 def _lookahead(learning_rate: Any) -> Any:
     return paired(gdjax.lookahead(gdjax.adam(learning_rate), 2, 0.5, True), gdjax.LookaheadParams)
 
@@ -246,6 +254,8 @@ CASES = (
     Case("with_kahan_summation", _kahan, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
     Case("with_master_weights", _master_weights, {"learning_rate": 0.1}, needs_params=True, wide=True),
     Case("with_metrics", _metrics, {"learning_rate": 0.1}),
+    Case("for_batch", _for_batch, {"learning_rate": 0.1}),
+    Case("for_length", _for_length, {"learning_rate": 0.1}),
     Case("with_stochastic_rounding", _at_random, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
     Case("swa", _swa, {"learning_rate": 0.1}, needs_params=True),
     Case("tail_ema", _tail_ema, {"learning_rate": 0.1, "horizon": 4.0, "blend": 0.5}, needs_params=True, slow=True),

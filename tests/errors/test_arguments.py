@@ -41,7 +41,7 @@ def never(step: Any) -> Any:
 
 # What a factory is called with, by the name of the argument: where it has no default, and in place of a None.
 VALUES: dict[str, Any] = {
-    **dict.fromkeys(["inner", "opt", "optimizer", "adv_optimizer", "base_optimizer", "fast_optimizer"], SGD),
+    **dict.fromkeys(["inner", "opt", "optimizer", "tx", "adv_optimizer", "base_optimizer", "fast_optimizer"], SGD),
     **dict.fromkeys(["learning_rate", "clipping", "radius", "damping", "noise_multiplier"], 0.1),
     **dict.fromkeys(["step_size", "slow_step_size"], 0.1),
     **dict.fromkeys(["max_delta", "max_norm", "threshold", "l2_norm_clip", "adam_learning_rate", "data_size"], 1.0),
@@ -63,6 +63,7 @@ VALUES: dict[str, Any] = {
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
     "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
     "half_life": 10.0, "momentum_decay": 0.004, "hyperball_learning_rate": 0.1, "peak_learning_rate": 0.1,
+    "batch": 4, "base_batch": 2, "tokens": 4, "base_tokens": 2, "base": {"w": 1.0},
     "layer_axes": 1, "n_heads": 4, "n_kv_heads": 2, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
@@ -100,6 +101,9 @@ BY_NAME: dict[str, list[Any]] = {
     "axis": AXES,
     "output_axis": AXES,
     "grafting": ["nonsense", 3],
+    **dict.fromkeys(["batch", "base_batch", "tokens", "base_tokens"], [*NUMBER, 0, -1]),
+    "for_length.exponent": NUMBER,
+    "depth": ["(", 3],
     "decay_offset": NUMBER,
     "step_offset": NUMBER,
     "tokens_per_step": [*NUMBER, 0, -1],
@@ -114,7 +118,7 @@ NAMES |= {"muon_weight_dimension_numbers": "", "seed": "", "random_seed": "", "b
 SIGNED = (
     "step_size gamma f_min lower_bound scale_factor global_scale lookahead optimism weight_lr_power r galore.scale "
     "scale_by_galore.scale optimistic_gradient_descent.alpha optimistic_gradient_descent.beta optimistic_adam_v2.alpha "
-    "optimistic_adam_v2.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta"
+    "for_length.exponent optimistic_adam_v2.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta"
 ).split()
 # Steps of which fewer than 0 are none, with a warning, as in Optax: see tests/schedules/test_edges.py.
 NONE_BELOW_0 = {
@@ -126,6 +130,7 @@ ANY = {
     "weight_dimension_numbers": "a tree like the parameters, or a function of them: `init` looks at it",
     "muon_weight_dimension_numbers": "as above",
     "roles": "as muon_weight_dimension_numbers",
+    "base": "a tree of parameters: `init` looks at it",
     "batch_axis_name": "what jax.lax.pmean takes",
     "groups": "as the labels of `partition`: `init` looks at them",
 }
