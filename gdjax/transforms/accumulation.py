@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import GetAttrKey
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import of_leaf_rules
@@ -179,10 +180,10 @@ def accumulate(
         the number of tokens that a gradient is the mean over; None for equal weights. A gradient of weight 0 counts
         nothing, NaN or not. A window whose weights are all 0 has the mean 0.
       unreduced: the axes of the mesh over which gradients are. `last` must then be a Python boolean.
-      noise_scale: measure the gradient noise scale, for `gdjax.metrics(state)`: for one pass over each gradient and one
-        over the mean, and six scalars of state. With `weight` its unit is that of the weights, such as tokens; without
-        it is one gradient: times the examples to a gradient it is in examples. Gradients must be means over
-        independent samples, as many as their weights say. The parameters change within no window.
+      noise_scale: measure the gradient noise scale, for `gdjax.metrics(state)`. Each gradient is read once more, and
+        the mean; the state has six scalars more. The unit is that of the weights, such as a token; without `weight`
+        it is one gradient: multiply by the examples of a gradient. Gradients must be of independent samples, the
+        covariance of each inversely proportional to its weight, and of the same parameters within a window.
 
     Raises:
       TypeError: `every` is no int; `last` is no boolean scalar, or with `unreduced` no Python boolean.
@@ -212,15 +213,11 @@ def accumulate(
     axes = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
 
     every = checks.structural(ACCUMULATE, "every", every, 1)
-    if noise_scale:
-        if every == 1 or axes:
-            why = (
-                "every=1 has one gradient"
-                if every == 1
-                else f"gradients unreduced over {sorted(axes)} have no norm yet"
-            )
-            raise ValueError(f"{ACCUMULATE}: noise_scale compares norms of gradients with that of their mean: {why}")
-        inner = with_noise_scale(inner)
+    if noise_scale and (every == 1 or axes):
+        why = "every=1 has one gradient" if every == 1 else f"unreduced over {sorted(axes)} they have none yet"
+        raise ValueError(f"{ACCUMULATE}: noise_scale compares norms of gradients with that of their mean: {why}")
+    held = Inside(inner, (GetAttrKey("inner_state"),) * (1 + noise_scale))
+    inner = with_noise_scale(inner) if noise_scale else inner
     if every == 1:
 
         def alone(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
@@ -280,7 +277,7 @@ def accumulate(
         sums, inner_state = step_if(emit, inner, olds, flat, before, params, extra_args, add, mean)
         return after([or_zero(emit, x) for x in sums], jnp.where(emit, 0, n), sums, inner_state)
 
-    return holding(init, update, inner_state=inner, like="sums", also=own)
+    return holding(init, update, held, like="sums", also=own)
 
 
 def _last(last: Any) -> Any:

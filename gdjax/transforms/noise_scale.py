@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import numerics, tree
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Transform, Updates
@@ -54,7 +54,7 @@ def with_noise_scale(inner: Transform) -> GradientTransformation:
     ) -> tuple[Updates, NoiseScaleState]:
         checks.state("gdjax.noise_scale", state, NoiseScaleState)
         n, total = (x.astype(state.weight.dtype) for x in (state.parts, state.weight))
-        square = meshes.as_typed(tree.norm(updates, squared=True).astype(total.dtype), total)
+        square = tree.norm(updates, squared=True).astype(total.dtype)
         noise = (state.squares - total * square) / jnp.maximum(n - 1, 1)
         found = square - noise / jnp.where(total > 0, total, 1)
         known = (n > 1) & jnp.isfinite(found)
@@ -75,7 +75,7 @@ def noted(state: NoiseScaleState, gradient: Sequence[Array], weight: Array | Non
     return state._replace(
         parts=state.parts + (w > 0).astype(jnp.int32),
         weight=state.weight + w,
-        squares=state.squares + meshes.as_typed(square, state.squares),
+        squares=state.squares + square,
     )
 
 

@@ -248,6 +248,28 @@ def test_without_the_argument_the_state_has_nothing_of_it_and_with_it_six_scalar
     assert len(more) - len(jax.tree.leaves(plain)) == 6 and sum(not x.shape for x in more) >= 6
 
 
+def test_other_functions_see_the_optimizer_inside():
+    tx = gdjax.accumulate(gdjax.adamw(gdjax.linear_schedule(0.1, 0.0, 10)), 2, noise_scale=True)
+    params = {"w": jnp.ones((8, 8)), "head": jnp.ones((8, 4))}
+    state = tx.init(params)
+    for _ in range(2):
+        _, state = tx.update(params, state, params)
+    np.testing.assert_allclose(gdjax.get_hyperparams(tx, state)["learning_rate"], 0.09, rtol=1e-6)
+    assert jax.tree.all(
+        jax.tree.map(jnp.array_equal, gdjax.state_from_dict(tx, gdjax.state_to_dict(state), params), state)
+    )
+    moved, _ = gdjax.migrate(state, tx, gdjax.accumulate(gdjax.adamw(0.1), 2), params)
+    np.testing.assert_array_equal(gdjax.tree.get(moved, "mu")["w"], gdjax.tree.get(state, "mu")["w"])
+    larger = {"w": jnp.ones((16, 16)), "head": jnp.ones((16, 4))}
+    for other in (gdjax.transfer(tx, params), gdjax.for_batch(tx, 4, 1)):
+        state, updates = other.init(larger), larger
+        for i in range(2):
+            g = jax.tree.map(lambda p, i=i: p * (i + 1), larger)
+            updates, state = other.update(g, state, larger)
+        assert gdjax.metrics(state)["grad_sq"] > 0
+        assert float(jnp.abs(updates["w"]).max()) != pytest.approx(0.1, rel=0.1)
+
+
 @pytest.mark.skipif(jax.__version_info__ < (0, 6) or writes_several(), reason="of XLA with a loop for each output")
 @pytest.mark.parametrize(("last", "clips", "most"), [(False, False, 4), (True, False, 20), (True, True, 8)])
 def test_what_it_costs(last: bool, clips: bool, most: float):
@@ -268,7 +290,7 @@ def test_what_it_costs(last: bool, clips: bool, most: float):
     ("how", "told"),
     [
         ({"every": 1}, "noise_scale .*every=1 has one gradient"),
-        ({"unreduced": "data"}, r"noise_scale .*unreduced over \['data'\]"),
+        ({"unreduced": "data"}, r"noise_scale .*unreduced over \['data'\] they have none yet"),
         ({"noise_scale": 1}, "noise_scale must be True or False, got 1"),
     ],
 )
