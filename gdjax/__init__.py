@@ -367,6 +367,7 @@ from gdjax.transforms.scaling import (
     stateless,
     stateless_with_tree_map,
 )
+from gdjax.transforms.spectral import SpectralState, spectral
 from gdjax.transforms.spikes import SkipSpikesState, ZClipState, skip_spikes, zclip
 from gdjax.transforms.trust_ratio import (
     RadialBrakeState,
@@ -412,7 +413,8 @@ __all__ = [
     "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState",
     "ScaleState", "Schedule", "ScheduleFreePlusState", "ScheduleFreeState", "ScheduledState", "ShampooState",
     "ShardedStep", "Shared", "ShouldSkipUpdateFunction", "Side", "SkipSpikesState", "SnapshotState", "SoapMuonState",
-    "SoapState", "SophiaState", "SplitRealAndImaginaryState", "StatefulSchedule", "StochasticRoundingState", "Stored",
+    "SoapState", "SophiaState", "SpectralState",
+    "SplitRealAndImaginaryState", "StatefulSchedule", "StochasticRoundingState", "Stored",
     "SweepBySize", "SweepResult", "Table", "TailEmaState", "TraceState", "TransferCheck", "TransformInitFn",
     "TransformUpdateExtraArgsFn", "TransformUpdateFn", "UpdateFloorState", "Updates", "WeightDecaySchedule",
     "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZClipState", "ZeroNansState", "ZoomLinesearchInfo",
@@ -461,6 +463,7 @@ __all__ = [
     "sghmc", "sgld", "shampoo", "sharded_step", "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd",
     "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite", "skip_spikes", "sm3", "smooth_labels",
     "snapshot", "soap", "soap_muon", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia",
+    "spectral",
     "split_real_and_imaginary", "squared_error", "ssbroyden", "stable_adamw", "state_bytes", "state_from_dict",
     "state_from_optax", "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map",
     "swa", "sweep", "tabulate", "tail_ema", "to_optax", "together", "total", "total_norm", "trace", "transfer",

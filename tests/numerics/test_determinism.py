@@ -142,7 +142,7 @@ UNEQUAL = (
     "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
     "muon muon/schatten muon/spectral muon/aol scale_by_muon sam sam/opaque scale_by_sm3 "
     "came scale_by_came adam_mini scale_by_adam_mini apollo apollo/tensor scale_by_apollo "
-    "hyperball mars psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
+    "hyperball mars spectral psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     # of two products in one sum XLA contracts another one in a leaf of another size;
     "adam/nesterov adabelief/nesterov nadam nadamw optimistic_adam optimistic_adam_v2 optimistic_gradient_descent "
     "adan/lookahead radam/nesterov ema measure_with_ema lookahead scale_by_schedule cocob scale_by_cocob "

@@ -258,7 +258,7 @@ REACH = {
     "scale_by_novograd muon scale_by_muon normuon scale_by_normuon scion scale_by_scion dion scale_by_dion hyperball "
     "psgd_kron scale_by_psgd_kron shampoo scale_by_shampoo soap scale_by_soap kl_shampoo scale_by_kl_shampoo kl_soap "
     "scale_by_kl_soap soap_muon scale_by_soap_muon transformer_optimizer scale_by_distance_over_gradients "
-    "stable_adamw scale_by_stable_adamw mars update_floor radial_brake",
+    "stable_adamw scale_by_stable_adamw mars update_floor radial_brake spectral",
     # Its unit, row, column or projection.
     "some": "adafactor/layers novograd/layers "
     "adaptive_grad_clip centralize galore scale_by_galore dion2 scale_by_dion2 matrixwise adam_mini "
