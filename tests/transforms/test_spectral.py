@@ -33,6 +33,14 @@ def tree(seed=0, dtype="float32"):
     return {k: jnp.asarray(rng.normal(size=shape), dtype) for k, shape in shapes.items()}
 
 
+def after(steps, tx, grads, params):
+    """The update and the state of the last of so many steps with the same gradient."""
+    updates, state = grads, tx.init(params)
+    for _ in range(steps):
+        updates, state = jax.jit(tx.update)(grads, state, params)
+    return updates, state
+
+
 RATE = gdjax.linear_schedule(0.3, 0.05, 6)
 INNER = {
     "adam": lambda: gdjax.adamw(0.02, weight_decay=0.0),
@@ -101,7 +109,8 @@ def test_each_matrix_has_its_own_singular_value():
     """Experts, q, k, v in one array, heads, a convolution; an embedding and a head are left alone."""
     rng = np.random.default_rng(0)
     shapes = {
-        "experts": (2, 3, 4, 5), "qkv": (4, 12), "query": (6, 2, 4), "conv": (3, 3, 2, 8), "embed": (9, 4), "head": (4, 9)
+        "experts": (2, 3, 4, 5), "qkv": (4, 12), "query": (6, 2, 4), "conv": (3, 3, 2, 8), "embed": (9, 4),
+        "head": (4, 9),
     }  # fmt: skip
     params = {k: {"kernel": jnp.asarray(rng.normal(size=shape), "float32")} for k, shape in shapes.items()}
     roles = {
@@ -121,8 +130,7 @@ def test_each_matrix_has_its_own_singular_value():
         "experts": 10.0 ** jnp.arange(6.0).reshape(2, 3, 1, 1), "qkv": jnp.repeat(10.0 ** jnp.arange(3.0), 4)[None]
     }  # fmt: skip
     grads = {k: {"kernel": of(params, k) * size[k]} for k in params}
-    for _ in range(20):
-        updates, state = jax.jit(tx.update)(grads, state, params)
+    updates, _ = after(20, tx, grads, params)
     matrices = {
         "experts": lambda x: x.reshape(6, 4, 5), "qkv": lambda x: np.stack(np.split(x, 3, 1)),
         "query": lambda x: x.reshape(1, 6, 8), "conv": lambda x: x.reshape(1, 18, 8),
@@ -189,9 +197,7 @@ def test_an_update_beside_all_that_came_before():
     """The last vector is then orthogonal to the new update: without a step aside nothing would find it."""
     first, later = (jnp.zeros((4, 6)).at[:2, at : at + 3].set(1.0).at[0, at].set(2.0) for at in (0, 3))
     tx = gdjax.spectral(gdjax.sgd(1.0), 0.1)
-    state = tx.init({"w": first})
-    for _ in range(20):
-        _, state = tx.update({"w": first}, state, {"w": first})
+    _, state = after(20, tx, {"w": first}, {"w": first})
     for most in (2.0, 1.1):
         updates, state = tx.update({"w": later}, state, {"w": first})
         assert 1 <= sigma(updates["w"]) / (0.1 * 1.5**0.5) < most
@@ -204,22 +210,15 @@ def test_a_disturbance_by_rounding_moves_an_update_by_rounding():
     grads["wide"] = jnp.eye(3, 8)
     near = jax.tree.map(lambda g: g + 1e-6 * jnp.cos(jnp.arange(g.size, dtype="float32")).reshape(g.shape), grads)
     tx = gdjax.spectral(gdjax.sgd(1.0), 0.1)
-    ends = []
-    for g in (grads, near):
-        state = tx.init(params)
-        for _ in range(5):
-            updates, state = tx.update(g, state, params)
-        ends.append(updates)
+    ends = [after(5, tx, g, params)[0] for g in (grads, near)]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), *ends)
 
 
 def test_16_bit_parameters():
     params, grads = tree(dtype="bfloat16"), tree(1, "bfloat16")
     tx = gdjax.spectral(gdjax.sgd(1.0), 0.1)
-    state = tx.init(params)
+    updates, state = after(10, tx, grads, params)
     assert state.v["wide"][0].dtype == jnp.float32
-    for _ in range(10):
-        updates, state = tx.update(grads, state, params)
     assert updates["wide"].dtype == jnp.bfloat16
     np.testing.assert_allclose(sigma(updates["wide"].astype("float32")), 0.1 * (8 / 3) ** 0.5, rtol=1e-2)
 
