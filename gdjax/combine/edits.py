@@ -87,6 +87,7 @@ def uses(label: str, seen: Sequence[Site], role: str, where: str) -> tuple[list[
       ValueError: a part does not say how its updates grow; no part has a learning rate.
     """
     law, found, rate, decays = LAWS["gradient"], list[Use](), None, list[tuple[At, str]]()
+    unknown: str | None = None
     if any(site.growth == FROZEN for site in seen):
         return [], None
     for site in seen:
@@ -94,7 +95,9 @@ def uses(label: str, seen: Sequence[Site], role: str, where: str) -> tuple[list[
         given = {} if site.rule is None else {**hyper, **site.rule.settings}
         said = law_of(site.growth, given, law, role)
         if said is None:
-            raise ValueError(_unknown(label, site.name, where))
+            unknown = site.name
+        elif isinstance(said, Law) and said.fits:
+            unknown = None  # whatever came in
         if isinstance(said, Law):
             if law.gradient and site.growth == "elementwise":
                 found += [Use(site.at, k, "eps", said, power) for k, power in EPS.items() if hyper.get(k) is not None]
@@ -107,6 +110,8 @@ def uses(label: str, seen: Sequence[Site], role: str, where: str) -> tuple[list[
         if "weight_decay" in hyper:
             decays.append((site.at, "weight_decay"))
         rate = next(((site.at, k) for k in RATES if hyper.get(k) is not None), None)
+    if unknown:
+        raise ValueError(_unknown(label, unknown, where))
     if rate is None:
         names = ", ".join(site.name for site in seen)
         raise ValueError(

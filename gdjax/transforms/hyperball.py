@@ -70,7 +70,9 @@ def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:  # noqa: N
 
 
 def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
-    return relative(given, before, role) if role in KEPT else "same"
+    if role in KEPT:
+        return relative(given, before, role)
+    return before if given["ascends"] else "same"  # what ascends has its rate here
 
 
 @wrapper(HyperballState, static={"roles": of_leaf(routing)}, radius=Planned(_first), growth=_growth)

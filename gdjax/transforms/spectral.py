@@ -10,6 +10,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
+from gdjax.core.growth import LAWS, Law
 from gdjax.core.types import OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Planned
@@ -58,7 +59,13 @@ def _normalized(U: Array, v: Array) -> tuple[Array, Array]:  # noqa: N803
     return U * ((columns / max(rows, 1)) ** 0.5 / sigma)[:, None, None].astype(U.dtype), v
 
 
-@wrapper(SpectralState, static={"roles": of_leaf(routing)}, v=Planned(_zeros))
+def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
+    if role == "matrix":
+        return LAWS["fits"]
+    return before if given["ascends"] else "same"  # what ascends has its rate here
+
+
+@wrapper(SpectralState, static={"roles": of_leaf(routing)}, v=Planned(_zeros), growth=_growth)
 def spectral(
     u: Array, g: Array, s: SpectralState, p: Array, t: Array,
     learning_rate: hyper.Rate, roles: Roles = None,

@@ -283,3 +283,39 @@ def test_on_eight_devices_no_matrix_moves_for_its_singular_value(name):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4), params, alone)
     # Two vectors of a matrix, summed over the devices, and its norm; no matrix.
     assert sent[1] - sent[0] < 3 * 5 * 64 * 4 * 2
+
+
+@gdjax.leafwise()
+def of_unknown_growth(g, s, p, t):
+    return g, s
+
+
+def model(n):
+    return {"embed": jnp.ones((9, n)), "mlp": {"kernel": jnp.ones((n, 2 * n))}, "head": jnp.ones((n, 9))}
+
+
+@pytest.mark.parametrize("around", [gdjax.spectral, gdjax.hyperball])
+def test_in_transfer_what_ascends_has_its_rate_here(around):
+    """By `ascends` what is no hidden matrix moves by the wrapper's rate, with the factors of the method inside."""
+    for tx in (around(gdjax.scale_by_adam(), 0.1, ascends=True), around(gdjax.adam(0.1), 0.1)):
+        rates = {row.path: row.rate for row in gdjax.transfer_table(tx, model(16), model(4))}
+        relative = {"mlp/kernel": 0.5, "head": 1.0}
+        assert rates == {"embed": 1.0, "mlp/kernel": 1.0, "head": 0.25} | (
+            relative if around is gdjax.hyperball else {}
+        )
+        params = model(16)
+        moved = gdjax.transfer(tx, model(4))
+        updates, _ = moved.update(params, moved.init(params), params)
+        np.testing.assert_allclose(updates["embed"], -0.1, rtol=1e-5)
+
+
+def test_transfer_takes_any_rule_inside():
+    inner, whole = gdjax.chain(of_unknown_growth(), gdjax.scale(-1.0)), {"^": "matrix"}
+    base, params = ({"kernel": jnp.ones((n, 2 * n))} for n in (4, 16))
+    (row,) = gdjax.transfer_table(gdjax.spectral(inner, 0.1), params, base, roles=whole)
+    assert row.rate == 1
+    unknown = r"of_unknown_growth does not say how its updates of (kernel|embed) grow"
+    with pytest.raises(ValueError, match=unknown):
+        gdjax.transfer_table(gdjax.chain(inner, gdjax.scale_by_learning_rate(0.1)), params, base, roles=whole)
+    with pytest.raises(ValueError, match=unknown):
+        gdjax.transfer_table(gdjax.spectral(inner, 0.1), model(16), model(4))
