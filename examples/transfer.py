@@ -49,13 +49,13 @@ def draw(tuned: Any, runs: dict[str, np.ndarray]) -> Figure:
     left.plot(rates, tuned.scores, marker="o", color=COLOURS[0])
     left.plot(tuned.best.point["learning_rate"], tuned.best.score, "o", color=COLOURS[0], markersize=10)
     left.set_xscale("log", base=2)
-    left.set(xlabel="learning rate", ylabel="loss at the end, nats a byte", ylim=(None, 5))
+    left.set(xlabel="learning rate", ylabel="loss at the end, nats a byte")
     plain(left, f"Tuned at width {SMALL}")
     for i, (name, losses) in enumerate(runs.items(), 1):
         smooth = np.convolve(losses, np.ones(5) / 5, "valid")
         right.plot(np.arange(len(smooth)) + 5, smooth, color=COLOURS[i], label=name)
     right.legend(frameon=False)
-    right.set(xlabel="step", ylim=(None, np.log(256)))
+    right.set(xlabel="step", ylim=(None, 3.6))
     plain(right, f"Run at width {LARGE}")
     return figure
 

@@ -36,6 +36,7 @@ SHORT = {
     "private_digits": "epsilon",
     "meta_learning": "learned rates",
     "sweep": "best rate",
+    "transfer": "width 256, transferred",
     "langevin": "samples of 32 chains",
     "pinn": "SSBroyden",
     "diloco": "H = 32, streaming",
