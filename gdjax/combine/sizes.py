@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.core import callers, types
+from gdjax.core.contexts import WHERE
 from gdjax.core.growth import UNITS, Growth
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, Params, is_skipped
@@ -61,8 +62,6 @@ class Base:
     def check(self, params: Params) -> None:
         """Raises unless parameters are some of the base, grown; warns of what an optimizer cannot change."""
         found, shapes = self.growths(params), dict(paths_of(params))
-        for path, x in found.items():
-            self._check_growth(path, shapes[path].shape, x)
         for now in self.by_role.read(params, self.label):
             before = self.read[self.like(now.path)]
             if now.path in found and role_of(before) != role_of(now):
@@ -77,7 +76,7 @@ class Base:
         if self.depth == "fold":
             self._check_branches({path: x for path, x in found.items() if x.layers != 1 and x.role == "matrix"})
 
-    def _check_growth(self, path: str, shape: tuple[int, ...], x: Growth) -> None:
+    def _check(self, path: str, shape: tuple[int, ...], x: Growth) -> None:
         like = self.like(path)
         was = self.read[like].shape
         if min(x.inputs, x.outputs) < 1:
@@ -134,10 +133,19 @@ class Base:
                 )
 
     def growths(self, tree: ArrayTree) -> dict[str, Growth]:
-        """By path what has grown, of the leaves of a tree that no mask hides."""
+        """By path what has grown, of the leaves of a tree that no mask hides.
+
+        Raises:
+          ValueError: a leaf is none of the base, has other axes, or shrinks; there are more layers and no `depth`.
+        """
         every = paths_of(tree, is_skipped)
-        numbered = _numbered(dict(every))
-        return {path: self._growth(path, x, numbered) for path, x in every if not is_skipped(x) and is_trained(x)}
+        numbered, found = _numbered(dict(every)), dict[str, Growth]()
+        for path, x in every:
+            if not is_skipped(x) and is_trained(x):
+                found[path] = self._growth(path, x, numbered)
+                if not WHERE.get().tried:
+                    self._check(path, x.shape, found[path])
+        return found
 
     def _growth(self, path: str, x: Any, numbered: Any) -> Growth:
         like = self.like(path)
