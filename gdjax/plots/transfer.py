@@ -85,3 +85,32 @@ def plot_transfer(results: Any, *, ax: Any = None) -> Any:
         each[0].set_ylim(min(lowest) - height / 8, min(max(scores[np.isfinite(scores)]), max(lowest) + height))
     look.legend(each[-1], len(next(iter(named.values())).best))
     return axes
+
+
+def plot_factors(table: Any, *, ax: Any = None) -> Any:
+    """The factors that the numbers of each leaf get when a model grows, each a dot in its line.
+
+    Args:
+      table: what `gdjax.transfer_table` returned.
+      ax: matplotlib axes to draw on; None makes a figure.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ImportError: there is no matplotlib.
+    """
+    rows = list(table)
+    ax = look.panels("plot_factors", ax, size=(7.0, 1.4 + 0.28 * len(rows)))
+    kinds = {"rate": "o", "decay": "s", "eps": "^", "start": "D"}
+    for i, (kind, marker) in enumerate(kinds.items()):
+        shift = 0.15 * (i - 1.5)  # so that equal factors can be told apart
+        places = [k + shift for k in range(len(rows))]
+        values = [getattr(row, kind) for row in rows]
+        ax.plot(values, places, marker, color=look.line_of(i)["color"], markersize=5, label=kind)
+    ax.axvline(1.0, color="#222222", linestyle="--", linewidth=1.2, zorder=1)
+    ax.set_yticks(range(len(rows)), [row.path for row in rows])
+    ax.set_xscale("log", base=2)
+    ax.set(xlabel="factor, now over the base", ylim=(len(rows) - 0.5, -0.5))
+    ax.legend(frameon=False, ncols=len(kinds), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return ax

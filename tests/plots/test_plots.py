@@ -51,6 +51,11 @@ def moved() -> gdjax.TransferCheck:
     return gdjax.check_transfer(make, gdjax.adam(0.1), widths=(2, 8), steps=(1, 2), seeds=2)
 
 
+def factors_of_a_model() -> gdjax.Table:
+    model = lambda n: {"embed": jnp.ones((9, n)), "mlp": jnp.ones((n, n)), "head": jnp.ones((n, 9))}  # noqa: E731
+    return gdjax.transfer_table(gdjax.adamw(0.1), model(16), model(4))
+
+
 CALLS = {
     "plot_schedule": lambda ax=None: plots.plot_schedule(LINE, 5, ax=ax),
     "plot_losses": lambda ax=None: plots.plot_losses({"loss": np.ones(3)}, ax=ax),
@@ -62,6 +67,7 @@ CALLS = {
     "plot_state_bytes": lambda ax=None: plots.plot_state_bytes({"adam": gdjax.adam(0.1)}, jnp.ones(3), ax=ax),
     "plot_trajectory": lambda ax=None: plots.plot_trajectory(gdjax.sgd(0.1), bowl, (1, 1), steps=3, ax=ax),
     "plot_sweep": lambda ax=None: plots.plot_sweep(result(), ax=ax),
+    "plot_factors": lambda ax=None: plots.plot_factors(factors_of_a_model(), ax=ax),
     "plot_transfer": lambda ax=None: plots.plot_transfer(by_size(), ax=ax),
 }
 
@@ -310,3 +316,10 @@ def test_norms_of_rows_of_minimize_and_on_given_axes(plt: Any):
         plots.plot_metrics(run, ax=three)
     with pytest.raises(ValueError, match=r"no norm among \['loss'\]; make the optimizer with gdjax.with_metrics"):
         plots.plot_metrics({"loss": np.ones(3)})
+
+
+def test_factors_of_a_larger_model():
+    ax, table = plots.plot_factors(factors_of_a_model()), factors_of_a_model()
+    dots = {line.get_label(): list(line.get_xdata()) for line in ax.get_lines() if line.get_linestyle() == "None"}
+    assert dots == {kind: table[kind] for kind in ("rate", "decay", "eps", "start")}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["embed", "head", "mlp"]
