@@ -1,13 +1,14 @@
 """Shampoo: gradients times roots of sums of G G^T and G^T G."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.growth import LAWS, Law
 from gdjax.core.number_domains import FINITE_FROM_1
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, ScalarOrSchedule, Share, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
@@ -83,10 +84,16 @@ def _length_over(x: Array, y: Array) -> Array:
     return unit / own * (norm / jnp.where(length == 0, 1, length))
 
 
+def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | None:
+    """That of the grafting; without one it is the gradient's at first, and later between that and SOAP's."""
+    return {"adam": LAWS["elementwise"], "sgd": LAWS["gradient"]}.get(given["grafting"])
+
+
 @matrixwise(
     ShampooState, mu=Block(dtype="mu_dtype"), nu=Block(real=True, only=("grafting", "adam")), L=Side(0), R=Side(1),
     PL=Side(0, identity=True), PR=Side(1, identity=True),
     QL=Basis(0, only=("root_method", "qr")), QR=Basis(1, only=("root_method", "qr")),
+    growth=_growth,
 )  # fmt: skip
 def scale_by_shampoo(
     G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803
