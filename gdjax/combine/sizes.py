@@ -12,7 +12,7 @@ import jax
 from gdjax.core import callers, types
 from gdjax.core.contexts import WHERE
 from gdjax.core.growth import UNITS, Growth
-from gdjax.core.paths import paths_of
+from gdjax.core.paths import is_masked, paths_of
 from gdjax.core.types import ArrayTree, Params, is_skipped
 from gdjax.linalg.matrices import Matrix, is_trained, matrix_axes
 from gdjax.matrices import reading
@@ -60,8 +60,13 @@ class Base:
         self.numbered = _numbered(self.read)
 
     def check(self, params: Params) -> None:
-        """Raises unless parameters are some of the base, grown; warns of what an optimizer cannot change."""
+        """Raises unless parameters are the base grown; warns of what an optimizer cannot change.
+
+        Where a mask hides leaves, as inside of groups, roles cannot be read anew.
+        """
         found, shapes = self.growths(params), dict(paths_of(params))
+        if is_masked(params):
+            return
         for now in self.by_role.read(params, self.label):
             before = self.read[self.like(now.path)]
             if now.path in found and role_of(before) != role_of(now):

@@ -137,6 +137,15 @@ def test_it_goes_through_what_is_around(name: str):
     assert_close(own, other, rtol=1e-6)
 
 
+def test_inside_of_a_group():
+    """The same factors as around the groups: the base shows the roles of all leaves."""
+    labels = gdjax.label_by_path({"embed|gain|bias": "rest", ".*": "matrices"})
+    group = lambda tx: gdjax.partition({"rest": gdjax.sgd(0.0), "matrices": tx}, labels)  # noqa: E731
+    own = trained(group(gdjax.transfer(gdjax.adamw(0.1), BASE)))
+    assert_close(own["head"], trained(gdjax.transfer(gdjax.adamw(0.1), BASE))["head"], rtol=1e-6)
+    assert_equal(own["embed"], WIDE["embed"])
+
+
 def test_injected_hyperparameters_stay_in_the_state():
     tx = gdjax.transfer(gdjax.inject_hyperparams(gdjax.adamw)(0.1), BASE)
     state = tx.init(WIDE)
