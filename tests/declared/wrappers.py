@@ -261,7 +261,7 @@ CASES = (
     Case("for_batch", _for_batch, {"learning_rate": 0.1}),
     Case("for_length", _for_length, {"learning_rate": 0.1}),
     Case("with_stochastic_rounding", _at_random, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
-    Case("spectral", _spectral, {"learning_rate": 0.1}, needs_params=True),
+    Case("spectral", _spectral, {"learning_rate": 0.1}),
     Case("swa", _swa, {"learning_rate": 0.1}, needs_params=True),
     Case("tail_ema", _tail_ema, {"learning_rate": 0.1, "horizon": 4.0, "blend": 0.5}, needs_params=True, slow=True),
 )  # fmt: skip
