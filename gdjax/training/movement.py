@@ -204,7 +204,7 @@ def _kind(small: Leaf, large: Leaf) -> Kind:
 
 def _transform_of(tx: Any, first: Model, model: Model) -> Transform:
     of_shapes = callable(tx) and not misuse.is_transform(tx)
-    made = tx(first.shapes, model.shapes) if of_shapes else tx
+    made: Any = tx(first.shapes, model.shapes) if of_shapes else tx
     return base.check_transform(LABEL, "tx(base, params)" if of_shapes else "tx", made)
 
 
