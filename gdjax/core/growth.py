@@ -34,7 +34,7 @@ LAWS = {
     "orthonormal": Law(full=True),
     "by_shape": Law(full=True, scale=lambda rows, columns: max(1, columns / rows) ** 0.5),  # that, as of Muon
     "by_rms": Law(full=True, scale=lambda rows, columns: max(rows, columns) ** 0.5),  # of one root mean square
-    "eigenbasis": Law(0.36, 0.36),  # of about 1 in the bases of SOAP: measured, between one singular value and many
+    "eigenbasis": Law(0.36, 0.36),  # of about 1 in other coordinates, as of SOAP and PSGD: measured, sizes 64 to 512
     "fits": Law(fits=True),
 }
 SAME, PARAMETER = "same", "parameter"  # as what comes in; that, times the root mean square of the parameter

@@ -82,7 +82,7 @@ def period(probability: Any) -> int | None:
 
 @matrixwise(
     PSGDKronState, update_counter=Shared(0, jnp.int32), key=Key("key"),
-    Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(),
+    Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(), growth="eigenbasis",
 )  # fmt: skip
 def scale_by_psgd_kron(
     G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803

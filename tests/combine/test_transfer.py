@@ -77,6 +77,15 @@ def test_factors_follow_from_roles_and_families(tx: Any, embed: Any, matrix: Any
     assert factors(tx) == by_role(embed, matrix, vector, head)
 
 
+@pytest.mark.parametrize("method", [gdjax.soap, gdjax.kl_soap, gdjax.psgd_kron])
+def test_kronecker_methods_grow_as_measured(method: Any):
+    rates = {k: x[0] for k, x in factors(method(0.1, adam_learning_rate=0.01)).items()}
+    assert rates == pytest.approx(by_role(1, 4**-0.72, 1, 0.25))
+    (wide,) = gdjax.transfer_table(method(0.1), {"up": jnp.ones((8, 32))}, {"up": jnp.ones((8, 8))})
+    (tall,) = gdjax.transfer_table(method(0.1), {"up": jnp.ones((32, 8))}, {"up": jnp.ones((8, 8))})
+    assert (wide.rate, tall.rate) == pytest.approx((4 ** (0.5 - 0.36), 4 ** (-0.5 - 0.36)))
+
+
 def test_muon_transfers_by_shape():
     roles = gdjax.matrices_by_role()
     tx = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=roles)
