@@ -79,12 +79,14 @@ def spectral(
     layer by about lr times the size of its inputs, however wide the layer is: one rate suits all widths. The largest
     singular value is measured, by one step of power iteration on a stored vector:
 
-        y = U_t v_{t-1},    z = U_t^T y,    sigma(U_t) = |z| / |y|,    v_t = z / |z|
+        y = U_t (v_{t-1} + r),    z = U_t^T y,    sigma(U_t) = |z| / |y|,    v_t = z / |z|
+
+    with v_0 = 0 and a fixed random r of length 0.01, which finds what the last vector is orthogonal to.
 
     Spectral SOAP and AdamW:
 
-        soap = spectral(soap(adam_rate, adam_learning_rate=adam_rate), learning_rate)
-        adamw = spectral(adamw(adam_rate, weight_decay=0.0), learning_rate)
+        by_soap = spectral(soap(adam_rate, adam_learning_rate=adam_rate), learning_rate)
+        by_adamw = spectral(adamw(adam_rate, weight_decay=0.0), learning_rate)
 
     `inner` is a whole optimizer: what is no hidden matrix (embeddings, heads, norms, biases) moves as it says, at its
     own rate. Of a matrix its rate does not matter, as long as it is not 0. Its weight decay would be a part of U_t:
@@ -99,9 +101,9 @@ def spectral(
       ascends: `inner` goes up the gradient, as `scale_by_soap()` alone does. What is no matrix then moves by -lr times
         its updates.
 
-    The measured value is a lower bound. In the first steps it is 0.5 to 1 of the true one, as the first vector is
-    random; later 0.9 to 1, and less for a moment where the update turns, as without momentum. Zeros give zeros. The
-    state has one number for each output.
+    The measured value is a lower bound, and counts as |U_t| / sqrt(min(inputs, outputs)) at least, which is one too. In
+    the first steps it is 0.5 to 1 of the true one, later 0.9 to 1, and less for a moment where the update turns, as
+    without momentum. Zeros give zeros, and leave v as it is. The state has one number for each output.
 
     Raises:
       ValueError: (in update) the state is of other matrices.
