@@ -116,7 +116,7 @@ def spectral(
       >>> tx = gdjax.spectral(gdjax.adamw(1e-3, weight_decay=0.0), learning_rate=0.1)
       >>> u, _ = tx.update(grads, tx.init(params), params)
       >>> singular_values = jnp.linalg.svd(u["kernel"], compute_uv=False)
-      >>> round(float(singular_values[0]), 4), round(float(u["bias"][0]), 6)  # 0.1 sqrt(8 / 2)
+      >>> round(float(singular_values[0]), 4), round(float(u["bias"][0]), 6)
       (0.2, -0.001)
 
     Reference:
