@@ -99,7 +99,7 @@ def uses(label: str, seen: Sequence[Site], role: str, where: str) -> tuple[list[
         elif isinstance(said, Law) and said.fits:
             unknown = None  # whatever came in
         if isinstance(said, Law):
-            if law.gradient and site.growth == "elementwise":
+            if law.gradient and said.eps:
                 found += [Use(site.at, k, "eps", said, power) for k, power in EPS.items() if hyper.get(k) is not None]
             found += [Use(site.at, k, "slow", said) for k in SLOW if hyper.get(k) is not None]
             law, rate, decays = said, None, []

@@ -21,6 +21,7 @@ from gdjax.matrices.plan import matrices_by_role
 _LAST = re.compile(
     r"^(w_?)?(o|out|output|down|c_proj|proj|fc_?2|w2|lin(ear)?_?2|dense_?2|dense_4h_to_h|fc_out)(_?proj)?$"
 )
+_NO_HEAD = re.compile(r"(^|_)(wpe|pe|pos\w*|type\w*|cls|registers?)(_|$)")  # embeddings that no head is tied to
 _NUMBER = re.compile(r"\d+")
 _HOW = {
     "fold": "where the last matrix of each residual branch is to take the factor 1 / layers",
@@ -103,7 +104,8 @@ class Base:
         """Raises where an embedding grows that may be the head too: there is no other."""
         for path, ratio in outputs.items():
             was = self.read[self.like(path)].shape
-            if ratio != 1 and len(was) == 2 and not self.by_role.decides(path, shapes[path]):
+            named = _NO_HEAD.search(self.read[self.like(path)].name.what)
+            if ratio != 1 and len(was) == 2 and not named and not self.by_role.decides(path, shapes[path]):
                 now = shapes[path].shape
                 raise ValueError(
                     f"{self.label}: no leaf is the head, so {path} of shape {was}, now {now}, may be the head too, and "

@@ -24,12 +24,13 @@ class Law(NamedTuple):
     full: bool = False  # whether all singular values are alike, as those of a polar factor; else a few are large
     scale: Callable[[int, int], float] | None = None  # a factor by the shape of each matrix
     gradient: bool = False  # whether it grows and shrinks with the gradient
+    eps: bool = False  # whether its eps is compared with numbers of the gradient
     fits: bool = False  # whether it has the right size for each leaf: sqrt(outputs / inputs), or the like
 
 
 LAWS = {
     "gradient": Law(0.5, -0.5, gradient=True),  # numbers of 1 / outputs
-    "elementwise": Law(0.5, 0.5),  # numbers of about 1, as Adam's
+    "elementwise": Law(0.5, 0.5, eps=True),  # numbers of about 1, as Adam's
     "normalized": Law(),  # a gradient over its norm
     "orthonormal": Law(full=True),
     "by_shape": Law(full=True, scale=lambda rows, columns: max(1, columns / rows) ** 0.5),  # that, as of Muon
@@ -43,6 +44,12 @@ SAME, PARAMETER = "same", "parameter"  # as what comes in; that, times the root 
 def relative(given: Any, before: Law, role: str) -> Law:
     """The growth of an update that is divided by its own norm and multiplied by that of the weights."""
     return Law(0.5, 0.5, start=1.0, full=before.full, scale=_of_norm if before.full else None)
+
+
+def elementwise_from_0(given: Any, before: Law, role: str) -> str | None:
+    """The growth of numbers over roots of sums that start at 0; from another start they are the gradient's at first."""
+    start = given["initial_accumulator_value"]
+    return "elementwise" if isinstance(start, int | float) and start == 0 else None
 
 
 def _of_norm(rows: int, columns: int) -> float:

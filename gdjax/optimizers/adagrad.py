@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.growth import elementwise_from_0
 from gdjax.core.misuse import Dialect, dialects
 from gdjax.core.types import Params, Rate, Size
 from gdjax.lift.leafwise import hyper, leafwise
@@ -21,7 +22,7 @@ class ScaleByRssState(NamedTuple):
 _sum = Moment(wide=True, real=True, fill="initial_accumulator_value", kind="exact")
 
 
-@leafwise(ScaleByRssState, sum_of_squares=_sum, growth="elementwise")
+@leafwise(ScaleByRssState, sum_of_squares=_sum, growth=elementwise_from_0)
 def scale_by_rss(
     g: Array, s: ScaleByRssState, p: Array, t: Array,
     initial_accumulator_value: hyper.Size = 0.1, eps: hyper.Size = 1e-7,

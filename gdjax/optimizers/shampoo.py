@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.growth import LAWS, Law
+from gdjax.core.growth import Law
 from gdjax.core.number_domains import FINITE_FROM_1
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, ScalarOrSchedule, Share, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
@@ -85,8 +85,8 @@ def _length_over(x: Array, y: Array) -> Array:
 
 
 def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | None:
-    """That of the grafting; without one it is the gradient's at first, and later between that and SOAP's."""
-    return {"adam": LAWS["elementwise"], "sgd": LAWS["gradient"]}.get(given["grafting"])
+    """Adam's, where that is the grafting; else it is the gradient's at first, and later between that and SOAP's."""
+    return {"adam": Law(0.5, 0.5)}.get(given["grafting"])
 
 
 @matrixwise(

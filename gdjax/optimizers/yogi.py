@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.growth import elementwise_from_0
 from gdjax.core.types import Decay, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
@@ -11,7 +12,9 @@ from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"), growth="elementwise")
+@leafwise(
+    ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"), growth=elementwise_from_0
+)
 def scale_by_yogi(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-3, eps_root: hyper.Size = 0.0,

@@ -342,7 +342,7 @@ def test_refused_models(name: str):
 
 
 def test_a_tied_head_may_be_told():
-    base, wide = changed(BASE, head=None), changed(WIDE, head=None)
+    base, wide = (changed(tree, head=None, wpe=jnp.ones((9, n))) for tree, n in ((BASE, 4), (WIDE, 16)))
     assert factors(gdjax.adam(0.1), wide, base, roles={"embed": "embedding"})["embed"][0] == 1.0
 
 
@@ -354,6 +354,14 @@ def _of_a_user(g: Any, s: Any, p: Any, t: Any):
 @gdjax.leafwise(growth="elementwise")
 def _known(g: Any, s: Any, p: Any, t: Any):
     return jnp.sign(g), s
+
+
+def test_an_average_of_squares_that_starts_high_has_no_law():
+    assert factors(gdjax.adagrad(0.1, initial_accumulator_value=0.0))["up"] == (0.25, 1, 0.25, 0.5)
+    for tx in (gdjax.adagrad(0.1), gdjax.yogi(0.1), gdjax.shampoo(0.1, grafting="sgd")):
+        with pytest.raises(ValueError, match="does not say how its updates"):
+            gdjax.transfer(tx, BASE)
+    assert factors(gdjax.shampoo(0.1))["up"] == (0.25, 4, 1, 0.5)  # its eps is that of the roots
 
 
 def test_a_rule_that_does_not_say_how_it_grows():

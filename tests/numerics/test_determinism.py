@@ -22,7 +22,7 @@ from tests.strategies import swept
 from tests.trees import assert_equal, epsilon, numbers, random_tree
 
 RUNS, DEVICES = 10, 8
-SHAPES = {"kernel": (DEVICES, 3), "bias": (DEVICES,)}
+SHAPES = {"kernel": (DEVICES, 3), "gain": (DEVICES,)}
 PARAMS, *GRADIENTS = (random_tree(seed, shapes=SHAPES) for seed in range(3))
 
 
