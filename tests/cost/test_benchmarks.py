@@ -15,8 +15,8 @@ from tests.support import relaxed
 from tests.trees import numbers
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-hand, recipes, trees, program_text, step_time = map(
-    importlib.import_module, ("hand", "recipes", "trees", "program_text", "step_time")
+hand, recipes, trees, program_text, step_time, harness, transfer = map(
+    importlib.import_module, ("hand", "recipes", "trees", "program_text", "step_time", "harness", "transfer")
 )
 
 TREE = {"a": (160, 130), "b": (16,), "c": (3, 3, 4, 8), "s": ()}  # one leaf that Adafactor factors
@@ -129,3 +129,30 @@ def test_the_limit_is_a_pass_over_memory(dtype: str):
     moved = step.lower(held).compile().cost_analysis()["bytes accessed"]
     assert 0 <= moved - 2 * sum(x.nbytes for x in params.values()) < 64  # what reads the factor
     assert all((x < 1).all() for x in jax.tree.leaves(step(held)))
+
+
+def test_the_search_for_a_rate_ends_between_two_worse_ones_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The loss of seed s is least at 2^(s / 2 - 7.3): the first seed leads, the mean decides."""
+    asked: list[tuple[int, int]] = []
+
+    def trained(*_: Any) -> Any:
+        def score(rate: Any, seed: int) -> float:
+            asked.append((round(float(np.log2(rate))), seed))
+            return float((np.log2(rate) + 7.3 - seed / 2) ** 2)
+
+        return score
+
+    monkeypatch.setattr(transfer, "trained", trained)
+    path = tmp_path / "kept.json"
+    search = lambda extra: transfer.search(  # noqa: E731
+        "x", None, 64, "adamw", "standard", -4, extra, 3, harness.Results(path, again=False)
+    )
+    found = search(None)
+    assert list(found) == [-8, -7, -6] and min(found, key=lambda k: found[k]) == -7
+    np.testing.assert_allclose(found[-7], np.mean([(0.3 - s / 2) ** 2 for s in range(3)]), rtol=1e-5)
+    assert len(asked) == len(set(asked)) and {k for k, seed in asked if seed} == {-8, -7, -6}
+    before = list(asked)
+    assert list(search(-2)) == [-8, -7, -6, -2] and asked == [*before, (-2, 0), (-2, 1), (-2, 2)]
+    result = transfer.by_size({64: found, 128: {k - 1: y for k, y in found.items()}})
+    np.testing.assert_allclose(result.drift, -1)
+    assert result.cost == found[-6] - found[-7] and not result.best[128].at_edge
