@@ -245,7 +245,7 @@ def by_size(scores: dict[Size, Scores]) -> gdjax.SweepBySize:
     grid = range(every[0], every[-1] + 1)
     points, one = [{"rate": 2.0**k} for k in grid], np.zeros((len(grid), 1))
     results = {
-        size: gdjax.SweepResult(points, {"loss": one}, None, np.array([found.get(k, np.nan) for k in grid]), True)
+        size: gdjax.SweepResult(points, {"loss": one}, None, np.array([found.get(k, np.nan) for k in grid]), False)
         for size, found in scores.items()
     }
     return gdjax.SweepBySize(results)
@@ -418,8 +418,9 @@ def recorded(part: Part, method: str, mode: str, seeds: int, kept: Results) -> d
     for r in kept.rows:
         if r["method"] == method and r["size"] in runs and r["mode"] == mode_at(part, r["size"], mode):
             runs[r["size"]].setdefault(r["log2_rate"], {})[r["seed"]] = np.inf if r["score"] is None else r["score"]
+    every = range(seeds)
     means = {
-        size: {k: float(np.mean(list(x.values()))) for k, x in found.items() if len(x) >= seeds}
+        size: {k: float(np.mean([x[seed] for seed in every])) for k, x in found.items() if set(every) <= set(x)}
         for size, found in runs.items()
     }
     return means if all(len(found) >= 3 for found in means.values()) else None

@@ -35,15 +35,16 @@ def panels(
 ) -> Any:
     """The axes to draw on, those given or new ones: one, or with several rows or columns an array of them.
 
-    Those of a column share x, those of a row y. The first row is `first` times as high as any other.
+    All share x, those of a row y. The first row is `first` times as high as any other.
     """
     plt = pyplot(name)
     if ax is not None:
         return ax
     with plt.rc_context(LOOK):
         ratios = {"height_ratios": [first, *[1] * (rows - 1)]}
-        sharing = {"sharex": "col", "sharey": "row"}
-        return plt.subplots(rows, columns, **sharing, figsize=size, layout="constrained", gridspec_kw=ratios)[1]
+        return plt.subplots(
+            rows, columns, sharex=True, sharey="row", figsize=size, layout="constrained", gridspec_kw=ratios
+        )[1]
 
 
 def line_of(i: int) -> dict[str, Any]:

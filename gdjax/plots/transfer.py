@@ -67,8 +67,8 @@ def plot_transfer(results: Any, *, ax: Any = None) -> Any:
     for panel, (name, result) in zip(each, named.items(), strict=True):
         for i, (size, best) in enumerate(result.best.items()):
             style, scores = look.line_of(i), result.scores[size]
-            shown = np.where(np.isfinite(scores), scores, np.nan)
-            panel.plot(result.rates, shown, **style, marker="o", markersize=3, label=f"{size:,}")
+            shown = np.isfinite(scores)
+            panel.plot(result.rates[shown], scores[shown], **style, marker="o", markersize=3, label=f"{size:,}")
             panel.plot(best.rate, best.score, "o", color=style["color"], markersize=9, zorder=5)
         base = next(iter(result.best.values())).rate
         panel.axvline(base, color="#222222", linestyle="--", linewidth=1.2, zorder=1)

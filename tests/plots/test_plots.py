@@ -224,7 +224,7 @@ def test_best_rates_by_size(plt: Any):
     ax = found.plot()
     drawn = lines(ax)
     for size, one in found.results.items():
-        np.testing.assert_array_equal(drawn[f"{size}"], [*one.scores[[1, 2, 0]], np.nan])
+        np.testing.assert_array_equal(drawn[f"{size}"], one.scores[[1, 2, 0]])
     dots = [line for line in ax.get_lines() if line.get_markersize() == 9]
     assert [line.get_xdata()[0] for line in dots] == [best.rate for best in found.best.values()]
     assert [line.get_ydata()[0] for line in dots] == [best.score for best in found.best.values()]
