@@ -7,9 +7,9 @@
 - `depth`: residual blocks, 2 to 8. `batch`: eight times the batch, as many tokens; `length`: four times the steps.
 
 Rates are powers of 2. For each size the first seed searches until the best rate lies between two worse ones; then all
-seeds run these, and the rate that is best at the smallest size. Scores are losses of the last tenth of the steps, on
-data that no step has seen before, means over seeds. Rates are constant, but for the recipe's: with a line to 0 the
-minima are flat over two octaves.
+seeds run these, and the rate that is best at the smallest size. Scores are means over seeds: on text the loss on
+held-out text, after a warm-up and a line to 0; elsewhere the mean loss of the last tenth of the steps, on data that no
+step has seen before, at a constant rate (but for the recipe's), since with a line to 0 the minima are flat there.
 Each run is a row of transfer_<part>.json; goes on where it was broken off unless --again is given. Writes transfer.md
 and a picture of each part that has a file; with --table it does only that. Parts may run beside each other.
 """
@@ -44,6 +44,7 @@ class Problem(NamedTuple):
     loss: Callable[[Any, Any], Any]
     batches: Callable[[int], Any]  # from seed to all batches, stacked
     steps: int
+    held_out: Any = None  # on which it is judged, after a warm-up and a line to 0
     side: int = 10000  # the longest of a matrix for which SOAP has a basis
 
 
@@ -65,10 +66,13 @@ LIMITS = {"mlp": 0.4, "lm": 0.4, "depth": 0.3, "batch": 0.1, "length": 0.15}
 MOST = {("mlp", "soap"): 256, ("lm", "soap"): 128}  # the widths of which a run takes under a minute
 
 
-def optimizer(method: str, rate: Any, steps: int, side: int) -> Any:
-    """A method at a rate, the peak of the schedule of `transformer_optimizer`."""
+def optimizer(method: str, rate: Any, steps: int, side: int, line: bool = False) -> Any:
+    """A method at a rate, or with the schedule of `transformer_optimizer` to that peak."""
     if method == "transformer_optimizer":
         return gdjax.transformer_optimizer(rate, steps)
+    if line:
+        warmup = max(1, steps // 20)
+        rate = gdjax.warmup_linear_decay_schedule(rate / warmup, rate, warmup, steps)
     return gdjax.adamw(rate) if method == "adamw" else gdjax.soap(rate, max_precond_dim=side)
 
 
@@ -145,7 +149,8 @@ def language(width: Size, steps: int, batch: int) -> Problem:
     def batches(seed: int) -> Any:
         return np.stack([text.batch(corpus().train, batch, LENGTH, seed, i) for i in range(steps)])
 
-    return Problem(lambda seed: lm_start(jax.random.key(seed), width, 2), lm_loss, batches, steps, width)
+    held_out = text.spread(corpus().held_out, 128, LENGTH)
+    return Problem(lambda seed: lm_start(jax.random.key(seed), width, 2), lm_loss, batches, steps, held_out, width)
 
 
 def wider(
@@ -178,12 +183,12 @@ def parts(quick: bool) -> dict[str, Part]:
 
 
 def trained(part: Part, size: Size, method: str, mode: str) -> Callable[[Any, int], float]:
-    """From rate and seed to the mean loss of the last tenth of the steps; compiled once."""
+    """From rate and seed to the loss; compiled once."""
     problem, carry = part.problem(size), mode == "transferred"
 
     @jax.jit
     def run(rate: Any, params: Any, batches: Any) -> Any:
-        tx = optimizer(method, rate, problem.steps, problem.side)
+        tx = optimizer(method, rate, problem.steps, problem.side, problem.held_out is not None)
         tx = part.carried(tx, size) if carry else tx
 
         def step(carry: Any, batch: Any) -> Any:
@@ -192,7 +197,9 @@ def trained(part: Part, size: Size, method: str, mode: str) -> Callable[[Any, in
             updates, state = tx.update(grads, state, params)
             return (gdjax.apply_updates(params, updates), state), loss
 
-        _, losses = jax.lax.scan(step, (params, tx.init(params)), batches)
+        (params, _), losses = jax.lax.scan(step, (params, tx.init(params)), batches)
+        if problem.held_out is not None:
+            return problem.loss(params, problem.held_out)
         return losses[-max(1, problem.steps // 10) :].mean()
 
     def score(rate: Any, seed: int) -> float:
