@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped
 from gdjax.combine.masking import MaskedLeafwise
 from gdjax.core import base
@@ -62,7 +63,7 @@ def sites(tx: Transform, tree: ArrayTree = None, at: At = (), groups: Any = froz
         return
     inside = list(part.inside())
     fits = all(x.sees is not None and x.alike for x in inside)
-    chained = hasattr(part, "parts") or len(inside) < 2
+    chained = isinstance(part, Chain) or len(inside) < 2
     if not inside or not fits or not (chained or calls and calls[-1].factory is grouped):
         factory: Any = calls[-1].factory if calls else None
         special = {identity: SAME, set_to_zero: FROZEN}.get(factory)
