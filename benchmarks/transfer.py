@@ -62,6 +62,7 @@ class Part(NamedTuple):
 FIRST = {"adamw": -9, "transformer_optimizer": -6, "soap": -8}
 # The most octaves a doubling by which a transferred rate may drift; the standard's drifts twice as much, or there is
 # no power. The batch grows eightfold and the length fourfold, by which the rate may drift 0.3 octaves in all.
+ON_TEXT = "lm", "batch", "length"
 LIMITS = {"mlp": 0.4, "lm": 0.4, "depth": 0.3, "batch": 0.1, "length": 0.15}
 MOST = {("mlp", "soap"): 256, ("lm", "soap"): 128}  # the widths of which a run takes under a minute
 
@@ -246,13 +247,13 @@ def search(
     return {k: mean(k) for k in sorted({best - 1, best, best + 1} | ({extra} - {None}))}
 
 
-def by_size(scores: dict[Size, Scores]) -> gdjax.SweepBySize:
+def by_size(scores: dict[Size, Scores], evaluated: bool) -> gdjax.SweepBySize:
     """The library's own account of the best rates; what was not run is NaN."""
     every = sorted({k for found in scores.values() for k in found})
     grid = range(every[0], every[-1] + 1)
     points, one = [{"rate": 2.0**k} for k in grid], np.zeros((len(grid), 1))
     results = {
-        size: gdjax.SweepResult(points, {"loss": one}, None, np.array([found.get(k, np.nan) for k in grid]), False)
+        size: gdjax.SweepResult(points, {"loss": one}, None, np.array([found.get(k, np.nan) for k in grid]), evaluated)
         for size, found in scores.items()
     }
     return gdjax.SweepBySize(results)
@@ -406,17 +407,18 @@ def write(out: Path, chosen: dict[str, Part], seeds: int) -> None:
         for method in part.methods:
             for mode in MODES:
                 if scores := recorded(chosen_sizes(name, part, method), method, mode, seeds, kept):
-                    found[method, mode] = by_size(scores)
+                    found[method, mode] = by_size(scores, name in ON_TEXT)
         if found:
             lines += told(name, part, found)
-            pictures[name] = {f"{method}, {mode}": x for (method, mode), x in found.items()}
+            for method in dict.fromkeys(method for method, _ in found):
+                pictures[name, method] = {mode: x for (m, mode), x in found.items() if m == method}
     if about is None:
         return
     told_to = Results(out / "transfer.json", again=True)
     told_to.tell("Best rates, by width, depth, batch and length", lines)
-    for name, panels in pictures.items():
+    for (name, method), panels in pictures.items():
         ax = gdjax.plots.plot_transfer(panels)
-        np.ravel(ax)[0].figure.savefig(out / f"transfer_{name}.png", dpi=70)
+        np.ravel(ax)[0].figure.savefig(out / f"transfer_{name}_{method}.png", dpi=80)
 
 
 def recorded(part: Part, method: str, mode: str, seeds: int, kept: Results) -> dict[Size, Scores] | None:

@@ -74,7 +74,7 @@ def plot_transfer(results: Any, *, ax: Any = None) -> Any:
         panel.axvline(base, color="#222222", linestyle="--", linewidth=1.2, zorder=1)
         panel.set_xscale("log", base=2)
         drift = f"{result.drift:+.2f} octaves a doubling"
-        panel.set(xlabel=result.name, title=f"{name}: {drift}" if name else drift)
+        panel.set(xlabel=result.name, title=f"{name}\n{drift}" if name else drift)
     each[0].set_ylabel("evaluation" if next(iter(named.values())).evaluated else "loss, mean of the last tenth")
     lowest = [best.score for result in named.values() for best in result.best.values()]
     scores = np.concatenate([x for result in named.values() for x in result.scores.values()])

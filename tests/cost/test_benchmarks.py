@@ -153,6 +153,6 @@ def test_the_search_for_a_rate_ends_between_two_worse_ones_and_goes_on(tmp_path:
     assert len(asked) == len(set(asked)) and {k for k, seed in asked if seed} == {-8, -7, -6}
     before = list(asked)
     assert list(search(-2)) == [-8, -7, -6, -2] and asked == [*before, (-2, 0), (-2, 1), (-2, 2)]
-    result = transfer.by_size({64: found, 128: {k - 1: y for k, y in found.items()}})
+    result = transfer.by_size({64: found, 128: {k - 1: y for k, y in found.items()}}, False)
     np.testing.assert_allclose(result.drift, -1)
     assert result.cost == found[-6] - found[-7] and not result.best[128].at_edge

@@ -232,7 +232,7 @@ def test_best_rates_by_size(plt: Any):
     assert list(base.get_xdata()) == [found.best[1].rate] * 2
     assert ax.get_title() == f"{found.drift:+.2f} octaves a doubling" and ax.get_xlabel() == "learning_rate"
     two = plots.plot_transfer({"standard": found, "evaluated": by_size(evaluate=bowl)})
-    assert [panel.get_title().partition(":")[0] for panel in two] == ["standard", "evaluated"]
+    assert [panel.get_title().partition("\n")[0] for panel in two] == ["standard", "evaluated"]
     assert two[0].get_ylim() == two[1].get_ylim()
     near = gdjax.SweepBySize(
         {n: x._replace(scores=np.array([1.2, 1.1, 1.0 + n, 9.0])) for n, x in found.results.items()}
