@@ -98,11 +98,18 @@ def counted(step: Any, params: Any, state: Any, in_loop: bool = False) -> dict[s
     return dict(collections.Counter(row.kind for row in rows if row.in_loop == in_loop))
 
 
+def narrow() -> Any:
+    """The shapes of a model of a quarter of the width."""
+    shape = lambda x: jax.ShapeDtypeStruct([n // 4 for n in x.shape], x.dtype)  # noqa: E731
+    return jax.tree.map(shape, jax.eval_shape(first))
+
+
 METHODS = {
     "sgd": lambda: gdjax.sgd(0.5, momentum=0.9),  # the others do not see the size of a gradient
     "adamw": lambda: gdjax.adamw(1e-2, weight_decay=0.1),
     "clipped": lambda: gdjax.chain(gdjax.clip_by_global_norm(0.01), gdjax.sgd(1.0, momentum=0.9)),
     "muon": lambda: gdjax.muon(1e-2, weight_decay=0.1),
+    "transferred": lambda: gdjax.transfer(gdjax.adamw(1e-2, weight_decay=0.1), narrow()),
 }
 
 
@@ -110,6 +117,7 @@ METHODS = {
 ORDINARY = {
     "sgd": ("data", "both", "one axis of both", "explicit", "explicit, tensor"),
     "muon": ("data", "tensor", "fsdp", "parts", "explicit, both"),
+    "transferred": ("both", "explicit, tensor"),
 }
 
 
