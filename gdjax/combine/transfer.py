@@ -155,8 +155,8 @@ def transfer(
         norm, bias      1         1         1/m                   m             -              1
 
     What a rate times a decay takes from a weight stays as it is. Methods with a norm of the weights in their update
-    (LAMB, Adafactor with its parameter scale) take m^-1/2 for a hidden matrix; NorMuon, and Muon with `consistent_rms`,
-    as their updates have the size of Adam's, what Adam takes. `transfer_table` shows the factors, and `explain` the
+    (LAMB, Adafactor with its parameter scale) take m^-1/2 for a hidden matrix, and so does Muon with `consistent_rms`;
+    NorMuon takes what Adam takes. `transfer_table` shows the factors, and `explain` the
     rates. They are those of the tree that `init` and `update` get: where that is `base`, all are 1 and the program is
     that of `tx`.
 
