@@ -51,6 +51,8 @@ class Use(NamedTuple):
 def sites(tx: Transform, tree: ArrayTree = None, at: At = (), groups: Any = frozenset()) -> Iterator[Site]:
     """The parts of a transform, and which leaves of a tree reach each."""
     part, calls = known(tx), calls_of(tx)
+    if isinstance(part, Edited) and part.final and tree is not None:
+        raise ValueError(f"{part.label}: the optimizer is transferred already: pass it as it was tuned")
     name = part.label.removeprefix("gdjax.") if hasattr(part, "label") else calls[-1].name if calls else described(tx)
     paths = None if tree is None else frozenset(path for path, _ in paths_of(tree))
     if isinstance(part, Leafwise):
@@ -112,7 +114,7 @@ def uses(label: str, seen: Sequence[Site], role: str, where: str) -> tuple[list[
             decays.append((site.at, "weight_decay"))
         rate = next(((site.at, k) for k in RATES if hyper.get(k) is not None), None)
     if unknown:
-        raise ValueError(_unknown(label, unknown, where))
+        raise ValueError(_unknown(label, unknown, where, role))
     if rate is None:
         names = ", ".join(site.name for site in seen)
         raise ValueError(
@@ -122,12 +124,13 @@ def uses(label: str, seen: Sequence[Site], role: str, where: str) -> tuple[list[
     return found, law
 
 
-def _unknown(label: str, name: str, where: str) -> str:
-    ours = f"; of another library write gdjax.{name.partition('.')[2]}" if name.startswith("optax.") else ""
+def _unknown(label: str, name: str, where: str, role: str) -> str:
+    if name.startswith("optax."):
+        return f"{label}: {where} goes through {name}, which hides its numbers: write it with gdjax in place of optax"
+    around = "; or tune and train with gdjax.spectral(...) around it, which measures" if role == "matrix" else ""
     return (
-        f"{label}: {name} does not say how its updates of {where} grow with the model{ours}. If it is a rule of yours, "
-        'say so: leafwise(..., growth="elementwise"), see there; or tune and train with gdjax.spectral(...) around it, '
-        "whose updates have one size for every model"
+        f"{label}: {name} does not say how its updates of {where} grow with the model. If it is a rule of yours, say "
+        f'so: leafwise(..., growth="elementwise"), see there{around}'
     )
 
 
@@ -170,6 +173,7 @@ class Edited(Part):
 
     label: str
     tx: Any
+    final = False  # whether its numbers are those of one model, and not to be scaled again
 
     def init(self, params: Params) -> OptState:
         return self.tx.init(params)

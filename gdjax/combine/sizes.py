@@ -13,16 +13,18 @@ from gdjax.core import callers, types
 from gdjax.core.contexts import WHERE
 from gdjax.core.growth import UNITS, Growth
 from gdjax.core.paths import is_masked, paths_of
+from gdjax.core.structures import few
 from gdjax.core.types import ArrayTree, Params, is_skipped
 from gdjax.linalg.matrices import Matrix, is_trained, matrix_axes
 from gdjax.matrices import reading
 from gdjax.matrices.plan import matrices_by_role
 
 _LAST = re.compile(
-    r"^(w_?)?(o|out|output|down|c_proj|proj|fc_?2|w2|lin(ear)?_?2|dense_?2|dense_4h_to_h|fc_out)(_?proj)?$"
+    r"(^|_)(o|out|output|down|o_proj|out_proj|output_proj|down_proj)$"
+    r"|^(c_proj|proj|fc_?2|w_?2|lin(ear)?_?2|dense_?2|dense_4h_to_h|fc_out|attn_vec_einsum)$"
 )
 _NO_HEAD = re.compile(r"(^|_)(wpe|pe|pos\w*|type\w*|cls|registers?)(_|$)")  # embeddings that no head is tied to
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+|(?<=[A-Za-z]{4})\d+")  # of a layer: 3, block_3, layer3; not w1
 _HOW = {
     "fold": "where the last matrix of each residual branch is to take the factor 1 / layers",
     "forward": "where the model itself multiplies each branch by 1 / layers",
@@ -55,6 +57,9 @@ class Base:
         leaves = paths_of(base)
         if not leaves:
             raise ValueError(f"{label}: the base has no leaves")
+        if depth not in (None, *_HOW) and not any(re.search(depth, path) for path, _ in leaves):  # type: ignore[arg-type]
+            listed = few([path for path, _ in leaves], 6)
+            raise ValueError(f"{label}: depth={depth!r} is neither 'fold' nor 'forward', and matches none of {listed}")
         self.shapes = {path: x for path, x in leaves}
         self.read = {x.path: x for x in self.by_role.read(base, label)}
         self.lead = dict(zip(self.read, jax.tree.leaves(self.by_role.layers(base)), strict=True))
@@ -75,6 +80,14 @@ class Base:
                 raise ValueError(
                     f"{self.label}: {now.path} is a {was} in the base and a {is_now} in params; say which it is by "
                     f"roles={{{now.path!r}: {role_of(before)!r}}}"
+                )
+        wider = any(x.role == "matrix" and max(x.inputs, x.outputs) > 1 for x in found.values())
+        for path, x in found.items():
+            was = self.read[self.like(path)].shape
+            if x.role == "head" and wider and x.inputs == 1 and len(was) > 1 and was != shapes[path].shape:
+                raise ValueError(
+                    f"{self.label}: the model grows, and not the inputs of its head {path}, from {was} to "
+                    f"{shapes[path].shape}: if it is an embedding, say so by roles={{{path!r}: 'embedding'}}"
                 )
         if "head" not in (roles := set(map(role_of, self.read.values()))) and "matrix" in roles:
             self._refuse_tied({path: x.outputs for path, x in found.items() if x.role == "embedding"}, shapes)
@@ -110,7 +123,7 @@ class Base:
                 raise ValueError(
                     f"{self.label}: no leaf is the head, so {path} of shape {was}, now {now}, may be the head too, and "
                     f"its rate right for one use alone. Multiply the logits by {was[-1]} / {now[-1]} in the model, and "
-                    f"say so by roles={{{path!r}: 'embedding'}}; or say which leaf is the head: roles={{path: 'head'}}"
+                    f"say so by roles={{{path!r}: 'embedding'}}; or say which other leaf is the head: {{path: 'head'}}"
                 )
 
     def _warn_of_heads(self, shapes: Mapping[str, Any]) -> None:
@@ -132,11 +145,15 @@ class Base:
         for path, x in found.items():
             parts[_NUMBER.sub("#", reading.split(reading.split(path)[0])[0])].append((path, x.branch))
         for members in parts.values():
-            if not any(branch == "last" for _, branch in members):
-                listed = ", ".join(path for path, _ in members[:4])
+            # Attention and the matrices after it are two branches.
+            names = [self.read[self.like(path)].name for path, _ in members]
+            queries = [reading.is_qkv(x) or reading.attention_part(x) != "" or x.what in ("v", "v_proj") for x in names]
+            branches = 2 if any(queries) and len(members) - sum(queries) > 2 else 1
+            if sum(branch == "last" for _, branch in members) < branches:
+                listed = few([path for path, _ in members], 6)
                 raise ValueError(
-                    f"{self.label}: which is the last matrix of the residual branch with {listed}? Say so by "
-                    "depth='a pattern of the paths of all last matrices'"
+                    f"{self.label}: which are the last matrices of the {branches} residual branches with {listed}? Say "
+                    "so by depth='a pattern of the paths of all last matrices'"
                 )
 
     def growths(self, tree: ArrayTree) -> dict[str, Growth]:
@@ -200,7 +217,15 @@ class Base:
         return ratio
 
     def _branch(self, leaf: reading.Read) -> str:
-        if self.depth == "forward" or not isinstance(leaf.role, Matrix):
+        """Where a leaf is in its residual branch; a bias goes with its matrix."""
+        if self.depth == "forward":
+            return "inside"
+        if leaf.role == "bias":
+            beside = [x for x in self.read.values() if x.place == leaf.place and isinstance(x.role, Matrix)]
+            names = re.sub(r"^b(?=\d*$|_)", "w", leaf.name.leaf), re.sub(r"_?bias$", "", leaf.name.leaf)
+            own = beside if len(beside) == 1 else [x for x in beside if x.name.leaf in names]
+            return self._branch(own[0]) if len(own) == 1 else "inside"
+        if not isinstance(leaf.role, Matrix):
             return "inside"
         last = _LAST.search(leaf.name.what) if self.depth == "fold" else re.search(self.depth or "", leaf.path)
         return "last" if last else "inside"

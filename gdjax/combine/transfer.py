@@ -82,6 +82,7 @@ class Transferred(Edited):
 
     base: Base
     of: Mapping[str, tuple[list[Use], Law | None]]  # by the path of a leaf of the base
+    final = True
 
     def init(self, params: Params) -> OptState:
         if not WHERE.get().tried:
@@ -105,8 +106,9 @@ def _why(x: Growth, law: Law | None) -> str:
     """What the factors of a leaf follow from, in words."""
     if law is None:
         return "frozen"
-    name = next((name for name, known in LAWS.items() if known == law), "")
-    kind = name or ("relative to the weights" if law.start else "a law of its method")
+    powers = f"as inputs^{law.inputs:g} outputs^{law.outputs:g}" + ", and by its shape" * (law.scale is not None)
+    name = next((name for name, known in LAWS.items() if known == law), powers)
+    kind = "relative to the weights" if law.start else name
     return f"{kind}; {x.branch} of a residual branch" if x.branch else kind
 
 

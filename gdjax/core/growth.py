@@ -97,6 +97,12 @@ def gradient_factor(x: Growth) -> float:
     return 1 / (x.outputs * x.layers) if x.branch == "inside" else 1 / x.outputs
 
 
+def check_growth(maker: str, growth: Any) -> None:
+    """Raises for a word that is no law."""
+    if isinstance(growth, str) and growth not in (known := [*LAWS, SAME, PARAMETER]):
+        raise ValueError(f"gdjax.{maker}: growth is {growth!r}; there are {', '.join(known)}")
+
+
 def law_of(growth: Any, given: Any, before: Law, role: str) -> Law | str | None:
     """What a rule says: a law, "same", "parameter", or None where that is unknown.
 

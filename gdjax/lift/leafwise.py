@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, callers, meshes, types
 from gdjax.core.base import EmptyState, GradientTransformation
+from gdjax.core.growth import check_growth
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import all_leaves, layers, rule_checks
 from gdjax.lift.all_leaves import check_fits, leaves_of, opened
@@ -183,6 +184,7 @@ def maker_of(
     around: Callable[..., Any] | None = None, kind: type[Leafwise] = Leafwise,
 ) -> Callable[..., Any]:  # fmt: skip
     """The decorator behind `leafwise` and `wrapper`; with `around(rule, name, tx)` its factories make wrappers."""
+    check_growth(maker, growth)
     inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
     before = [] if around is None else [inner]
     special = special._replace(settings=[*special.settings, *read_by(slots)])

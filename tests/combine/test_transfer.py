@@ -236,9 +236,76 @@ def test_more_layers(stacked: bool):
 def test_a_branch_whose_end_is_not_known():
     blocks = lambda number: [{"mlp": {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 4))}} for _ in range(number)]  # noqa: E731
     base, deep = ({"embed": jnp.ones((9, 4)), "blocks": blocks(n), "head": jnp.ones((4, 9))} for n in (1, 2))
-    with pytest.raises(ValueError, match=r"which is the last matrix of the residual branch with blocks/0/mlp/a"):
+    with pytest.raises(ValueError, match=r"which are the last matrices of the 1 residual branches with blocks/0/mlp/a"):
         gdjax.transfer(gdjax.adam(0.1), base, depth="fold").init(deep)
     assert factors(gdjax.adam(0.1), deep, base, depth="mlp/b")["b"][0] == 0.5
+
+
+def flat(n: int, layers: int) -> Any:
+    """Layers stacked along an axis, attention and MLP beside each other, with biases."""
+    shapes = {"qkv": (n, 3 * n), "attn_out": (n, n), "w1": (n, 4 * n), "b1": (4 * n,), "w2": (4 * n, n), "b2": (n,)}
+    stack = {name: jnp.ones((layers, *shape)) for name, shape in shapes.items()}
+    return {"embed": jnp.ones((V, n)), "layers": stack, "head": jnp.ones((n, V))}
+
+
+def test_the_bias_of_the_last_matrix_goes_with_it():
+    found = factors(gdjax.adamw(0.1), flat(16, 6), flat(16, 2), depth="fold")
+    assert found["w2"] == found["b2"] == found["attn_out"] == pytest.approx((1 / 3, 3, 1, 1 / 3))
+    assert found["w1"] == found["b1"] == found["qkv"] == pytest.approx((1, 1, 1 / 3, 1))
+
+
+def test_folding_is_a_factor_of_the_branches():
+    """Adam's steps with fold are those of a model that multiplies each branch by 1 / layers, biases too."""
+
+    def run(tx: Any, params: Any, factor: float) -> list[float]:
+        x, state, losses = jnp.linspace(-1, 1, 12).reshape(4, 3), tx.init(params), []
+
+        def loss(p: Any) -> Any:
+            h = x @ p["embed"]
+            for i in range(4):
+                up, bias, down, b2 = (p["layers"][k][i] for k in ("w1", "b1", "w2", "b2"))
+                h = h + factor * (jnp.tanh(h @ up + bias[None]) @ down + b2[None])
+            return jnp.mean((h @ p["head"] - 1) ** 2)
+
+        for _ in range(8):
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params)
+            params = gdjax.apply_updates(params, updates)
+            losses.append(float(value))
+        return losses
+
+    def params(layers: int) -> Any:
+        keys = iter(jax.random.split(jax.random.key(0), 6))
+        draw = lambda *shape: 0.3 * jax.random.normal(next(keys), shape)  # noqa: E731
+        stack = {"w1": draw(layers, 8, 16), "b1": draw(layers, 16), "w2": draw(layers, 16, 8), "b2": draw(layers, 8)}
+        return {"embed": draw(3, 8), "layers": stack, "head": draw(8, 2)}
+
+    base, deep, tx = params(2), params(4), gdjax.adamw(0.01, eps=1e-3, weight_decay=0.1)
+    fold = run(gdjax.transfer(tx, base, depth="fold"), gdjax.transfer_init(deep, base, depth="fold"), 1.0)
+    forward = run(gdjax.transfer(tx, base, depth="forward"), deep, 0.5)
+    np.testing.assert_allclose(fold, forward, rtol=2e-5)
+    assert abs(fold[-1] - run(tx, deep, 1.0)[-1]) > 1e-3
+
+
+def test_slips():
+    base = flat(16, 2)
+    for depth in ("Fold", "nothing"):
+        with pytest.raises(ValueError, match=rf"depth='{depth}' is neither 'fold' nor 'forward', and matches none of"):
+            gdjax.transfer(gdjax.adam(0.1), base, depth=depth)
+    less = changed(base, layers=changed(base["layers"], b2=None))
+    with pytest.raises(ValueError, match=r"params has layers/b2, the base has embed"):
+        gdjax.transfer(gdjax.adam(0.1), less, depth="fold").init(flat(16, 6))
+    with pytest.raises(ValueError, match="the optimizer is transferred already"):
+        gdjax.transfer(gdjax.transfer(gdjax.adam(0.1), base), base)
+    stack = lambda n: changed(flat(16, n)["layers"], attn_out=None, a=jnp.ones((n, 16, 16)))  # noqa: E731
+    other = lambda n: changed(flat(16, n), layers=stack(n))  # noqa: E731
+    with pytest.raises(ValueError, match=r"last matrices of the 2 residual branches with layers/a"):
+        gdjax.transfer(gdjax.adam(0.1), other(2), depth="fold").init(other(6))
+    tied = lambda n: changed(flat(n, 2), head=None)  # noqa: E731
+    with pytest.raises(ValueError, match=r"not the inputs of its head embed, from \(32, 16\) to \(32, 64\)"):
+        gdjax.transfer(gdjax.adam(0.1), tied(16), roles={"embed": "head"}).init(tied(64))
+    with pytest.raises(ValueError, match="growth is 'sign'; there are gradient, elementwise"):
+        gdjax.leafwise(growth="sign")(_of_a_user)
 
 
 @pytest.mark.parametrize("grown", [2, 3])
@@ -376,7 +443,7 @@ def test_a_rule_that_does_not_say_how_it_grows():
     with pytest.raises(ValueError, match=r'_of_a_user does not say .* leafwise\(..., growth="elementwise"\)'):
         gdjax.transfer(unknown, BASE)
     assert factors(known)["up"] == (0.25, 1, 1, 0.5)
-    with pytest.raises(ValueError, match="of another library write gdjax"):
+    with pytest.raises(ValueError, match="goes through optax.chain, which hides its numbers"):
         gdjax.transfer(optax.adam(1e-3), BASE)
     with pytest.raises(ValueError, match=r"goes through scale_by_adam, where no learning rate is"):
         gdjax.transfer(gdjax.scale_by_adam(), BASE)
