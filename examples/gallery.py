@@ -16,14 +16,14 @@ from portraits.methods import RATES, best_runs, methods
 import gdjax
 
 LIMIT = 25_000  # bytes of a picture
-NO_RATE = "precond_update_prob_schedule"  # a probability, of PSGD
+NO_RATES = {"precond_update_prob_schedule", "batch_ramp"}  # a probability, of PSGD; sizes of batches
 
 
 def schedules() -> list[str]:
     """The public functions that make schedules, by name."""
     public = {name: getattr(gdjax, name) for name in gdjax.__all__}
     made = {k for k, x in public.items() if inspect.isfunction(x) and x.__module__.startswith("gdjax.schedules.")}
-    return sorted(made - {NO_RATE})
+    return sorted(made - NO_RATES)
 
 
 def main(argv: list[str] | None = None) -> None:
