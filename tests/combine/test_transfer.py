@@ -438,6 +438,21 @@ def test_an_average_of_squares_that_starts_high_has_no_law():
     assert factors(gdjax.shampoo(0.1))["up"] == (0.25, 4, 1, 0.5)  # its eps is that of the roots
 
 
+def test_a_router_is_like_a_head():
+    experts = lambda n: {"router": {"kernel": jnp.ones((n, 8))}, "experts": jnp.ones((8, n, n))}  # noqa: E731
+    base, wide = BASE | {"moe": experts(4)}, WIDE | {"moe": experts(16)}
+    found = {r.path: (r.role, r.rate, r.eps, r.start) for r in gdjax.transfer_table(gdjax.adam(0.1), wide, base)}
+    assert found["moe/router/kernel"] == ("router", 0.25, 1.0, 0.25)
+
+
+def test_what_comes_before_the_direction():
+    """The gradient of an L2 penalty stays as it is, and so does an eps beside what is not the gradient."""
+    penalty = gdjax.chain(gdjax.add_decayed_weights(0.1), gdjax.adam(0.1))
+    assert factors(penalty)["up"] == factors(gdjax.adam(0.1))["up"] == (0.25, 1, 0.25, 0.5)
+    signs = gdjax.chain(gdjax.scale_by_sign(), gdjax.adam(0.1))
+    assert factors(signs)["up"] == (0.25, 1, 1, 0.5)
+
+
 def test_a_rule_that_does_not_say_how_it_grows():
     unknown, known = (gdjax.chain(f(), gdjax.scale_by_learning_rate(0.1)) for f in (_of_a_user, _known))
     with pytest.raises(ValueError, match=r'_of_a_user does not say .* leafwise\(..., growth="elementwise"\)'):
