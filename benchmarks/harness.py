@@ -39,7 +39,7 @@ def machine() -> dict[str, Any]:
     """Where and with what the figures were taken."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     versions = {}
-    for package in ("jax", "jaxlib", "optax", "gdjax", "torch"):
+    for package in ("jax", "jaxlib", "optax", "torch"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -52,6 +52,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **versions,
+        "gdjax": gdjax.__version__,  # the metadata may be those of an older installation
     }
 
 

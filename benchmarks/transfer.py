@@ -60,9 +60,9 @@ class Part(NamedTuple):
 
 # The log2 of the rate at which the search at the smallest size begins.
 FIRST = {"adamw": -9, "transformer_optimizer": -6, "soap": -8}
+ON_TEXT = "lm", "batch", "length"
 # The most octaves a doubling by which a transferred rate may drift; the standard's drifts twice as much, or there is
 # no power. The batch grows eightfold and the length fourfold, by which the rate may drift 0.3 octaves in all.
-ON_TEXT = "lm", "batch", "length"
 LIMITS = {"mlp": 0.4, "lm": 0.4, "depth": 0.3, "batch": 0.1, "length": 0.15}
 MOST = {("mlp", "soap"): 256, ("lm", "soap"): 128}  # the widths of which a run takes under a minute
 

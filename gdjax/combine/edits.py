@@ -11,7 +11,7 @@ from gdjax.core import base
 from gdjax.core.base import identity, set_to_zero
 from gdjax.core.growth import LAWS, PARAMETER, SAME, Law, law_of
 from gdjax.core.part import Inside, Part, Step
-from gdjax.core.parts import calls_of, described, known
+from gdjax.core.parts import Guess, calls_of, described, known
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates, is_skipped
 from gdjax.lift.rule import Leafwise, state_of, steps_of
@@ -63,7 +63,7 @@ def sites(tx: Transform, tree: ArrayTree = None, at: At = (), groups: Any = froz
             )
         yield Site(at, name, part, part.growth, False, paths, groups)
         return
-    inside = list(part.inside())
+    inside = [] if isinstance(part, Guess) else list(part.inside())  # one written by hand may do anything
     fits = all(x.sees is not None and x.alike for x in inside)
     chained = isinstance(part, Chain) or len(inside) < 2
     if not inside or not fits or not (chained or calls and calls[-1].factory is grouped):

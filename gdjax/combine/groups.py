@@ -19,7 +19,7 @@ from gdjax.core.paths import is_masked, paths_of
 from gdjax.core.structures import few
 from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
 from gdjax.lift.rule import Leafwise
-from gdjax.linalg.matrices import Matrix, is_numbers
+from gdjax.linalg.matrices import is_numbers
 from gdjax.matrices.plan import ByRole, MatrixPlan, plan_of
 
 
@@ -261,7 +261,7 @@ class Routes(Labels):
         told = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
         left, taken, others = dict[int, str](), dict[int, str](), dict[int, str]()
         for i, (read, leaf) in enumerate(zip(route.read(tree), self.plan(tree).leaves, strict=True)):
-            look = "matrix" if isinstance(read.role, Matrix) else read.role
+            look = read.kind
             if len(leaf.shape) < 2 or look == "other":
                 continue
             if leaf.is_matrix:

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.combine.edits import At, Edit, Edited, Use, edited, sites, uses
-from gdjax.combine.sizes import Base, role_of
+from gdjax.combine.grown import Base
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import base as core
 from gdjax.core.arrays import shape_of
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.contexts import WHERE
-from gdjax.core.growth import LAWS, UNITS, Growth, Law, gradient_factor, rate_factor, start_factor
+from gdjax.core.growth import LAWS, Growth, Law, gradient_factor, rate_factor, start_factor
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, boxed_like, is_skipped, unboxed
 from gdjax.lift.all_leaves import split_factors
@@ -121,7 +121,7 @@ def transferred(label: str, tx: Transform, base: Params, roles: Any, depth: Any)
     for path, leaf in model.read.items():
         if is_trained(model.shapes[path]):
             mine = [site for site in seen if path in (site.paths or ())]
-            of[path] = uses(label, mine, role_of(leaf), path)
+            of[path] = uses(label, mine, leaf.kind, path)
     columns: dict[At, dict[str, dict[str, Use]]] = {}
     for path, (found, _) in of.items():
         for use in found:
@@ -150,7 +150,7 @@ def transfer(
     follows from three things: the role of the leaf, by how much each of its axes has grown since `base`, and how the
     updates of the method grow with a matrix. With m the quotient of the widths, at a fixed aspect:
 
-        role            start     Adam and the like: rate, eps    SGD's rate    Muon's rate    decay, beside a rate
+        role            start     Adam and the like: rate, eps    SGD's rate    Muon's rate    decay, under Adam
         embedding       1         1         1/m                   m             1              1
         hidden matrix   m^-1/2    1/m       1/m                   1             1              m
         head, router    1/m       1/m       1                     1/m           1              m
@@ -248,9 +248,7 @@ def transfer_init(
     def scaled(path: str, x: Any) -> Any:
         if (grown := growths.get(path)) is None:
             return x
-        factor: Any = start_factor(grown)
-        if law == "fan_in" and grown.role in UNITS:
-            factor *= grown.inputs**0.5
+        factor: Any = start_factor(grown, done=-0.5 if law == "fan_in" else 0.0)
         if law == "measured":
             old = before[model.like(path)]
             if isinstance(old, jax.ShapeDtypeStruct):

@@ -46,6 +46,17 @@ def relative(given: Any, before: Law, role: str) -> Law:
     return Law(0.5, 0.5, start=1.0, full=before.full, scale=_of_norm if before.full else None)
 
 
+def of_roles(roles: tuple[str, ...], growth: Any) -> Callable[[Any, Law, str], Law | str | None]:
+    """The growth behind a wrapper that changes leaves of some roles alone; what `ascends` has its rate there, too."""
+
+    def found(given: Any, before: Law, role: str) -> Law | str | None:
+        if role in roles:
+            return law_of(growth, given, before, role)
+        return before if given["ascends"] else SAME
+
+    return found
+
+
 def elementwise_from_0(given: Any, before: Law, role: str) -> str | None:
     """The growth of numbers over roots of sums that start at 0; from another start they are the gradient's at first."""
     start = given["initial_accumulator_value"]
@@ -68,9 +79,9 @@ class Growth(NamedTuple):
     shapes: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))  # rows and columns of a matrix in the base, now
 
 
-def start_factor(x: Growth) -> float:
-    """The factor of the scale at which a leaf starts."""
-    own = x.inputs ** {"matrix": -0.5, "head": -1.0, "router": -1.0}.get(x.role, 0.0)
+def start_factor(x: Growth, done: float = 0.0) -> float:
+    """The factor of the scale at which a leaf starts, where matrices start with inputs^done already."""
+    own = x.inputs ** ((-0.5 if x.role == "matrix" else -1.0) - done) if x.role in UNITS else 1.0
     return own / x.layers if x.branch == "last" else own
 
 

@@ -120,7 +120,7 @@ class Part:
         Raises:
           ValueError: that cannot be made.
         """
-        return self
+        raise ValueError(f"{self.label} cannot be made around another transform")
 
     def check(self, state: OptState) -> None:
         """Raises if a state is not one of this part's."""

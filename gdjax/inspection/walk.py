@@ -31,7 +31,7 @@ from gdjax.lift.all_leaves import Factors, factors_of_each
 from gdjax.lift.order import name_of_state
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.wrapper import Wrapped
-from gdjax.linalg.matrices import Matrix, is_numbers
+from gdjax.linalg.matrices import is_numbers
 from gdjax.matrices.plan import ByRole, Leaf, label_by_role, matrices_by_role, plan_of
 from gdjax.transforms.averaging import lookahead
 
@@ -156,7 +156,7 @@ class Walk:
         if numbers is not None and not is_numbers(numbers):
             plan = plan_of(label, tree, numbers, quiet=True)
             taken = [x for x, leaf in zip(jax.tree.leaves(tree), plan.leaves, strict=True) if leaf.is_matrix]
-        looks = ["matrix" if isinstance(leaf.role, Matrix) else leaf.role for leaf in route.read(self.shapes)]
+        looks = [leaf.kind for leaf in route.read(self.shapes)]
         return {i: looks[i] for i in sorted(self.seen(taken))}
 
     def factors(self, per_leaf: Factors, tree: ArrayTree) -> dict[int, Any]:

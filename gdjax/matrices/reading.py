@@ -262,6 +262,11 @@ class Read(NamedTuple):
     def place(self) -> str:
         return split(self.path)[0]
 
+    @property
+    def kind(self) -> str:
+        """Its role, "matrix" where that is a `Matrix`."""
+        return self.role if isinstance(self.role, str) else "matrix"
+
     def but(self, unknown: str, axes: Sequence[tuple[Any, Any]] = ()) -> "Read":
         """The same, with a note on what is unknown.
 

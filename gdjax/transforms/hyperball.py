@@ -10,7 +10,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.growth import Law, relative
+from gdjax.core.growth import of_roles, relative
 from gdjax.core.types import OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Planned
@@ -69,13 +69,7 @@ def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:  # noqa: N
     return jnp.where(R == 0, u, new - p)
 
 
-def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
-    if role in KEPT:
-        return relative(given, before, role)
-    return before if given["ascends"] else "same"  # what ascends has its rate here
-
-
-@wrapper(HyperballState, static={"roles": of_leaf(routing)}, radius=Planned(_first), growth=_growth)
+@wrapper(HyperballState, static={"roles": of_leaf(routing)}, radius=Planned(_first), growth=of_roles(KEPT, relative))
 def hyperball(
     u: Array, g: Array, s: HyperballState, p: Array, t: Array,
     learning_rate: hyper.Rate, roles: Roles = None,

@@ -10,7 +10,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.growth import LAWS, Law
+from gdjax.core.growth import of_roles
 from gdjax.core.types import OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Planned
@@ -59,13 +59,7 @@ def _normalized(U: Array, v: Array) -> tuple[Array, Array]:  # noqa: N803
     return U * ((columns / max(rows, 1)) ** 0.5 / sigma)[:, None, None].astype(U.dtype), v
 
 
-def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
-    if role == "matrix":
-        return LAWS["fits"]
-    return before if given["ascends"] else "same"  # what ascends has its rate here
-
-
-@wrapper(SpectralState, static={"roles": of_leaf(routing)}, v=Planned(_zeros), growth=_growth)
+@wrapper(SpectralState, static={"roles": of_leaf(routing)}, v=Planned(_zeros), growth=of_roles(("matrix",), "fits"))
 def spectral(
     u: Array, g: Array, s: SpectralState, p: Array, t: Array,
     learning_rate: hyper.Rate, roles: Roles = None,
@@ -102,7 +96,7 @@ def spectral(
         its updates.
 
     The measured value is a lower bound, and counts as |U_t| / sqrt(min(inputs, outputs)) at least, which is one too. In
-    the first steps it is 0.5 to 1 of the true one, later 0.9 to 1, and less for a moment where the update turns, as
+    the first steps it is 0.4 to 1 of the true one, later 0.9 to 1, and less for a moment where the update turns, as
     without momentum. Zeros give zeros, and leave v as it is. The state has one number for each output.
 
     Raises:

@@ -15,7 +15,7 @@ from gdjax.core.growth import UNITS, Growth
 from gdjax.core.paths import is_masked, paths_of
 from gdjax.core.structures import few
 from gdjax.core.types import ArrayTree, Params, is_skipped
-from gdjax.linalg.matrices import Matrix, is_trained, matrix_axes
+from gdjax.linalg.matrices import Matrix, is_trained
 from gdjax.matrices import reading
 from gdjax.matrices.plan import matrices_by_role
 
@@ -25,6 +25,7 @@ _LAST = re.compile(
 )
 _NO_HEAD = re.compile(r"(^|_)(wpe|pe|pos\w*|type\w*|cls|registers?)(_|$)")  # embeddings that no head is tied to
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+|(?<=[A-Za-z]{4})\d+")  # of a layer: 3, block_3, layer3; not w1
+_EXPERTS = re.compile(r"experts?[/._]?#")  # more of these make no deeper model
 _HOW = {
     "fold": "where the last matrix of each residual branch is to take the factor 1 / layers",
     "forward": "where the model itself multiplies each branch by 1 / layers",
@@ -64,6 +65,7 @@ class Base:
         self.read = {x.path: x for x in self.by_role.read(base, label)}
         self.lead = dict(zip(self.read, jax.tree.leaves(self.by_role.layers(base)), strict=True))
         self.numbered = _numbered(self.read)
+        self._found = functools.lru_cache(16)(self._growths)  # each number of an optimizer asks
 
     def check(self, params: Params) -> None:
         """Raises unless parameters are the base grown; warns of what an optimizer cannot change.
@@ -75,11 +77,11 @@ class Base:
             return
         for now in self.by_role.read(params, self.label):
             before = self.read[self.like(now.path)]
-            if now.path in found and role_of(before) != role_of(now):
-                was, is_now = f"{role_of(before)} of shape {before.shape}", f"{role_of(now)} of shape {now.shape}"
+            if now.path in found and before.kind != now.kind:
+                was, is_now = f"{before.kind} of shape {before.shape}", f"{now.kind} of shape {now.shape}"
                 raise ValueError(
                     f"{self.label}: {now.path} is a {was} in the base and a {is_now} in params; say which it is by "
-                    f"roles={{{now.path!r}: {role_of(before)!r}}}"
+                    f"roles={{{now.path!r}: {before.kind!r}}}"
                 )
         wider = any(x.role == "matrix" and max(x.inputs, x.outputs) > 1 for x in found.values())
         for path, x in found.items():
@@ -89,7 +91,7 @@ class Base:
                     f"{self.label}: the model grows, and not the inputs of its head {path}, from {was} to "
                     f"{shapes[path].shape}: if it is an embedding, say so by roles={{{path!r}: 'embedding'}}"
                 )
-        if "head" not in (roles := set(map(role_of, self.read.values()))) and "matrix" in roles:
+        if "head" not in (roles := {x.kind for x in self.read.values()}) and "matrix" in roles:
             self._refuse_tied({path: x.outputs for path, x in found.items() if x.role == "embedding"}, shapes)
         self._warn_of_heads(shapes)
         if self.depth == "fold":
@@ -162,24 +164,27 @@ class Base:
         Raises:
           ValueError: a leaf is none of the base, has other axes, or shrinks; there are more layers and no `depth`.
         """
-        every = paths_of(tree, is_skipped)
-        numbered, found = _numbered(dict(every)), dict[str, Growth]()
-        for path, x in every:
-            if not is_skipped(x) and is_trained(x):
-                found[path] = self._growth(path, x, numbered)
-                if not WHERE.get().tried:
-                    self._check(path, x.shape, found[path])
+        shape = lambda x: tuple(x.shape) if not is_skipped(x) and is_trained(x) else None  # noqa: E731
+        return self._found(tuple((path, shape(x)) for path, x in paths_of(tree, is_skipped)), WHERE.get().tried)
+
+    def _growths(self, shapes: tuple[tuple[str, Any], ...], tried: bool) -> dict[str, Growth]:
+        numbered, found = _numbered(dict(shapes)), dict[str, Growth]()
+        for path, shape in shapes:
+            if shape is not None:
+                found[path] = self._growth(path, shape, numbered)
+                if not tried:
+                    self._check(path, shape, found[path])
         return found
 
-    def _growth(self, path: str, x: Any, numbered: Any) -> Growth:
+    def _growth(self, path: str, shape: tuple[int, ...], numbered: Any) -> Growth:
         like = self.like(path)
-        before, shape = self.read[like], tuple(x.shape)
+        before = self.read[like]
         if len(shape) != len(before.shape):
             raise ValueError(f"{self.label}: {path} has shape {shape}, and {before.shape} in the base: other axes")
         layers = self._layers(path, like, shape, numbered)
         if shape == before.shape and layers == 1:
-            return Growth(role_of(before))
-        old, new = (_size(self.label, before, of, self.lead[like], shape) for of in (before.shape, shape))
+            return Growth(before.kind)
+        old, new = (_size(before, of, self.lead[like], shape) for of in (before.shape, shape))
         sides = (old.rows, old.columns), (new.rows, new.columns)
         branch = self._branch(before) if layers != 1 else ""
         return Growth(old.role, new.inputs / old.inputs, new.outputs / old.outputs, layers, branch, sides)
@@ -210,7 +215,8 @@ class Base:
     def _layers(self, path: str, like: str, shape: tuple[int, ...], numbered: Any) -> float:
         """How many layers like that of a leaf there are, over those of the base."""
         pairs = zip(_forms(path), _forms(like), strict=True)
-        ratio = math.prod(len(numbered[a]) / len(self.numbered[b]) for a, b in pairs)
+        counted = [pair for pair in pairs if not _EXPERTS.search(pair[0])]
+        ratio = math.prod(len(numbered[a]) / len(self.numbered[b]) for a, b in counted)
         before = self.read[like]
         if before.name.stacked and self.lead[like]:
             ratio *= shape[0] / before.shape[0]
@@ -246,13 +252,9 @@ def _forms(path: str) -> list[str]:
     return [f"{path[: m.start()]}#{path[m.end() :]}" for m in _NUMBER.finditer(path)]
 
 
-def role_of(leaf: reading.Read) -> str:
-    return leaf.role if isinstance(leaf.role, str) else "matrix"
-
-
-def _size(label: str, leaf: reading.Read, shape: tuple[int, ...], lead: int, other: tuple[int, ...]) -> Size:
+def _size(leaf: reading.Read, shape: tuple[int, ...], lead: int, other: tuple[int, ...]) -> Size:
     """The sizes of a leaf at a shape; `other` is that of the larger model."""
-    role = role_of(leaf)
+    role = leaf.kind
     if role == "embedding" and len(shape) > 1:
         outputs = shape[-1]
         if leaf.name.outputs_first:  # of a linear map or a convolution, or a table of rows: the axis that grows tells
@@ -262,6 +264,6 @@ def _size(label: str, leaf: reading.Read, shape: tuple[int, ...], lead: int, oth
     if role not in UNITS or len(shape) < 2:
         return Size(role, 1, math.prod(shape[lead:]), 1, 1)
     numbers = leaf.role if isinstance(leaf.role, Matrix) else reading.matrix_of(leaf.name, shape)[0]
-    _, rows, columns = matrix_axes(f"{label}: {leaf.path}", shape, numbers).sizes(shape)
+    rows, columns = reading.sizes_of(numbers, shape)
     columns = columns // numbers.parts if isinstance(numbers.parts, int) else columns
     return Size(role, rows, 1 if role == "head" else columns, rows, columns)
