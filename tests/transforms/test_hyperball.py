@@ -54,23 +54,6 @@ def test_against_the_formula(name):
         params = new
 
 
-def test_the_rate_of_the_inner_optimizer_does_not_matter_for_matrices():
-    params, grads = tree(), tree(1)
-    found = []
-    for rate in (1e-6, 1.0):
-        tx = gdjax.hyperball(gdjax.adam(rate), 0.1)
-        found.append(tx.update(grads, tx.init(params), params)[0])
-    np.testing.assert_allclose(found[0]["wide"], found[1]["wide"], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found[1]["b"], found[0]["b"] * 1e6, rtol=1e-4)
-
-
-def test_a_direction_that_ascends():
-    params, grads = tree(), tree(1)
-    up, down = gdjax.hyperball(gdjax.scale_by_adam(), 0.1, ascends=True), gdjax.hyperball(gdjax.adam(0.1), 0.1)
-    updates, expected = (tx.update(grads, tx.init(params), params)[0] for tx in (up, down))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), updates, expected)
-
-
 def test_each_matrix_has_its_own_norm():
     """Layers, experts, and q, k, v in one array."""
     rng = np.random.default_rng(0)

@@ -87,19 +87,24 @@ def test_the_largest_singular_value_is_that_of_the_shape(shape):
     assert 1 - 1e-5 <= min(found) and found[0] < 2 and abs(found[-1] - 1) < 1e-3
 
 
-def test_the_rate_of_the_inner_optimizer_does_not_matter_for_matrices():
+DIRECTIONS = pytest.mark.parametrize("around", [gdjax.spectral, gdjax.hyperball], ids=["spectral", "hyperball"])
+
+
+@DIRECTIONS
+def test_the_rate_of_the_inner_optimizer_does_not_matter_for_matrices(around):
     params, grads = tree(), tree(1)
     found = []
     for rate in (1e-6, 1.0):
-        tx = gdjax.spectral(gdjax.adam(rate), 0.1)
+        tx = around(gdjax.adam(rate), 0.1)
         found.append(tx.update(grads, tx.init(params), params)[0])
     np.testing.assert_allclose(found[0]["wide"], found[1]["wide"], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found[1]["b"], found[0]["b"] * 1e6, rtol=1e-4)
 
 
-def test_a_direction_that_ascends():
+@DIRECTIONS
+def test_a_direction_that_ascends(around):
     params, grads = tree(), tree(1)
-    up, down = gdjax.spectral(gdjax.scale_by_adam(), 0.1, ascends=True), gdjax.spectral(gdjax.adam(0.1), 0.1)
+    up, down = around(gdjax.scale_by_adam(), 0.1, ascends=True), around(gdjax.adam(0.1), 0.1)
     updates, expected = (tx.update(grads, tx.init(params), params)[0] for tx in (up, down))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), updates, expected)
     assert np.sum(updates["wide"] * grads["wide"]) < 0
