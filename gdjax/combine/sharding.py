@@ -74,17 +74,25 @@ def state_sharding(
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     shapes = structure.unflatten([shape_of(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
-    traced, state = jax.make_jaxpr(tx.init, return_shape=True)(shapes)
+    # A function of its own: JAX would give the trace of tx.init again, with owner devices and without.
+    traced, state = jax.make_jaxpr(lambda params: tx.init(params), return_shape=True)(shapes)
     kinds = [meshes.HOST if meshes.is_on_host(x) else None for x in traced.out_avals]
     known = _known(tx, state, shapes, divisions)
 
-    def sharding(x: Any, axes: Sequence[_Axis], kind: str | None) -> NamedSharding:
+    def sharding(x: Any, axes: Sequence[_Axis] | None, kind: str | None) -> NamedSharding:
+        if axes is None:
+            return NamedSharding(mesh, PartitionSpec(None, mesh.axis_names, *[None] * (x.ndim - 2)), memory_kind=kind)
         small = is_key(x) or x.size * x.dtype.itemsize < min_bytes
         spec = PartitionSpec(*_divided(x.shape, axes, mesh.shape, None if small else axis))
         return NamedSharding(mesh, spec, memory_kind=kind)
 
     xs, structure = jax.tree.flatten(state)
     return structure.unflatten(map(sharding, xs, known, kinds))
+
+
+def is_dealt(how: NamedSharding, mesh: Mesh | AbstractMesh) -> bool:
+    """Whether a stack of matrices lies at its owners."""
+    return len(how.spec) > 1 and how.spec[0] is None and axes_of(how.spec[1]) == tuple(mesh.axis_names)
 
 
 def check_axis(label: str, mesh: Any, axis: str) -> None:
@@ -129,11 +137,17 @@ def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int
 
 
 def _known(tx: Transform, state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any]:
-    """For each array of the state what is known of its axes: what its slot declares, else what types tell."""
+    """For each array of the state what is known of its axes: what its slot declares, else what types tell.
+
+    None for a stack of matrices that is dealt to owners.
+    """
     arrays, sizes = owned(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
     typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
     found = []
     for i, x in enumerate(arrays):
+        if x.of_several and meshes.mesh() is not None:
+            found.append(None)
+            continue
         if x.axes is None and typed is not None:
             found.append(typed[i])
             continue
@@ -161,7 +175,7 @@ def _by_types(tx: Transform, shapes: Any, divisions: Sequence[Sequence[Axes]]) -
     typed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(leaves, hows, strict=True)]
     # Explicit axes refuse some programs of others.
     with contextlib.suppress(Exception), jax.sharding.use_abstract_mesh(mesh):
-        state = jax.eval_shape(tx.init, structure.unflatten(typed))
+        state = jax.eval_shape(lambda params: tx.init(params), structure.unflatten(typed))
         return [[_Axis(isinstance(e, str), meaning.get(e, ())) for e in _entries(x)] for x in jax.tree.leaves(state)]
     return None
 

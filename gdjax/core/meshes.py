@@ -25,13 +25,28 @@ from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
 def owned_by(mesh: Any) -> AbstractContextManager[None]:
-    """While a function is traced here, each matrix of a stack is computed on one device of the mesh."""
-    return within(WHERE, mesh=mesh)
+    """While a function is traced here, each matrix of a stack has an owner among the devices of the mesh."""
+    return within(WHERE, mesh=mesh if mesh.size > 1 else None)
 
 
 def mesh() -> Any:
-    """The mesh over whose devices stacks of matrices are divided; None for none."""
+    """The mesh over whose devices stacks of matrices are dealt; None for none, or for one of one device."""
     return WHERE.get().mesh
+
+
+def by_itself() -> AbstractContextManager[None]:
+    """While what one owner does is traced here."""
+    return within(WHERE, mesh=None)
+
+
+def dealt(number: int) -> tuple[int, ...]:
+    """The leading axes of a stack of so many matrices in a state: (number,), or with D owners (number / D, D).
+
+    Matrix j is at [j // D, j % D], so that neighbours, which have their turns together, have different owners. The last
+    row may have room for more.
+    """
+    home = mesh()
+    return (number,) if home is None else (-(-number // home.size), home.size)
 
 
 def type_of(x: ArrayTree) -> Any:

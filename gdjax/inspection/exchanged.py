@@ -85,15 +85,16 @@ class Piece(NamedTuple):
 class Sent(NamedTuple):
     """Arrays of one shape, a matrix each, that go to their owner devices together, or come back."""
 
-    number: int
+    number: int  # a multiple of the number of devices
     shape: tuple[int, ...]
     itemsize: int
     back: bool
     axes: frozenset[str]  # of the mesh, which divide what it is made of
 
-    def filled(self, devices: int) -> int:
-        """The bytes of the stack, filled up to a multiple of the devices."""
-        return -(-self.number // devices) * devices * math.prod(self.shape) * self.itemsize
+    @property
+    def size(self) -> int:
+        """The bytes of the stack."""
+        return self.number * math.prod(self.shape) * self.itemsize
 
 
 class Turned(NamedTuple):
@@ -154,7 +155,7 @@ def of_stacks(stacks: Iterable[Sent | Turned], mesh: Mapping[str, int]) -> list[
         if isinstance(x, Turned):
             add(x, "all-to-all", mesh[x.axis], x.number * math.prod(x.shape) * x.itemsize // divided)
             continue
-        local = x.filled(math.prod(mesh.values())) // divided
+        local = x.size // divided
         for axis, n in mesh.items():
             if n > 1 and (x.back or axis in x.axes):
                 add(x, "all-to-all" if axis in x.axes else "all-gather", n, local)
@@ -205,7 +206,7 @@ def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[
             else:
                 at_home.update(e.outvars)
                 sent[x.shape] = made[0].axes
-            yield Sent(x.shape[0], x.shape[1:], x.dtype.itemsize, known, made[0].axes)
+            yield Sent(math.prod(x.shape[:2]), x.shape[2:], x.dtype.itemsize, known, made[0].axes)
         elif known:
             at_home.update(e.outvars)
         else:
@@ -260,11 +261,11 @@ def _turned_over(axis: str, x: Any, way: Way) -> Turned:
 
 
 def _over_all(sharding: Any, axes: tuple[str, ...]) -> bool:
-    """Whether it divides the first axis of a stack, and no other, over the whole mesh."""
-    if not isinstance(sharding, NamedSharding) or not len(sharding.spec):
+    """Whether it deals a stack to owners: the second axis, and no other, is divided over the whole mesh."""
+    if not isinstance(sharding, NamedSharding) or len(sharding.spec) < 2:
         return False
-    first, *rest = sharding.spec
-    return (first if isinstance(first, tuple) else (first,)) == axes and all(entry is None for entry in rest)
+    first, second, *rest = sharding.spec
+    return (second if isinstance(second, tuple) else (second,)) == axes and {first, *rest} == {None}
 
 
 def _inside(values: Iterable[Any]) -> Iterator[Any]:

@@ -19,7 +19,6 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.lift import meetings
 from gdjax.numerics import Array
-from gdjax.xla.at_home import Owners, computed
 
 LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
 
@@ -134,21 +133,50 @@ class Noted(NamedTuple):
     side: int  # of the matrix that a turn works on
 
 
+class Runs(NamedTuple):
+    """Which matrices of a stack have their turn in each step of a period: for each owner a run of its own.
+
+    Matrices lie at their owners as `meshes.dealt` has them: j at place j // D of owner j % D. So a run of neighbours is
+    a run at each owner, of as many or one fewer.
+    """
+
+    starts: Sequence[Sequence[int]]  # for each owner and step
+    lengths: Sequence[Sequence[int]]
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], owners: int) -> "Runs":
+        """Of so many matrices in each step, which lie side by side."""
+        ends = [0, *itertools.accumulate(numbers)]
+        at = [[-(-(end - owner) // owners) for end in ends] for owner in range(owners)]
+        return cls([x[:-1] for x in at], [[b - a for a, b in itertools.pairwise(x)] for x in at])
+
+    @property
+    def most(self) -> int:
+        return max(map(max, self.lengths))
+
+    @property
+    def least(self) -> int:
+        return min(map(min, self.lengths))
+
+    def now(self, owner: Any, step: Array) -> tuple[Array, Array]:
+        """The start and the length of the run of an owner in a step."""
+        start, length = (jnp.asarray(list(map(list, x)), step.dtype)[owner, step] for x in self)
+        return start, length
+
+
 class Turns:
     """The turns of the matrices of a stack, in one run of their rule.
 
     Args:
       count: with this update.
-      runs: for each `in_turns` of the rule in their order, how many matrices have their turn in each step of the
-        period; one number where there is no period. None for a run that only notes which turns there are.
-      place: of the matrix in the stack, if the rule runs for one; None under `vmap`.
-      owners: of the stack, under `vmap` on owner devices. A run is dealt to them anew.
+      runs: for each `in_turns` of the rule in their order; of one step where there is no period. None for a run that
+        only notes which turns there are.
+      owner: the number of the device whose matrices they are; 0 where one has all.
+      place: of the matrix at its owner, if the rule runs for one; None under `vmap`.
     """
 
-    def __init__(
-        self, count: Array, runs: Sequence[Sequence[int]] | None, place: Any = None, owners: Owners | None = None
-    ):
-        self.count, self.runs, self.place, self.owners = count, runs, place, owners
+    def __init__(self, count: Array, runs: Sequence[Runs] | None, owner: Any = 0, place: Any = None):
+        self.count, self.runs, self.owner, self.place = count, runs, owner, place
         self.noted: list[Noted] = []
 
     def taken(self, turn: Turn, olds: list[Array], factors: list[Array]) -> list[Array]:
@@ -156,15 +184,15 @@ class Turns:
         self.noted.append(Noted(turn.period, factors[0].shape[-1]))
         if self.runs is None:
             return olds
-        numbers = self.runs[len(self.noted) - 1]
+        runs = self.runs[len(self.noted) - 1]
         if self.place is None:
-            return self._of_stack(turn, numbers, olds, factors)
+            return self._of_stack(turn, runs, olds, factors)
         step, first, due = turn.now(self.count, turn.when)
-        start, number = _run(numbers, step)
+        start, number = runs.now(self.owner, step)
         due &= (self.place >= start) & (self.place < start + number)
         return meshes.cond(due, lambda *xs: turn.f(first, *xs), lambda olds, _: olds, olds, factors)
 
-    def _of_stack(self, turn: Turn, numbers: Sequence[int], olds: list[Array], factors: list[Array]) -> list[Array]:
+    def _of_stack(self, turn: Turn, runs: Runs, olds: list[Array], factors: list[Array]) -> list[Array]:
         """The olds of one matrix under `vmap`, after the turns of this step."""
         closed = jax.make_jaxpr(turn.f)(True, olds, factors)
 
@@ -180,47 +208,38 @@ class Turns:
             stack = lambda x, own: x if own else jnp.broadcast_to(x, (n, *x.shape))  # noqa: E731
             olds, factors = (list(map(stack, xs, own)) for xs, own in ((olds, batched[1]), (factors, batched[2])))
             own = [x for x, mine in zip(consts, batched[3], strict=True) if mine]
-            if self.owners is not None:
-                olds, factors, own = jax.tree.map(self.owners.outside, (olds, factors, own))
 
             def of_one(olds: list[Array], factors: list[Array], own: list[Array]) -> list[Array]:
                 each = iter(own)
                 known = [next(each) if mine else x for x, mine in zip(consts, batched[3], strict=True)]
                 return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, known))(first, *olds, *factors))
 
-            work = lambda olds, *others: _of_run(of_one, numbers, step, olds, *others)  # noqa: E731
+            run = runs.now(self.owner, step)
+            work = lambda olds, *others: _of_run(of_one, runs, run, olds, *others)  # noqa: E731
             still = lambda olds, *_: olds  # noqa: E731
             news = work(olds, factors, own) if turn.period else meshes.cond(due, work, still, olds, factors, own)
-            return news if self.owners is None else list(map(self.owners.inside, news)), [True] * len(news)
+            return news, [True] * len(news)
 
         return kept(turn.when, olds, factors, closed.consts)
 
 
-def _run(numbers: Sequence[int], step: Array) -> tuple[Array, Array]:
-    """The start and the length of the run of a step."""
-    starts = itertools.accumulate(numbers[:-1], initial=0)
-    start, number = (jnp.asarray(list(x), step.dtype)[step] for x in (starts, numbers))
-    return start, number
-
-
 def _of_run(
-    f: Callable[..., list[Array]], numbers: Sequence[int], step: Array, olds: list[Array], *others: list[Array]
+    f: Callable[..., list[Array]], runs: Runs, run: tuple[Array, Array], olds: list[Array], *others: list[Array]
 ) -> list[Array]:
     """The olds, those of the run of this step replaced by what f makes of them and of the others of one matrix.
 
     It computes the longest run, of which a shorter one is a part: matrices outside of it keep their olds. A compiler
     may copy what goes into a condition and comes out of it: that is the run, never the stack.
     """
-    (start, number), most = _run(numbers, step), max(numbers)
+    (start, number), most = run, runs.most
     low = jnp.minimum(start, len(olds[0]) - most)
     places = low + jnp.arange(most, dtype=low.dtype)
     own = (places >= start) & (places < start + number)
 
     def replaced(olds: list[Array], *others: list[Array]) -> list[Array]:
         chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
-        news = jax.vmap(f)(olds, *others) if meshes.mesh() is None else computed(jax.vmap(f), olds, *others)
-        return list(map(chosen, news, olds))
+        return list(map(chosen, jax.vmap(f)(olds, *others), olds))
 
     part = [[jax.lax.dynamic_slice_in_dim(x, low, most) for x in xs] for xs in (olds, *others)]
-    news = replaced(*part) if min(numbers) > 0 else meshes.cond(number > 0, replaced, lambda olds, *_: olds, *part)
+    news = replaced(*part) if runs.least > 0 else meshes.cond(number > 0, replaced, lambda olds, *_: olds, *part)
     return [jax.lax.dynamic_update_slice_in_dim(old, new, low, 0) for old, new in zip(olds, news, strict=True)]

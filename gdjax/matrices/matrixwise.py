@@ -21,12 +21,11 @@ from gdjax.lift.leafwise import treewise
 from gdjax.lift.meetings import Replay, replayed
 from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import Key, Moment, Shared, Tree, first_moment
-from gdjax.matrices.in_turns import Turns, spread
+from gdjax.matrices.in_turns import Runs, Turns, spread
 from gdjax.matrices.plan import Leaf
 from gdjax.matrices.slots import LIFTED, Blocks, Shape, Slot, arguments_of, as_declared, blocks_for
 from gdjax.numerics import Array, bounded
-from gdjax.xla import write_order
-from gdjax.xla.at_home import Owners
+from gdjax.xla import at_home, write_order
 from gdjax.xla.loops import inputs_of, made_of_nothing
 from gdjax.xla.write_order import LARGE
 
@@ -73,21 +72,30 @@ class OneShape:
         name, *self.sides = shape
         self.where, self.number = f"{rule.label}: matrices {name}", found.numbers[name]
         self.fields = {f: jax.tree.flatten(x[name]) for f, x in given.stacks.items()}
-        g = bounded(found.stack(shape, given.gs), "summed")
-        moments = [found.stack(shape, xs) for xs in given.moments.values()]
+        self.narrow = {x.dtype for x in given.gs if x is not None}
+        g, *moments = (self._dealt(found.stack(shape, xs), xs) for xs in (given.gs, *given.moments.values()))
         slots = [x for xs, _ in self.fields.values() for x in xs]
-        self.stacks = meshes.alike(g, *moments, *slots, *given.keys.values())
+        keys = [x if meshes.mesh() is None else at_home.dealt(x) for x in given.keys.values()]
+        self.stacks = meshes.alike(bounded(g, "summed"), *moments, *slots, *keys)
         self.kept = len(self.stacks) - len(given.keys)
         # Which turns there are, and what is made of what.
         noted = Turns(given.count, None)
-        self.traced = jax.make_jaxpr(functools.partial(self._of_one, noted))(*map(one_of, self.stacks))
+        self.traced = jax.make_jaxpr(functools.partial(self._of_one, noted, given))(*map(one_of, self.stacks))
         self.turns = noted.noted
         if wrong := [f for i, f in enumerate(given.shared, self.kept) if inputs_of(self.traced, i)]:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
 
-    def _of_one(self, turns: Turns, *xs: Array) -> list[Array]:
+    @staticmethod
+    def _dealt(stack: Array, xs: Sequence[Array | None]) -> Array:
+        """A stack of blocks at its owners. They are sent in the dtype of the leaves that they come from."""
+        if meshes.mesh() is None:
+            return stack
+        (narrow, *others) = {x.dtype for x in xs if x is not None}
+        return at_home.dealt(stack if others else stack.astype(narrow)).astype(stack.dtype)
+
+    def _of_one(self, turns: Turns, given: Given, *xs: Array) -> list[Array]:
         """From the gradient, moments, slots and keys of one matrix to its direction, moments and slots, and numbers."""
-        each, given, real = iter(xs), self.given, numerics.widest_real(xs[0])
+        each, real = iter(xs), numerics.widest_real(xs[0])
         take = lambda names: {f: next(each) for f in names}  # noqa: E731
         cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         g, moments = next(each), take(given.moments)
@@ -113,20 +121,31 @@ class OneShape:
         Args:
           runs: of each of its turns, see `Turns`; None where all the matrices have theirs in one step.
         """
-        numbers = [[self.number] if run is None else run for run in runs]
+        home = meshes.mesh()
+        each = [Runs.of([self.number] if run is None else run, 1 if home is None else home.size) for run in runs]
 
-        def of_one(place: Any, owners: Any, *xs: Array) -> list[Array]:
-            return self._of_one(Turns(self.given.count, numbers, place, owners), *xs)[: self.kept]
+        numbers = {f: getattr(self.given, f) for f in ("shared", "count", "t", "arrays")}
 
-        news = iter(over_stack(of_one, self.stacks, self.kept))
-        found = {"u": next(news)} | {f: next(news) for f in self.given.moments}
+        def of_owner(owner: Any, stacks: Any, numbers: dict[str, Any]) -> list[Array]:
+            given = self.given._replace(**numbers)
+
+            def of_one(place: Any, *xs: Array) -> list[Array]:
+                return self._of_one(Turns(given.count, each, owner, place), given, *xs)[: self.kept]
+
+            return over_stack(of_one, stacks, self.kept)
+
+        made = of_owner(0, self.stacks, numbers) if home is None else at_home.by_owners(of_owner, self.stacks, numbers)
+        back = (lambda x: x) if home is None else functools.partial(at_home.gathered, number=self.number)
+        news = iter(made)
+        found = {"u": back(next(news))} | {f: back(next(news)) for f in self.given.moments}
         found |= {f: structure.unflatten([next(news) for _ in xs]) for f, (xs, structure) in self.fields.items()}
         return found | dict(zip(self.given.shared, made_of_nothing(self.traced, self.kept), strict=True))
 
 
 def one_of(stack: Array) -> Any:
     """What stands for one matrix of a stack in a trace; in `shard_map` it varies as the stack does."""
-    return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype)
+    lead = len(meshes.dealt(1))
+    return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[lead:], stack.dtype)
 
 
 def over_stack(f: Callable[..., list[Array]], stacks: Sequence[Array], kept: int) -> list[Array]:
@@ -136,26 +155,23 @@ def over_stack(f: Callable[..., list[Array]], stacks: Sequence[Array], kept: int
     reads. Elsewhere, and of small ones, all are computed at once.
 
     Args:
-      f: `f(place, owners, ...)` gets the place of the matrix, None where all are computed at once, and who owns them.
+      f: `f(place, ...)` gets the place of the matrix, None where all are computed at once.
     """
     number = len(stacks[0])
 
-    def at_once(*stacks: Array, owners: Owners | None = None) -> list[Array]:
-        return list(jax.vmap(functools.partial(f, None, owners))(*stacks))
+    def at_once(*stacks: Array) -> list[Array]:
+        return list(jax.vmap(functools.partial(f, None))(*stacks))
 
     def one_by_one(*stacks: Array) -> list[Array]:
         def step(i: Any, written: list[Array]) -> list[Array]:
-            ys = f(i, None, *write_order.taken([*written, *stacks[kept:]], i))
+            ys = f(i, *write_order.taken([*written, *stacks[kept:]], i))
             put = jax.lax.dynamic_update_index_in_dim
             return [put(x, y, i, 0) for x, y in zip(written, ys, strict=True)]
 
         return meshes.fori_loop(number, step, list(stacks[:kept]))
 
-    if meshes.mesh() is not None:
-        owners = Owners(number)
-        return list(map(owners.outside, at_once(*map(owners.inside, stacks), owners=owners)))
     if number == 1:
-        return [y[None] for y in f(0, None, *(x[0] for x in stacks))]
+        return [y[None] for y in f(0, *(x[0] for x in stacks))]
     large = max(math.prod(x.shape[1:]) for x in stacks) >= LARGE and not meshes.may_be_divided(stacks[0])
     if large:
         return jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=at_once)
@@ -183,7 +199,7 @@ def of_matrices(
     """
     of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}  # noqa: E731
     moments, stacks, shared = of(Moment), of(Slot, tuple), of(Shared)
-    kept = {name: _number([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
+    kept = {name: _lead([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
     found, (xs, *ms) = _blocks_and(tree, [gs, *moments.values()], kept, arguments)
     arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
     constants = {k: x for k, x in hyper.items() if k not in arrays}
@@ -197,13 +213,13 @@ def of_matrices(
 
 
 def _blocks_and(
-    tree: Tree, lists: Sequence[Sequence[Array]], kept: Mapping[str, int | None], arguments: Mapping[str, Any]
+    tree: Tree, lists: Sequence[Sequence[Array]], kept: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> tuple[Blocks, list[list[Array | None]]]:
     """The blocks that the state was made for, and the lists with an entry for each leaf of theirs.
 
     Args:
       lists: arrays for each leaf that has a gradient; None takes the place of the others.
-      kept: how many blocks each stack of the state has; None for one that has no arrays, {} for a state without.
+      kept: the leading axes of each stack of the state; None for one that has no arrays, {} for a state without.
     """
     updates = tree.unflattened(lists[0])
     missing = left_out(updates)
@@ -211,24 +227,26 @@ def _blocks_and(
     order = {path: i for i, path in enumerate(tree.chosen(tree.paths))}
     places = [order.get(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
     found = blocks_for(tree.label, like, arguments)
-    numbers = found.numbers
-    kept = {name: numbers.get(name, 0) if n is None else n for name, n in kept.items()} or numbers
-    if numbers != kept:
+    leads = {name: meshes.dealt(n) for name, n in found.numbers.items()}
+    kept = {name: leads.get(name, ()) if lead is None else lead for name, lead in kept.items()} or leads
+    if leads != kept:
         raise ValueError(
-            f"{tree.label}: the state has {_listed(kept)}, the gradients are {_listed(numbers)}; init(params) "
-            "anew after changing the parameters, and pass params to update where some have no gradient"
+            f"{tree.label}: the state has {_listed(kept)}, the gradients are {_listed(leads)}; init(params) anew "
+            "after changing the parameters, and pass params to update where some have no gradient; the state of a "
+            "sharded step is for its own mesh, and step.saved(state) for any"
         )
     own = [None if cut is None else i for i, cut in zip(places, found.cuts, strict=True)]
     return found, [[None if i is None else xs[i] for i in own] for xs in lists]
 
 
-def _listed(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} blocks of {name}" for name, n in numbers.items()) or "no blocks"
+def _listed(leads: Mapping[str, tuple[int, ...]]) -> str:
+    told = (f"{' x '.join(map(str, lead)) or 0} blocks of {name}" for name, lead in leads.items())
+    return ", ".join(told) or "no blocks"
 
 
-def _number(trees: Any) -> int | None:
-    """How many matrices a stack has; None where it has no arrays."""
-    return next((len(x) for x in jax.tree.leaves(trees)), None)
+def _lead(trees: Any) -> tuple[int, ...] | None:
+    """The leading axes of a stack, as of `meshes.dealt`; None where it has no arrays."""
+    return next((x.shape[: len(meshes.dealt(0))] for x in jax.tree.leaves(trees)), None)
 
 
 def _stepped(

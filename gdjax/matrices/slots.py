@@ -5,6 +5,7 @@ All blocks of one shape are one stack, (number, rows, columns), whatever leaf th
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -164,9 +165,11 @@ class Blocks:
     ) -> dict[str, Stacks]:
         """The new fields, with old values for the blocks of leaves whose array is missing."""
         for (name, *_), members in self.members.items():
-            own = np.concatenate([np.full(x.number, xs[x.leaf] is not None) for x in members])
-            for field in () if own.all() else new:
-                kept = lambda x, y: jnp.where(own.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: B023, E731
+            there = np.concatenate([np.full(x.number, xs[x.leaf] is not None) for x in members])
+            lead = meshes.dealt(len(there))
+            own = np.pad(there, (0, math.prod(lead) - len(there))).reshape(lead)
+            for field in () if there.all() else new:
+                kept = lambda x, y: jnp.where(own.reshape(*lead, *[1] * (x.ndim - len(lead))), x, y)  # noqa: B023, E731
                 new[field][name] = jax.tree.map(kept, new[field][name], old[field][name])
         return new
 
@@ -193,7 +196,10 @@ class Stack(NamedTuple):
     given: Mapping[str, Any]  # the arguments of the factory
 
     def zeros(self, dtype: Any, *shape: int) -> Array:
-        return meshes.zeros_along(self.ps[0], (), dtype, (self.number, *shape))
+        return meshes.zeros_along(self.ps[0], (), dtype, (*meshes.dealt(self.number), *shape))
+
+    def identities(self, dtype: Any, n: int) -> Array:
+        return self.zeros(dtype, n, n) + jnp.eye(n, dtype=dtype).reshape(*[1] * len(meshes.dealt(0)), n, n)
 
     def real(self) -> Any:
         return jax.dtypes.canonicalize_dtype(numerics.widest_real(self.ps))
@@ -277,8 +283,7 @@ class Side(Slot):
         if not stack.has[self.side]:
             return MaskedNode()
         n, own = stack.sides[self.side], stack.own()
-        zeros = stack.zeros(own, n, n)
-        return zeros + jnp.eye(n, dtype=own)[None] if self.identity else zeros
+        return stack.identities(own, n) if self.identity else stack.zeros(own, n, n)
 
 
 @dataclass(frozen=True)

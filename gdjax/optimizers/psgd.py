@@ -60,7 +60,7 @@ class Root(Slot):
         if n <= 1 or n > given["max_size_triangular"] or self.side in diagonal:
             return stack.zeros(stack.real(), n, 1) + scale
         own = stack.own()
-        return stack.zeros(own, n, n) + scale.astype(own) * jnp.eye(n, dtype=own)[None]
+        return scale.astype(own) * stack.identities(own, n)
 
 
 @dataclass(frozen=True)

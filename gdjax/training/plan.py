@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from gdjax.codes import formats
 from gdjax.combine import sharding
-from gdjax.core import base, checks
+from gdjax.core import base, checks, meshes
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection import exchanged
 from gdjax.inspection.exchanged import Exchange, Piece, collectives
@@ -185,15 +185,14 @@ def plan(
             raise ValueError(f"{LABEL}: {name} must be a number of bytes, at least {low}, got {size!r}")
     shapes, sizes = shapes_of(LABEL, params), dict(mesh.shape)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
-    where = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
+    with meshes.owned_by(mesh):
+        where = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
+        made, _ = state_and_order(tx, shapes)
+        *state, _ = tabulate(tx, params, where)
     leaves = zip(*map(jax.tree.leaves, (shapes, lie, shares)), strict=True)
     pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
-    made, _ = state_and_order(tx, shapes)
     stacks, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
-    # Of a method with factors half of the matrices sent to owners exist at once, as measured where it was compiled.
-    sent = [x for x in stacks if isinstance(x, exchanged.Sent) and not x.back]
-    at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(sent), sent))
-    at_home = max(at_home, all_of_step // 2)
+    at_home = sum(x.size for x in stacks if isinstance(x, exchanged.Sent) and not x.back) // mesh.size
     in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1 or weighted
     gradients, temporaries = _by_formula(pieces, 3 * at_home - round(activations), in_parts, micro_batches)
     temporaries += _decoded(made, where) if kind == "cpu" else 0
@@ -201,7 +200,6 @@ def plan(
     total = sum(map(bytes_of, jax.tree.leaves(shapes)))
     rows = [Planned("parameters", "", total, sum(p.held for p in pieces))]
     rows += [Planned("gradients", "", None, gradients)]
-    *state, _ = tabulate(tx, params, where)
     rows += [Planned("state", _name(x), x.bytes, x.bytes_per_device) for x in state if x.bytes]
     rows += [Planned("temporaries", "", None, temporaries)]
     rows += [Planned("activations", "", None, round(activations))] if activations else []
@@ -212,8 +210,8 @@ def plan(
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)
-    if len(set(sent)) < len(sent):
-        notes.append("matrices with factors go home several times; a compiler may exchange more than is counted")
+    if any(sharding.is_dealt(how, mesh) for how in jax.tree.leaves(where)):
+        notes.append("what turns of factors take at their owners, some of their size at a time, is not counted")
     return Plan(sizes, Table(rows), Table(found), memory, tuple(notes))
 
 

@@ -23,6 +23,7 @@ from gdjax.core.arrays import shape_of
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
 from gdjax.training.agreement import Checks, MeshStep, check_mesh
+from gdjax.training.dealing import Dealing, specs_of
 from gdjax.transforms.noise_scale import square_of, with_noise_scale
 from gdjax.tree.norms import wide
 from gdjax.tree.updates import apply_updates
@@ -321,13 +322,41 @@ class ShardedStep(MeshStep):
     """
 
     def __init__(
-        self, tx: Transform, mesh: Mesh, step: Any, checks: Checks, alone: Callable[[], "ShardedStep"], *,
-        has_aux: bool, weighted: bool, stack: bool,
+        self, tx: Transform, mesh: Mesh, step: Any, checks: Checks, dealing: Dealing,
+        alone: Callable[[], "ShardedStep"], *, has_aux: bool, weighted: bool, stack: bool,
     ):  # fmt: skip
         super().__init__(tx, mesh, step, checks)
-        init = meshes.in_automatic_axes(tx.init, mesh, specs_of(self.state_sharding))
-        self._init = jax.jit(init, out_shardings=self.state_sharding)
+        init = meshes.in_automatic_axes(dealing.init, mesh, specs_of(self.state_sharding))
+        self._init, self._dealing = jax.jit(init, out_shardings=self.state_sharding), dealing
         self._alone, self._has_aux, self._weighted, self._stack = alone, has_aux, weighted, stack
+
+    @property
+    def target(self) -> OptState:
+        """The shapes of `saved(state)`, with their shardings: what a checkpoint is restored to."""
+        return self._dealing.target
+
+    def saved(self, state: OptState) -> OptState:
+        """The state as `tx.init` makes it, to be saved: it does not know the number of devices.
+
+        In the step's own state matrices are dealt to their owner devices, (k, D, ...) in place of (number, ...), see
+        `sharded_step`. Here they are undone; the rest is the same arrays. Each array is divided as by
+        `gdjax.state_sharding`.
+
+        Raises:
+          ValueError: the state is not the step's.
+        """
+        return self._dealing.saved(state)
+
+    def restored(self, saved: OptState) -> OptState:
+        """The step's state of a saved one, which any number of devices may have made.
+
+        Args:
+          saved: of `saved`, or of `tx.init` and `tx.update`, wherever it lies.
+
+        Raises:
+          ValueError: it is not a state of tx.
+        """
+        return self._dealing.restored(saved)
 
     def init(self, params: Params) -> tuple[Params, OptState]:
         """The parameters, where the step wants them, and the state, of which no device ever makes the whole."""
@@ -357,7 +386,8 @@ class ShardedStep(MeshStep):
         """
         alone = self._alone()
         there = jax.device_put((batch, key), NamedSharding(alone.mesh, PartitionSpec()))
-        found = [step._of_copies(params, state, *given) for step, given in ((self, (batch, key)), (alone, there))]
+        both = (self, (state, batch, key)), (alone, (self.saved(state), *there))
+        found = [step._of_copies(params, *given) for step, given in both]
         return beside(params, found[0], found[1], rtol, self._weighted, key is not None)
 
     def _of_copies(self, params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Made:
@@ -461,7 +491,7 @@ def sharded_step(
             raise ValueError(f"{LABEL}: noise_scale compares gradients of parts of the batch, and it has one part here")
         tx = with_noise_scale(tx)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
-    state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
+    dealing = Dealing(LABEL, tx, params, mesh, axis, min_bytes)
     explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
@@ -493,7 +523,7 @@ def sharded_step(
         same: Any = {"has_aux": has_aux, "weighted": weighted, "aux": aux, "min_bytes": min_bytes}
         return sharded_step(loss, tx, there, one, axis, **same)
 
-    places, told = (lie, state_sharding), PartitionSpec()
+    places, told = (lie, dealing.shardings), PartitionSpec()
     if stack:
         told = PartitionSpec(), PartitionSpec(axis)
     compiled = jax.jit(
@@ -503,9 +533,4 @@ def sharded_step(
         donate_argnums=(0, 1),
     )
     checked = Checks(LABEL, mesh, (axis,), micro_batches, *places)
-    return ShardedStep(tx, mesh, compiled, checked, alone, has_aux=has_aux, weighted=weighted, stack=stack)
-
-
-def specs_of(shardings: Any) -> Any:
-    """A tree of shardings as one of specs."""
-    return jax.tree.map(lambda how: how.spec, shardings)
+    return ShardedStep(tx, mesh, compiled, checked, dealing, alone, has_aux=has_aux, weighted=weighted, stack=stack)

@@ -120,34 +120,43 @@ def _devices(line: str) -> int:
     return 0
 
 
-class Owners:
-    """Where stacks (number, ...) lie in one function of them: on their owner devices, or as elsewhere.
+def dealt(stack: Array) -> Array:
+    """A stack (number, ...) on its owners: (k, D, ...) as `meshes.dealt` has it, filled up with zeros."""
+    home, lead = meshes.mesh(), meshes.dealt(len(stack))
+    full = _filled(stack, math.prod(lead) - len(stack)).reshape(*lead, *stack.shape[1:])
+    return _along(full, home, range(len(home.axis_names) + 1))
 
-    It knows each stack that it has moved, in both places: one that is used unchanged in the other is not moved again.
+
+def gathered(there: Array, number: int) -> Array:
+    """The stack that was `dealt`, or that its owners made."""
+    home = meshes.mesh()
+    back = _along(there, home, reversed(range(len(home.axis_names) + 1)))
+    return back.reshape(-1, *there.shape[2:])[:number]
+
+
+def by_owners(f: Callable[..., Any], stacks: Any, common: Any = None) -> Any:
+    """What each owner makes of its own matrices: a tree of stacks that are dealt.
+
+    Args:
+      f: f(owner, stacks, common), where the stacks are those of the owner, (k, ...), to a tree of such stacks.
+      stacks: a tree, dealt.
+      common: a tree of arrays that all owners see.
     """
+    home = meshes.mesh()
+    there, names = PartitionSpec(None, home.axis_names), frozenset(home.axis_names)
 
-    def __init__(self, number: int):
-        self.home, self.number = meshes.mesh(), number
-        self.way = range(len(self.home.axis_names) + 1)
-        self.elsewhere: dict[int, tuple[Array, Array]] = {}  # by the identity of a stack on its owners: it, the other
+    def own(stacks: Any, common: Any) -> Any:
+        with meshes.by_itself():
+            made = f(jax.lax.axis_index(home.axis_names), jax.tree.map(lambda x: x[:, 0], stacks), common)
+        return jax.tree.map(lambda x: x[:, None], made)
 
-    def inside(self, stack: Array) -> Array:
-        """On its owners, padded with zeros to a multiple of the number of devices."""
-        there = _along(_filled(stack, -self.number % self.home.size), self.home, self.way)
-        self.elsewhere[id(there)] = there, stack
-        return there
-
-    def outside(self, there: Array) -> Array:
-        """The stack that `inside` moved, or that was computed there."""
-        if id(there) not in self.elsewhere:
-            self.elsewhere[id(there)] = there, _along(there, self.home, reversed(self.way))[: self.number]
-        return self.elsewhere[id(there)][1]
+    mapped = jax.shard_map(own, mesh=home, in_specs=(there, PartitionSpec()), out_specs=there, axis_names=names)
+    return mapped(stacks, common)
 
 
-def computed(f: Callable[..., Any], *trees: Any) -> Any:
-    """f of trees of stacks (number, ...), each device computing its share; the results are a tree of stacks."""
-    owners = Owners(len(jax.tree.leaves(trees)[0]))
-    return jax.tree.map(owners.outside, f(*jax.tree.map(owners.inside, trees)))
+def computed(f: Callable[[Array], Array], stack: Array) -> Array:
+    """f of a stack (number, ...), each owner computing its share."""
+    return gathered(by_owners(lambda _, x, __: f(x), dealt(stack)), len(stack))
 
 
 def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array]:
@@ -156,17 +165,14 @@ def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array
     Each stack goes unpadded to its owner devices, where the others have zeros. There it is padded to the widest.
     """
     home, (rows, width), dtype = meshes.mesh(), stacks[0].shape[1:], stacks[0].dtype
-    way = range(len(home.axis_names) + 1)
-    given, first, places = jnp.zeros((home.size, rows, width), dtype), 0, []
+    given, first, places = jnp.zeros((1, home.size, rows, width), dtype), 0, []
     for x in stacks:
         places.append(slice(first, first + len(x)))
-        own = _along(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))), home, way)
-        given += jnp.pad(own, ((0, 0), (0, 0), (0, width - x.shape[2])))
+        own = dealt(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))))
+        given += jnp.pad(own, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[2])))
         first += len(x)
-    # Constrained before the cut, or one of the stacks is exchanged twice; the other axes stay unconstrained until then.
-    still = PartitionSpec(home.axis_names, PartitionSpec.UNCONSTRAINED, PartitionSpec.UNCONSTRAINED)
-    made = jax.lax.with_sharding_constraint(f(given), NamedSharding(home, still))
-    results = [_along(made[..., : x.shape[2]], home, reversed(way)) for x in stacks]
+    made = by_owners(lambda _, x, __: f(x), given)
+    results = [gathered(made[..., : x.shape[2]], home.size) for x in stacks]
     return [y[place] for y, place in zip(results, places, strict=True)]
 
 
@@ -175,14 +181,14 @@ def _filled(stack: Array, missing: int) -> Array:
 
 
 def _along(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
-    """The stack with its first axis divided over the first n axes of the mesh, for each n in turn.
+    """A stack (k, D, ...) with its second axis divided over the first n axes of the mesh, for each n in turn.
 
     Axes of the mesh come one at a time: a partitioner exchanges over one, but copies everything for two. They begin
     with none: otherwise an array that the stack is cut from would be exchanged as a whole.
     """
-    free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 1)
+    free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 2)
     for n in numbers:
-        rest = [None] * (stack.ndim - 1) if n == len(home.axis_names) else free
-        spec = PartitionSpec(home.axis_names[:n] or None, *rest)
+        rest = [None] * (stack.ndim - 2) if n == len(home.axis_names) else free
+        spec = PartitionSpec(None, home.axis_names[:n] or None, *rest)
         stack = jax.lax.with_sharding_constraint(stack, NamedSharding(home, spec))
     return stack

@@ -45,7 +45,7 @@ def compiled(tx: Any, params: Any, mesh: Mesh, **kwargs: Any) -> tuple[Any, int]
     """A compiled step, and the bytes that a device has of the batch."""
     step = gdjax.sharded_step(loss, tx, params, mesh, **kwargs)
     batch = jax.ShapeDtypeStruct((16, D), jnp.float32)
-    program = step.lower(params, jax.eval_shape(tx.init, params), batch).compile()
+    program = step.lower(params, jax.eval_shape(step.init, params)[1], batch).compile()
     return program, 16 * D * 4 // mesh.shape["data"]
 
 
@@ -67,12 +67,12 @@ def test_a_compiled_step(name: str):
     assert wire["reduce-scatter on the wire"] == (2 * 2**18 * 7 // 8,) * 2
     found = percents(table)
     temporaries = found["gradients, temporaries and activations"]
-    if name == "soap":  # whose factors go home, too
-        assert "factors go home several times" in plan.notes[1]
-        assert abs(temporaries) < 10 and {a - b for a, b in wire.values()} == {0}
-        return
-    assert abs(temporaries) < 5 and len(plan.notes) == 1
-    assert {a - b for a, b in wire.values()} == {0} and ("all-to-all on the wire" in wire) == (name == "muon")
+    if name == "soap":
+        assert "turns of factors" in plan.notes[1] and -60 < temporaries < 0  # one matrix on each device
+    else:
+        assert abs(temporaries) < 5 and len(plan.notes) == 1
+    assert {a - b for a, b in wire.values()} == {0}
+    assert ("all-to-all on the wire" in wire) == (name in ("muon", "soap"))
 
 
 @new_jax
@@ -138,7 +138,7 @@ def test_leaves_of_a_stack_that_lie_differently(name: str):
     mesh, tx = on_eight(), TXS["muon"]()
     squares = lambda params, x: sum((jnp.mean(p**2) for p in jax.tree.leaves(params)), jnp.mean(x))  # noqa: E731
     step = gdjax.sharded_step(squares, tx, params, mesh, min_bytes=min_bytes)
-    program = step.lower(params, jax.eval_shape(tx.init, params), shape((16, 64))).compile()
+    program = step.lower(params, jax.eval_shape(step.init, params)[1], shape((16, 64))).compile()
     table = gdjax.plan(tx, params, mesh, min_bytes=min_bytes).check(program)
     sent = {row.what: (row.planned, row.compiled) for row in table.rows[2:]}
     assert sent.get("all-to-all on the wire", (0, 0))[0] == wire
@@ -159,6 +159,10 @@ def test_the_state_is_that_of_tabulate():
     mesh = AbstractMesh((16,), ("data",))
     for name, make in TXS.items():
         plan = gdjax.plan(make(), shapes(), mesh)
+        if name == "soap":  # of eight matrices a device has one or none, in an array with room for sixteen
+            own = 4 * (2 * 64 * 256 + 2 * 64**2 + 2 * 256**2)
+            assert plan.part("state") == own + 2 * L * D * 4 + 4 + 4
+            continue
         where = gdjax.state_sharding(make(), shapes(), mesh)
         assert plan.part("state") == gdjax.state_bytes(make(), shapes(), where), name
         assert sum(x.bytes for x in plan.memory if x.part == "state") == gdjax.state_bytes(make(), shapes())
