@@ -90,11 +90,6 @@ def state_sharding(
     return structure.unflatten(map(sharding, xs, known, kinds))
 
 
-def is_dealt(how: NamedSharding, mesh: Mesh | AbstractMesh) -> bool:
-    """Whether a stack of matrices lies at its owners."""
-    return len(how.spec) > 1 and how.spec[0] is None and axes_of(how.spec[1]) == tuple(mesh.axis_names)
-
-
 def check_axis(label: str, mesh: Any, axis: str) -> None:
     if not isinstance(mesh, Mesh | AbstractMesh):
         raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, got {mesh!r}")

@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, Mesh
 from gdjax.codes import formats
 from gdjax.combine import sharding
 from gdjax.core import base, checks, meshes
+from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection import exchanged
 from gdjax.inspection.exchanged import Exchange, Piece, collectives
@@ -210,7 +211,7 @@ def plan(
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)
-    if any(sharding.is_dealt(how, mesh) for how in jax.tree.leaves(where)):
+    if mesh.size > 1 and any(x.of_several for x in owned(tx, made, shapes)):
         notes.append("what turns of factors take at their owners, some of their size at a time, is not counted")
     return Plan(sizes, Table(rows), Table(found), memory, tuple(notes))
 
