@@ -72,10 +72,9 @@ class OneShape:
         name, *self.sides = shape
         self.where, self.number = f"{rule.label}: matrices {name}", found.numbers[name]
         self.fields = {f: jax.tree.flatten(x[name]) for f, x in given.stacks.items()}
-        self.narrow = {x.dtype for x in given.gs if x is not None}
-        g, *moments = (self._dealt(found.stack(shape, xs), xs) for xs in (given.gs, *given.moments.values()))
+        g, *moments = (_dealt(found.stack(shape, xs), xs) for xs in (given.gs, *given.moments.values()))
         slots = [x for xs, _ in self.fields.values() for x in xs]
-        keys = [x if meshes.mesh() is None else at_home.dealt(x) for x in given.keys.values()]
+        keys = map(at_home.dealt, given.keys.values())
         self.stacks = meshes.alike(bounded(g, "summed"), *moments, *slots, *keys)
         self.kept = len(self.stacks) - len(given.keys)
         # Which turns there are, and what is made of what.
@@ -84,14 +83,6 @@ class OneShape:
         self.turns = noted.noted
         if wrong := [f for i, f in enumerate(given.shared, self.kept) if inputs_of(self.traced, i)]:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
-
-    @staticmethod
-    def _dealt(stack: Array, xs: Sequence[Array | None]) -> Array:
-        """A stack of blocks at its owners. They are sent in the dtype of the leaves that they come from."""
-        if meshes.mesh() is None:
-            return stack
-        (narrow, *others) = {x.dtype for x in xs if x is not None}
-        return at_home.dealt(stack if others else stack.astype(narrow)).astype(stack.dtype)
 
     def _of_one(self, turns: Turns, given: Given, *xs: Array) -> list[Array]:
         """From the gradient, moments, slots and keys of one matrix to its direction, moments and slots, and numbers."""
@@ -121,9 +112,8 @@ class OneShape:
         Args:
           runs: of each of its turns, see `Turns`; None where all the matrices have theirs in one step.
         """
-        home = meshes.mesh()
-        each = [Runs.of([self.number] if run is None else run, 1 if home is None else home.size) for run in runs]
-
+        owners = math.prod(meshes.dealt(1))
+        each = [Runs.of([self.number] if run is None else run, owners) for run in runs]
         numbers = {f: getattr(self.given, f) for f in ("shared", "count", "t", "arrays")}
 
         def of_owner(owner: Any, stacks: Any, numbers: dict[str, Any]) -> list[Array]:
@@ -134,12 +124,19 @@ class OneShape:
 
             return over_stack(of_one, stacks, self.kept)
 
-        made = of_owner(0, self.stacks, numbers) if home is None else at_home.by_owners(of_owner, self.stacks, numbers)
-        back = (lambda x: x) if home is None else functools.partial(at_home.gathered, number=self.number)
-        news = iter(made)
+        news = iter(at_home.by_owners(of_owner, self.stacks, numbers))
+        back = functools.partial(at_home.gathered, number=self.number)
         found = {"u": back(next(news))} | {f: back(next(news)) for f in self.given.moments}
         found |= {f: structure.unflatten([next(news) for _ in xs]) for f, (xs, structure) in self.fields.items()}
         return found | dict(zip(self.given.shared, made_of_nothing(self.traced, self.kept), strict=True))
+
+
+def _dealt(stack: Array, xs: Sequence[Array | None]) -> Array:
+    """A stack of blocks at its owners, sent in the dtype of the leaves that it comes from."""
+    dtypes = {x.dtype for x in xs if x is not None}
+    if meshes.mesh() is None or len(dtypes) > 1:
+        return at_home.dealt(stack)
+    return at_home.dealt(stack.astype(dtypes.pop())).astype(stack.dtype)
 
 
 def one_of(stack: Array) -> Any:

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Integer
-from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Params, Positive, Rate, Roles, Share, Size, Transform
+from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Rate, Roles, Share, Size, Transform
 from gdjax.lift.leafwise import hyper
 from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.plan import routing
-from gdjax.matrices.slots import Slot, Stack
+from gdjax.matrices.slots import Block, Slot, Stack
 from gdjax.numerics import Array, debias, unit_and_norm
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule
@@ -28,7 +28,7 @@ class PSGDKronState(NamedTuple):
     count: Array  # () int32, updates made so far
     update_counter: Array  # () int32, updates since the last of the preconditioner, where a schedule says when it is
     key: Array  # () of the noise; each step makes its own from it
-    mu: Params  # like params, momentum
+    mu: Any  # (number, m, n), momentum
     Q: Any  # [left (number, rows, rows), right (number, columns, columns)]; (number, n, 1) where it is diagonal
     P: Any  # the same of Q^H Q
     L: Any  # (number, 1, 2), Lipschitz constants of both
@@ -81,7 +81,7 @@ def period(probability: Any) -> int | None:
 
 
 @matrixwise(
-    PSGDKronState, update_counter=Shared(0, jnp.int32), key=Key("key"),
+    PSGDKronState, update_counter=Shared(0, jnp.int32), mu=Block(dtype="mu_dtype"), key=Key("key"),
     Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(), growth="eigenbasis",
 )  # fmt: skip
 def scale_by_psgd_kron(
@@ -117,7 +117,7 @@ def scale_by_psgd_kron(
       damping: the least noise. It keeps P below 1 / damping.
       max_update_rms: the largest root mean square of the whitened momentum.
       key: a PRNG key, or an int to seed one, for v and the estimates of norms.
-      mu_dtype: the dtype of mu, the parameter's by default.
+      mu_dtype: the dtype of mu, float32 at least by default.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
 
@@ -200,7 +200,7 @@ def psgd_kron(
       key: a PRNG key, or an int to seed one, for v and the estimates of norms.
       weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
         the parameters, or a function from them to one; None for all.
-      mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
+      mu_dtype: the dtype of mu, float32 at least by default; of AdamW's too.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.

@@ -32,17 +32,18 @@ class SoapMuonState(NamedTuple):
     QR: Any  # (number, n, n), eigenvectors of an earlier R
 
 
-def orthogonal(
+def whole(
     Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,  # noqa: N803
-    by_shape: bool = False,
-) -> list[Array]:  # fmt: skip
-    """The polar factors of stacks of matrices; by shape times sqrt(max(1, columns / rows))."""
-    UVs = Polar(ns_steps).factors(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
-    return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in UVs] if by_shape else UVs
+    by_shape: bool = False, block_size: int | None = None,
+) -> Sequence[Array]:  # fmt: skip
+    """Of blocks the polar factors of the matrices; by shape times sqrt(max(1, columns / rows))."""
+    if block_size is not None:
+        Us = Polar(ns_steps).factors(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
+    return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in Us] if by_shape else Us
 
 
 @matrixwise(
-    SoapMuonState, then=orthogonal, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
+    SoapMuonState, then=whole, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
     L=Side(0), R=Side(1), QL=Basis(0), QR=Basis(1),
     growth=lambda given, *_: "by_shape" if given["by_shape"] else "orthonormal",
 )  # fmt: skip
@@ -50,8 +51,8 @@ def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803
     beta: Hyper, b2: hyper.Squares, eps: hyper.Size, precondition_frequency: hyper.Steps, max_precond_dim: Count | None,
     block_size: Count | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
-    shampoo_beta: hyper.Decay | None = None,
-    **of_orthogonal: Any,
+    shampoo_beta: hyper.Decay | None = None, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
+    **of_whole: Any,
 ) -> tuple[Array, SoapMuonState]:  # fmt: skip
     b3 = b2 if shampoo_beta is None else shampoo_beta
     g = into(G, s.QL, s.QR)
@@ -60,6 +61,8 @@ def _soap_muon(
     nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(s.nu.dtype)
     u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)  # the first step has no bases
     U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), b3)  # noqa: N806
+    if block_size is None:
+        U = Polar(ns_steps).one(U, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 

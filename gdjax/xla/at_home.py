@@ -123,6 +123,8 @@ def _devices(line: str) -> int:
 def dealt(stack: Array) -> Array:
     """A stack (number, ...) on its owners: (k, D, ...) as `meshes.dealt` has it, filled up with zeros."""
     home, lead = meshes.mesh(), meshes.dealt(len(stack))
+    if home is None:
+        return stack
     full = _filled(stack, math.prod(lead) - len(stack)).reshape(*lead, *stack.shape[1:])
     return _along(full, home, range(len(home.axis_names) + 1))
 
@@ -130,6 +132,8 @@ def dealt(stack: Array) -> Array:
 def gathered(there: Array, number: int) -> Array:
     """The stack that was `dealt`, or that its owners made."""
     home = meshes.mesh()
+    if home is None:
+        return there
     back = _along(there, home, reversed(range(len(home.axis_names) + 1)))
     return back.reshape(-1, *there.shape[2:])[:number]
 
@@ -143,6 +147,8 @@ def by_owners(f: Callable[..., Any], stacks: Any, common: Any = None) -> Any:
       common: a tree of arrays that all owners see.
     """
     home = meshes.mesh()
+    if home is None:
+        return f(0, stacks, common)
     there, names = PartitionSpec(None, home.axis_names), frozenset(home.axis_names)
 
     def own(stacks: Any, common: Any) -> Any:
