@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gdjax.core import meshes
 from gdjax.numerics import Array
 from gdjax.xla import write_order
-from gdjax.xla.at_home import computed, together
+from gdjax.xla.at_home import by_owners, computed, dealt, gathered, together
 from gdjax.xla.write_order import LARGE, after, once
 
 
@@ -144,6 +144,28 @@ def each_at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list
         numbers = [math.prod(x.shape[:-2]) for x in given]
         for i, x, y in zip(members, given, write_order.parts(made[key], numbers), strict=True):
             out[i] = y.reshape(x.shape)
+    return out
+
+
+def at_owners(f: Callable[..., Any], lists: Sequence[Sequence[Array]], common: Mapping[str, Any]) -> list[Any]:
+    """What f makes of one entry of each list, each at its owner: an exchange in for each list, and out for each result.
+
+    Args:
+      f: from stacks (n, rows, columns), one for each list, and `common` by name, to a tree of such stacks.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, xs in enumerate(zip(*lists, strict=True)):
+        groups.setdefault(tuple((x.dtype, *x.shape[-2:]) for x in xs), []).append(i)
+    out: list[Any] = [None] * len(lists[0])
+    for members in groups.values():
+        given = [dealt(_stack([xs[i] for i in members])) for xs in lists]
+        made = by_owners(lambda _, xs, numbers: f(*xs, **numbers), given, dict(common))
+        batches = [lists[0][i].shape[:-2] for i in members]
+        numbers = [math.prod(batch) for batch in batches]
+        ys, structure = jax.tree.flatten(made)
+        cut = [write_order.parts(gathered(y, sum(numbers)), numbers) for y in ys]
+        for n, (i, batch) in enumerate(zip(members, batches, strict=True)):
+            out[i] = structure.unflatten(y[n].reshape(*batch, *y[n].shape[1:]) for y in cut)
     return out
 
 

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from gdjax.core import meshes
 from gdjax.lift.meetings import Brought, meet
 from gdjax.lift.rule_checks import hashable
-from gdjax.linalg.stacks import in_stacks
+from gdjax.linalg.stacks import at_owners, in_stacks
 from gdjax.matrices.plan import Leaf
 
 Array = jax.Array
@@ -73,9 +73,13 @@ class InStacks(NamedTuple):
     """A function of a matrix of each of several arrays, for lists of their stacks."""
 
     f: Callable[..., Any]
+    owned: bool = True  # whether owner devices compute it, where there are any: not if it does so for parts of a matrix
 
     def __call__(self, *lists: list[Array], **common: Any) -> Any:
-        return in_stacks(lambda *xs: self.f(*xs, **common), *lists)
+        if meshes.mesh() is None or not self.owned:
+            return in_stacks(lambda *xs: self.f(*xs, **common), *lists)
+        made = at_owners(self.f, lists, common)
+        return tuple(map(list, zip(*made, strict=True))) if isinstance(made[0], tuple) else made
 
 
 def of_stacks(f: Callable[..., Any], *xs: Any, leaf: Leaf, like: Sequence[int] = (0,), **common: Any) -> Any:

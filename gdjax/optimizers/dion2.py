@@ -107,7 +107,7 @@ def scale_by_dion2(
     refuse_complex(ns_dtype, g)
     B = s.mu + bounded(g, "summed")  # noqa: N806
     u, M = of_stacks(  # noqa: N806
-        InStacks(_submatrix), B, leaf=roles, like=(0, 0), coeffs=s.ns_coeffs,
+        InStacks(_submatrix, owned=False), B, leaf=roles, like=(0, 0), coeffs=s.ns_coeffs,
         polar=Polar(ns_steps, preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
     )  # fmt: skip
     return u, s._replace(mu=M)

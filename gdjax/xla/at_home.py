@@ -144,20 +144,24 @@ def by_owners(f: Callable[..., Any], stacks: Any, common: Any = None) -> Any:
     Args:
       f: f(owner, stacks, common), where the stacks are those of the owner, (k, ...), to a tree of such stacks.
       stacks: a tree, dealt.
-      common: a tree of arrays that all owners see.
+      common: a tree of arrays, and of settings, that all owners see.
     """
     home = meshes.mesh()
     if home is None:
         return f(0, stacks, common)
     there, names = PartitionSpec(None, home.axis_names), frozenset(home.axis_names)
+    leaves, structure = jax.tree.flatten(common)
+    places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
 
-    def own(stacks: Any, common: Any) -> Any:
+    def own(stacks: Any, arrays: list[Array]) -> Any:
+        known = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
         with meshes.by_itself():
-            made = f(jax.lax.axis_index(home.axis_names), jax.tree.map(lambda x: x[:, 0], stacks), common)
+            mine = jax.tree.map(lambda x: x[:, 0], stacks)
+            made = f(jax.lax.axis_index(home.axis_names), mine, structure.unflatten(known.values()))
         return jax.tree.map(lambda x: x[:, None], made)
 
     mapped = jax.shard_map(own, mesh=home, in_specs=(there, PartitionSpec()), out_specs=there, axis_names=names)
-    return mapped(stacks, common)
+    return mapped(stacks, [leaves[i] for i in places])
 
 
 def computed(f: Callable[[Array], Array], stack: Array) -> Array:
