@@ -73,6 +73,7 @@ class OneShape:
         self.where, self.number = f"{rule.label}: matrices {name}", found.numbers[name]
         self.fields = {f: jax.tree.flatten(x[name]) for f, x in given.stacks.items()}
         g, *moments = (_dealt(found.stack(shape, xs), xs) for xs in (given.gs, *given.moments.values()))
+        self.sent = _sent(given.gs, g.dtype)
         slots = [x for xs, _ in self.fields.values() for x in xs]
         keys = map(at_home.dealt, given.keys.values())
         self.stacks = meshes.alike(bounded(g, "summed"), *moments, *slots, *keys)
@@ -126,17 +127,20 @@ class OneShape:
 
         news = iter(at_home.by_owners(of_owner, self.stacks, numbers))
         back = functools.partial(at_home.gathered, number=self.number)
-        found = {"u": back(next(news))} | {f: back(next(news)) for f in self.given.moments}
+        found = {"u": back(next(news).astype(self.sent))} | {f: back(next(news)) for f in self.given.moments}
         found |= {f: structure.unflatten([next(news) for _ in xs]) for f, (xs, structure) in self.fields.items()}
         return found | dict(zip(self.given.shared, made_of_nothing(self.traced, self.kept), strict=True))
 
 
 def _dealt(stack: Array, xs: Sequence[Array | None]) -> Array:
-    """A stack of blocks at its owners, sent in the dtype of the leaves that it comes from."""
+    """A stack of blocks at its owners."""
+    return at_home.dealt(stack.astype(_sent(xs, stack.dtype))).astype(stack.dtype)
+
+
+def _sent(xs: Sequence[Array | None], dtype: Any) -> Any:
+    """The dtype in which a stack is sent: that of the leaves that it comes from, if they have one."""
     dtypes = {x.dtype for x in xs if x is not None}
-    if meshes.mesh() is None or len(dtypes) > 1:
-        return at_home.dealt(stack)
-    return at_home.dealt(stack.astype(dtypes.pop())).astype(stack.dtype)
+    return dtype if meshes.mesh() is None or len(dtypes) > 1 else dtypes.pop()
 
 
 def one_of(stack: Array) -> Any:

@@ -26,10 +26,17 @@ def check_mesh(label: str, mesh: Mesh, explicit: bool = False) -> None:
 
 
 class Checks:
-    """What a step is given, against what it was made for: the batch is divided over these axes, and into parts."""
+    """What a step is given, against what it was made for: the batch is divided over these axes, and into parts.
 
-    def __init__(self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any):
-        self.label, self.axes, self.parts = label, axes, parts
+    Args:
+      shapes: those of the state, where stacks of it may be dealt to other devices.
+    """
+
+    def __init__(
+        self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any,
+        shapes: Callable[[], Any] | None = None,
+    ):  # fmt: skip
+        self.label, self.axes, self.parts, self.shapes = label, axes, parts, shapes
         self.devices = math.prod(mesh.shape[axis] for axis in axes)
         self.wanted = {"params": lie, "state": state_sharding}
 
@@ -64,7 +71,15 @@ class Checks:
                 f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. "
                 f"Got {jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
             )
-        for (path, x), how in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(wanted), strict=True):
+        hows = jax.tree.leaves(wanted)
+        shapes = jax.tree.leaves(self.shapes()) if name == "state" and self.shapes is not None else [None] * len(hows)
+        for (path, x), how, like in zip(jax.tree_util.tree_flatten_with_path(tree)[0], hows, shapes, strict=True):
+            if like is not None and jnp.shape(x) != like.shape:
+                raise ValueError(
+                    f"{self.label}: {name}{jax.tree_util.keystr(path)} has shape {jnp.shape(x)}, and the step keeps "
+                    f"{like.shape}, its matrices dealt to {self.devices} devices: step.restored(saved) deals a state "
+                    "that tx.init or the step.saved of another mesh has made"
+                )
             got = getattr(x, "sharding", None)
             if got is None or got is how or got == how:
                 continue

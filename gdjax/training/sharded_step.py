@@ -532,5 +532,5 @@ def sharded_step(
         out_shardings=(*places, jax.tree.map(lambda spec: NamedSharding(mesh, spec), told)),
         donate_argnums=(0, 1),
     )
-    checked = Checks(LABEL, mesh, (axis,), micro_batches, *places)
+    checked = Checks(LABEL, mesh, (axis,), micro_batches, *places, lambda: dealing.shapes)
     return ShardedStep(tx, mesh, compiled, checked, dealing, alone, has_aux=has_aux, weighted=weighted, stack=stack)
