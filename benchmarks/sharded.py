@@ -21,9 +21,23 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("results") / "sharded.json"
 DEVICES = 4, 8, 64, 256
-METHODS = "adamw", "muon", "normuon", "soap"
+METHODS = (
+    "adamw",
+    "muon",
+    "normuon",
+    "soap",
+    "kl_soap",
+    "shampoo",
+    "kl_shampoo",
+    "soap_muon",
+    "psgd_kron",
+    "scion",
+    "dion",
+)
 FORMS = "step", "jit", "optax"
 OPTAX = "adamw", "muon"
+FULL = "adamw", "muon", "normuon", "soap"  # of the others the step alone
+AT_HOME = METHODS[1:]  # of these matrices go to owners and back
 KINDS = "reduce-scatter", "all-gather", "all-to-all", "all-reduce", "collective-permute"
 
 
@@ -68,29 +82,34 @@ def compiled(form: str, name: str, layers: int, width: int) -> Any:
     batch = jax.ShapeDtypeStruct((4 * mesh.size, width), np.float32, sharding=data)
     lie = jax.tree.map(lambda _: whole, params)
     how = gdjax.state_sharding(tx, params, mesh, min_bytes=1024)
+    size = sum(x.size * 4 for x in jax.tree.leaves(params))
     if form == "step":
         step = gdjax.sharded_step(loss, tx, params, mesh, min_bytes=1024)
-        jitted = step
-    else:
-        apply = (optax if form == "optax" else gdjax).apply_updates
+        return step.lower(*jax.eval_shape(step.init, params), batch).compile(), size
+    apply = (optax if form == "optax" else gdjax).apply_updates
 
-        def plain(params: Any, state: Any, x: Any) -> Any:
-            updates, state = tx.update(jax.grad(loss)(params, x), state, params)
-            return apply(params, updates), state
+    def plain(params: Any, state: Any, x: Any) -> Any:
+        updates, state = tx.update(jax.grad(loss)(params, x), state, params)
+        return apply(params, updates), state
 
-        jitted = jax.jit(plain, out_shardings=(lie, how), donate_argnums=(0, 1))
+    jitted = jax.jit(plain, out_shardings=(lie, how), donate_argnums=(0, 1))
     put = lambda tree, s: jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, s)  # noqa: E731
     state = put(jax.eval_shape(tx.init, params), how)
-    size = sum(x.size * 4 for x in jax.tree.leaves(params))
     return jitted.lower(put(params, lie), state, batch).compile(), size
 
 
 def row(form: str, name: str, layers: int, width: int) -> dict[str, Any]:
     import jax
+    import numpy as np
+    from jax.sharding import Mesh
 
     import gdjax
 
     made, size = compiled(form, name, layers, width)
+    plan = gdjax.plan(
+        getattr(gdjax, name)(1e-3), shapes(layers, width), Mesh(np.asarray(jax.devices()), ("data",)), min_bytes=1024
+    )
+    state = gdjax.state_bytes(getattr(gdjax, name)(1e-3), shapes(layers, width))
     found = list(gdjax.collectives(made))
     kinds = collections.Counter(r.kind for r in found)
     return {
@@ -99,13 +118,14 @@ def row(form: str, name: str, layers: int, width: int) -> dict[str, Any]:
         "in loops": sum(r.in_loop for r in found),
         "sent / gradient": round(sum(r.wire_bytes for r in found) / size, 3),
         "flops": made.cost_analysis()["flops"],
+        **({"state / all": round(plan.part("state") / state, 4)} if form == "step" else {}),
     }  # fmt: skip
 
 
 def by_hand(n: int, name: str) -> float:
     """What a step sends, over the gradient; of the biases, which are reduced and not gathered, nothing is said."""
     share = (n - 1) / n
-    return 2 * share + (2 * share / n if name in ("muon", "normuon") else 0.0)
+    return 2 * share + (2 * share / n if name in AT_HOME else 0.0)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -117,7 +137,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             if not of:
                 continue
             told = [f"{r['sent / gradient']:.2f} ({sum(r[k] for k in KINDS)})" if r else "" for r in map(of.get, FORMS)]
-            hand = f"{of['step']['by hand']:.2f}" if name != "soap" else ""
+            hand = f"{by_hand(n, name):.2f}"
             lines.append(f"| `{name}` | {n} | {hand} | {' | '.join(told)} |")
     return ["", *lines, "", "In brackets: how many exchanges.", ""]
 
@@ -144,7 +164,7 @@ def main() -> None:
     layers, width = (2, 16) if o.tiny else (12, max(64, o.of or 0))  # at least as wide as there are devices
     if o.of:
         for name in o.methods:
-            for form in FORMS if name in OPTAX else FORMS[:2]:
+            for form in FORMS if name in OPTAX else FORMS[:2] if name in FULL else FORMS[:1]:
                 print(json.dumps(row(form, name, layers, width)), flush=True)
         return None
     rows: list[dict[str, Any]] = []

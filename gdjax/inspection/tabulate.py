@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, Sharding
 from jax.tree_util import GetAttrKey
 
 from gdjax.codes import formats
@@ -200,14 +200,18 @@ def _is_leaf(x: Any) -> bool:
     return x is None or isinstance(x, Sharding)
 
 
-def _share(where: str, x: Any, sharding: Any) -> Share:
-    sharding = getattr(sharding, "sharding", sharding)
+def _share(where: str, x: Any, given: Any) -> Share:
+    sharding = getattr(given, "sharding", given)
     if sharding is None:
         return Share(bytes_of(x), frozenset())
     if not isinstance(sharding, Sharding):
         raise TypeError(f"{where}: shardings has {type(sharding).__name__}, neither a sharding nor an array")
+    shape = getattr(given, "shape", x.shape)
     try:
-        shape = sharding.shard_shape(x.shape)
+        if isinstance(sharding, NamedSharding) and len(sharding.spec) > len(shape):
+            shape = -(-shape[0] // sharding.mesh.size), *shape[1:]  # of a stack that is dealt to owners, `meshes.dealt`
+        else:
+            shape = sharding.shard_shape(shape)
     except ValueError as e:
         raise ValueError(f"{where} has shape {x.shape}, which {sharding} does not divide: {e}") from e
     try:

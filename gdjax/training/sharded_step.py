@@ -429,8 +429,11 @@ def sharded_step(
     or explicit axes, gradients are taken in `jax.shard_map` over `axis`. The loss must not name that axis itself.
     Other explicit axes of the mesh are so in the loss; in the update all are automatic.
 
-    Muon and its kin compute each polar factor on one device: the matrices of a shape are exchanged once on their way
-    in and once on their way out, whatever the number of leaves and of Newton-Schulz steps.
+    Each matrix of Muon, SOAP, Shampoo, PSGD and their kin has one owner device, which computes it whole. Its gradient
+    goes there once, and its update comes back once, whatever the number of Newton-Schulz steps and turns. Factors,
+    bases and moments that a method keeps in stacks stay there: in the state of the step a stack (number, ...) is
+    (number / D, D, ...), rounded up, with matrix j at [j // D, j % D]. `step.saved` and `step.restored` go between
+    that and the state as `tx.init` makes it, for checkpoints.
 
     Args:
       loss: loss(params, batch), a mean over the rows of the batch. Where the step gets a key, `step(params, state,
@@ -455,8 +458,8 @@ def sharded_step(
         then taken in `jax.shard_map` on a TPU too.
 
     Returns:
-      A `ShardedStep`. It writes over its arguments: go on with what it returns. `step.state_sharding` is what
-      `gdjax.state_sharding` returns, for `jax.jit` or for a checkpoint.
+      A `ShardedStep`. It writes over its arguments: go on with what it returns. `step.state_sharding` has the shardings
+      of its state, `step.target` the shapes and shardings of a saved one.
 
     Raises:
       ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; `noise_scale` with d m = 1;

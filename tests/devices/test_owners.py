@@ -184,6 +184,10 @@ def test_a_device_has_its_matrices_alone(devices: int):
     one = 4 * (2 * square + 4 * square), 4 * (2 * wide + 2 * square + 2 * 4 * square)
     assert plan.part("state") == 8 // devices * one[0] + -(-2 // devices) * one[1] + 4
     assert state.mu["16x16"].shape == (8 // devices, devices, WIDTH, WIDTH)
+    step = gdjax.sharded_step(loss, tx, params, mesh_of({"data": devices}), min_bytes=64)
+    for lies in (step.state_sharding, step.init(params)[1]):
+        assert gdjax.state_bytes(tx, params, lies) == plan.part("state")
+    assert not step.check(*step.init(params), batch_of()).warnings
 
 
 def same(x: Any, y: Any) -> bool:
