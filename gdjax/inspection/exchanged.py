@@ -216,7 +216,7 @@ def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[
                 yield from _turned(e, ways)
             for inner in _inside(e.params.values()):
                 n = len(inner.invars)  # without the index of a branch, or the constants of a condition
-                results = yield from _walk(inner, ways[-n:] if n <= len(ways) else made[:1] * n, axes)
+                results = yield from _walk(inner, ways[len(ways) - n :] if n <= len(ways) else made[:1] * n, axes)
                 if len(results) == len(made):
                     made = results
         by.update(zip(e.outvars, made, strict=True))
@@ -229,7 +229,7 @@ def _dims(e: Any, ways: Sequence[Way]) -> tuple[frozenset[str], ...]:
     none, found = (frozenset[str](),) * len(shape), []
     for v, way in zip(e.invars, ways, strict=True):
         old, dims = getattr(v.aval, "shape", ()), way.dims
-        if not any(dims):
+        if not any(dims) or len(dims) != len(old):  # of an argument that an inner program has in another place
             continue
         if e.primitive.name == "transpose":
             dims = tuple(dims[i] for i in e.params["permutation"])

@@ -71,7 +71,7 @@ class Dealing:
         def made(xs: list[Array]) -> list[Array]:
             news = jax.tree.leaves(fresh()) or xs
             each = zip(xs, wanted, news, strict=True)
-            return [x if x.shape == y.shape else f(x, y, new) for x, y, new in each]
+            return [x if x.shape == y.shape else f(_here(x), y, _here(new)) for x, y, new in each]
 
         made = meshes.in_automatic_axes(made, self.mesh, specs_of(hows))
         return structure.unflatten(jax.jit(made, out_shardings=hows)(xs))
@@ -86,6 +86,10 @@ class Dealing:
                 where = f"{name}{jax.tree_util.keystr(path)}"
                 both = f"is {x.dtype} of shape {x.shape}, wanted {y.dtype} of shape {y.shape}"
                 raise ValueError(f"{self.label}: {where} {both} for {self.mesh.size} devices: {remedy}")
+
+
+def _here(x: Array) -> Array:
+    return meshes.on_device(x) if meshes.is_on_host(x) else x
 
 
 def _whole(x: Array, like: Any, _: Any) -> Array:

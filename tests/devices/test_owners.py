@@ -229,6 +229,32 @@ def test_a_run_goes_on_with_fewer_devices_and_back(name: str):
         assert max(distance(ends[n], ends[8]) for n in (4, 2, 1)) < (1e-3 if name == "coded" else 1e-6)
 
 
+WRAPPED = {
+    "clipped": lambda: gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.soap(LR)),
+    "guarded": lambda: gdjax.apply_if_finite(gdjax.soap(LR), 3),
+    "on the host": lambda: gdjax.offload_state(gdjax.soap(LR)),
+    "injected": lambda: gdjax.inject_hyperparams(gdjax.soap)(learning_rate=LR),
+    "transferred": lambda: gdjax.transfer(gdjax.soap(LR), jax.eval_shape(lambda: params_of(3, width=8))),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_in_a_wrapper(name: str):
+    with float64():
+        tx, params, batch = WRAPPED[name](), params_of(3, np.float64), batch_of(np.float64)
+        gdjax.plan(tx, params, mesh_of(ONE), min_bytes=64)
+        step = gdjax.sharded_step(loss, tx, params, mesh_of(ONE), min_bytes=64)
+        there, state = step.init(params)
+        for _ in range(2):
+            there, state, _ = step(there, state, batch)
+            saved = step.saved(state)
+            state = step.restored(saved)
+        assert same(step.saved(state), saved)
+        assert distance(there, on_one_device(tx, params, batch, 2)[0]) < 1e-6
+        lies = jax.tree.map(lambda x, how: x.sharding.is_equivalent_to(how, x.ndim), state, step.state_sharding)
+        assert all(jax.tree.leaves(lies))
+
+
 def test_what_a_new_state_has_where_there_is_room():
     """A basis of no matrix is I, as in `init`, so that nothing there becomes NaN."""
     tx, params = gdjax.scale_by_soap(), {"w": jnp.ones((WIDTH, WIDTH))}
