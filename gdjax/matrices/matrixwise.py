@@ -140,7 +140,7 @@ def _dealt(stack: Array, xs: Sequence[Array | None]) -> Array:
 def _sent(xs: Sequence[Array | None], dtype: Any) -> Any:
     """The dtype in which a stack is sent: that of the leaves that it comes from, if they have one."""
     dtypes = {x.dtype for x in xs if x is not None}
-    return dtype if meshes.mesh() is None or len(dtypes) > 1 else dtypes.pop()
+    return dtype if meshes.mesh() is None or len(dtypes) != 1 else dtypes.pop()
 
 
 def one_of(stack: Array) -> Any:
