@@ -25,18 +25,13 @@ from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
 def owned_by(mesh: Any) -> AbstractContextManager[None]:
-    """While a function is traced here, each matrix of a stack has an owner among the devices of the mesh."""
-    return within(WHERE, mesh=mesh if mesh.size > 1 else None)
+    """While a function is traced here, each matrix of a stack has an owner among the devices of the mesh; None for none."""
+    return within(WHERE, mesh=None if mesh is None or mesh.size == 1 else mesh)
 
 
 def mesh() -> Any:
     """The mesh over whose devices stacks of matrices are dealt; None for none, or for one of one device."""
     return WHERE.get().mesh
-
-
-def by_itself() -> AbstractContextManager[None]:
-    """While what one owner does is traced here."""
-    return within(WHERE, mesh=None)
 
 
 def dealt(number: int) -> tuple[int, ...]:

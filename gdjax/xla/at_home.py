@@ -155,7 +155,7 @@ def by_owners(f: Callable[..., Any], stacks: Any, common: Any = None) -> Any:
 
     def own(stacks: Any, arrays: list[Array]) -> Any:
         known = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
-        with meshes.by_itself():
+        with meshes.owned_by(None):
             mine = jax.tree.map(lambda x: x[:, 0], stacks)
             made = f(jax.lax.axis_index(home.axis_names), mine, structure.unflatten(known.values()))
         return jax.tree.map(lambda x: x[:, None], made)
