@@ -25,7 +25,7 @@ from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
 def owned_by(mesh: Any) -> AbstractContextManager[None]:
-    """While a function is traced here, each matrix of a stack has an owner among the devices of the mesh; None for none."""
+    """While a function is traced here, each matrix of a stack has an owner among the devices of the mesh, if any."""
     return within(WHERE, mesh=None if mesh is None or mesh.size == 1 else mesh)
 
 
