@@ -142,10 +142,45 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return ["", *lines, "", "In brackets: how many exchanges.", ""]
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """What a step sends, by method, form and number of devices."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from gdjax.plots import look
+
+    names = {"step": "", "jit": ", jit", "optax": ", Optax, jit"}
+    figure, ax = plt.subplots(figsize=(9, 4.8), layout="constrained")
+    ends = []
+    for colour, name in zip(look.COLOURS, ("adamw", "muon", "soap"), strict=False):
+        for form, dashes in zip(FORMS, ("-", "--", ":"), strict=True):
+            of = {r["devices"]: r["sent / gradient"] for r in rows if (r["method"], r["form"]) == (name, form)}
+            if of:
+                ax.plot(list(of), list(of.values()), dashes, color=colour, marker="o", markersize=4)
+                ends.append((max(of), of[max(of)], f"{name}{names[form]}", colour))
+    before = float("-inf")
+    for n, sent, text, colour in sorted(ends, key=lambda x: x[1]):
+        before = max(sent, before + 0.28)
+        ax.annotate(text, (n, sent), (n * 1.12, before), color=colour, va="center", fontsize=9)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(DEVICES, [str(n) for n in DEVICES])
+    ax.minorticks_off()
+    ax.set_xlim(3.5, 1000)
+    ax.set_ylim(0)
+    ax.set_xlabel("devices")
+    ax.set_ylabel("bytes sent by each, over those of the gradient")
+    ax.set_title("A step of sharded_step (lines) and of jit with a divided state (dashes)", fontsize=11)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=100)
+
+
 def tell() -> None:
-    """Writes the table into docs/devices.md."""
+    """Writes the table and the picture of docs/devices.md."""
     page = Path(__file__).resolve().parents[1] / "docs" / "devices.md"
     rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
+    draw(rows, page.parent / "images" / "devices.png")
     start, end = "<!-- sharded: made by benchmarks/sharded.py -->", "<!-- end of sharded -->"
     before, rest = page.read_text("utf-8").split(start)
     page.write_text(f"{before}{start}\n" + "\n".join(table(rows)[1:]) + end + rest.split(end)[1], "utf-8")

@@ -74,7 +74,7 @@ class OneLeaf:
           arguments: the gradient, the parameter, and by rule the slots, the count, the numbers, the hyperparameters
             that are no constants, and the gradient given to a wrapper.
         """
-        return self.call((tuple(places), meshes.mesh()), list(results), chosen, *arguments)
+        return self.call((tuple(places), meshes.owners()), list(results), chosen, *arguments)
 
     def keeps(
         self, places: Sequence[Place], results: Sequence[list[Array]], chosen: Array | None, *arguments: Any
@@ -82,7 +82,7 @@ class OneLeaf:
         """Whether the rules keep an array of the size of the leaf on the way; see `gdjax.xla.loops.keeps`."""
         if meshes.divided_otherwise(arguments[2], arguments[0]):
             return False
-        traced = self.rules.trace((tuple(places), meshes.mesh()), list(results), chosen, *arguments)
+        traced = self.rules.trace((tuple(places), meshes.owners()), list(results), chosen, *arguments)
         return keeps(traced.jaxpr, arguments[0].size)
 
     def _rules(

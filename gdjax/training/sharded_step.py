@@ -494,7 +494,7 @@ def sharded_step(
             raise ValueError(f"{LABEL}: noise_scale compares gradients of parts of the batch, and it has one part here")
         tx = with_noise_scale(tx)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
-    dealing = Dealing(LABEL, tx, params, mesh, axis, min_bytes)
+    dealing, shapes = Dealing(LABEL, tx, params, mesh, axis, min_bytes), jax.tree.map(shape_of, params)
     explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
@@ -511,13 +511,11 @@ def sharded_step(
             state = state._replace(**{name: x.astype(getattr(state, name).dtype) for name, x in new.items()})
         grads = jax.lax.with_sharding_constraint(grads, shared)
         own = jax.lax.with_sharding_constraint(params, shared)
-        with meshes.owned_by(inside):
+        with meshes.owned_by(inside, meshes.tiles_of(shapes, shared)):
             updates, state = base.call_update(tx, grads, state, own, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shared)
         return jax.lax.with_sharding_constraint(own, lying), state, (value, more) if has_aux else value
-
-    shapes = jax.tree.map(shape_of, params)
 
     def alone() -> ShardedStep:
         one = meshes.on_one_device(mesh)

@@ -196,11 +196,17 @@ def _along(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
     """A stack (k, D, ...) with its second axis divided over the first n axes of the mesh, for each n in turn.
 
     Axes of the mesh come one at a time: a partitioner exchanges over one, but copies everything for two. They begin
-    with none: otherwise an array that the stack is cut from would be exchanged as a whole.
+    with none: otherwise an array that the stack is cut from would be exchanged as a whole. The matrices themselves are
+    divided over the rest of the axes, as `meshes.tiles_of` has it.
     """
-    free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 2)
+    tile = dict(meshes.owners()[1]).get(stack.shape[2:]) if len(home.axis_names) > 1 else None
     for n in numbers:
-        rest = [None] * (stack.ndim - 2) if n == len(home.axis_names) else free
+        if n == len(home.axis_names):
+            rest = [None] * (stack.ndim - 2)
+        elif tile is None:
+            rest = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 2)
+        else:
+            rest = [tuple(a for a in axes if a not in home.axis_names[:n]) or None for axes in tile]
         spec = PartitionSpec(None, home.axis_names[:n] or None, *rest)
         stack = jax.lax.with_sharding_constraint(stack, NamedSharding(home, spec))
     return stack
