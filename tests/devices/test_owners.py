@@ -128,7 +128,7 @@ def sent(tx: Any, params: Any, devices: int = 8) -> tuple[float, dict[str, int],
     mesh = mesh_of({"data": devices})
     step = gdjax.sharded_step(loss, tx, params, mesh, min_bytes=64)
     shapes = jax.eval_shape(step.init, params)
-    rows = gdjax.collectives(step.lower(*shapes, batch_of()).compile())
+    rows = gdjax.collectives(step.lower(shapes[0], shapes[1], batch_of()).compile())
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     assert not any(row.in_loop for row in rows)
     plan = gdjax.plan(tx, params, mesh, min_bytes=64)
@@ -154,7 +154,7 @@ def test_matrices_go_home_and_back_and_nothing_else_moves(name: str):
     mesh = mesh_of(ONE)
     step = gdjax.sharded_step(of, METHODS[name](LR), params, mesh, min_bytes=256)
     shapes = jax.eval_shape(step.init, params)
-    rows = gdjax.collectives(step.lower(*shapes, batch_of()).compile())
+    rows = gdjax.collectives(step.lower(shapes[0], shapes[1], batch_of()).compile())
     matrices = 16 * WIDTH**2 * 4
     small = 16 * WIDTH * 4 + 4
     by_kind = {kind: sum(r.wire_bytes for r in rows if r.kind == kind) for kind in rows["kind"]}
@@ -197,7 +197,8 @@ def test_beside_tensor_parallel_nothing_is_gathered():
     there, found = jax.tree.map(put, params), []
     for tx in (gdjax.sgd(LR), gdjax.soap(LR)):
         step = gdjax.sharded_step(loss, tx, there, mesh, min_bytes=64)
-        rows = gdjax.collectives(step.lower(*jax.eval_shape(step.init, there), batch_of()).compile())
+        shapes = jax.eval_shape(step.init, there)
+        rows = gdjax.collectives(step.lower(shapes[0], shapes[1], batch_of()).compile())
         found.append(sum(row.wire_bytes for row in rows) / sum(x.nbytes for x in jax.tree.leaves(params)))
     assert found[1] - found[0] < 1
 
@@ -259,9 +260,8 @@ def test_in_a_wrapper(name: str):
         there, state = step.init(params)
         for _ in range(2):
             there, state, _ = step(there, state, batch)
-            saved = step.saved(state)
-            state = step.restored(saved)
-        assert same(step.saved(state), saved)
+            state = step.restored(saved := step.saved(state))
+            assert same(step.saved(state), saved)
         assert distance(there, on_one_device(tx, params, batch, 2)[0]) < 1e-6
         lies = jax.tree.map(lambda x, how: x.sharding.is_equivalent_to(how, x.ndim), state, step.state_sharding)
         assert all(jax.tree.leaves(lies))
