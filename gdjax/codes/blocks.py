@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.codes.rounding import uniform
+from gdjax.codes.rounding import Salt, uniform
 from gdjax.core import meshes
 from gdjax.core.types import Format
 from gdjax.xla.reads import as_integers, in_pairs, out_of_pairs
@@ -163,7 +163,7 @@ class _InBlocks(Format):
         shape = (*scales.shape[:-1], self.block, x.shape[-1])
         return jnp.broadcast_to(scales[..., None, :], shape).reshape(x.shape)
 
-    def encode(self, x: Array, salt: Array | None = None) -> Any:
+    def encode(self, x: Array, salt: Salt | None = None) -> Any:
         known: Any = self.for_shape(x.shape)
         shares = jnp.full_like(x, 0.5) if salt is None else uniform(salt, x)
         scales = x if known._divided_as(x) else None

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.codes.rounding import Salt
 from gdjax.core import meshes
 from gdjax.core.types import Format
 from gdjax.xla.sums import largest_size
@@ -54,7 +55,7 @@ class Dynamic(Format):
     def __repr__(self) -> str:
         return "uint8 dynamic map" if self.signed else "uint8 dynamic map of squares"
 
-    def encode(self, x: Array, salt: Array | None = None) -> Any:
+    def encode(self, x: Array, salt: Salt | None = None) -> Any:
         codes, largest = meshes.partitioned(self._encoded, (x, None), x)
         return DynamicCodes(codes, largest) if self.signed else DynamicCodesOfSquares(codes, largest)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
 from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
-from gdjax.codes.rounding import random_bits, stochastically, uniform
+from gdjax.codes.rounding import Salt, bits_of, float_of, random_bits, stochastically, uniform
 from gdjax.core.part import Kind
 from gdjax.core.types import ArrayTree, Format
 from gdjax.xla.reads import as_integers
@@ -44,7 +44,7 @@ class NarrowFloats(Format):
     def __repr__(self) -> str:
         return "bfloat16"
 
-    def encode(self, x: Array, salt: Array | None = None) -> NarrowCodes:
+    def encode(self, x: Array, salt: Salt | None = None) -> NarrowCodes:
         x = jnp.where(jnp.isfinite(x), jnp.clip(x, -LARGEST, LARGEST), jnp.nan)
         x = x if salt is None else stochastically(x, jnp.bfloat16, random_bits(salt, x))
         return NarrowCodes(x.astype(jnp.bfloat16))
@@ -53,7 +53,7 @@ class NarrowFloats(Format):
         return codes.rounded.astype(jnp.float32)
 
 
-STEP = 7 / 16  # log2 of the ratio of neighbours
+STEP = np.uint32(7 << 19)  # between the bits of neighbours: 7/16 of a power of two
 
 
 class LogCodes(NamedTuple):
@@ -78,14 +78,17 @@ class LogCodesOfSquares(NamedTuple):
 
 @dataclass(frozen=True)
 class Logs(Format):
-    """Keeps a number as the logarithm of its size, in steps of equal ratio.
+    """Keeps a number 2^e (1 + f) as e + f in equal steps, a logarithm of straight pieces.
 
-        code k = 1, ..., n    stands for    2^(low + 7/16 (k - 1)),    code 0 for 0
+        code k = 1, ..., n    stands for    e + f = low + 7/16 (k - 1),    code 0 for 0
 
-    Signed numbers have n = 127, from 2^-44 to 2^11.1; squares n = 254, from 2^-80 to 2^30.7: steps of 1.35, both. A
-    number between two codes becomes one of them at random, so that its mean is right. Sizes above the last code become
-    it; a square above 0 never becomes 0, a signed number below the first code does, or becomes it, at random. What is
-    not finite becomes NaN, and so does a square below 0.
+    The bits of a float32, read as an integer, are e + f but for a factor and an offset: a code is one product of
+    integers away from its number, the same one on every backend.
+
+    Signed numbers have n = 127, from 2^-44 to 2^11.1; squares n = 254, from 2^-80 to 2^30.7: ratios of 1.28 to 1.44.
+    A number between two codes becomes one of them at random, so that its mean is right. Sizes above the last code
+    become it; a square above 0 never becomes 0, a signed number below the first code does, or becomes it, at random.
+    What is not finite becomes NaN, and so does a square below 0.
     """
 
     signed: bool
@@ -94,35 +97,36 @@ class Logs(Format):
         return "int8 log" if self.signed else "uint8 log"
 
     @property
-    def _codes(self) -> tuple[int, float]:
-        """How many sizes there are, and log2 of the least."""
-        return (127, -44.0) if self.signed else (254, -80.0)
+    def _codes(self) -> tuple[int, Any]:
+        """How many sizes there are, and the bits of the least."""
+        return (127, np.uint32(127 - 44 << 23)) if self.signed else (254, np.uint32(127 - 80 << 23))
 
     def _size(self, code: Array) -> Array:
-        # Exact but for exp2: however a compiler contracts products and sums, a code stands for one number.
-        return jnp.where(code > 0, jnp.exp2((code - 1) * np.float32(STEP) + np.float32(self._codes[1])), 0)
+        return jnp.where(code > 0, float_of(code * STEP + (self._codes[1] - STEP)), 0)
 
-    def encode(self, x: Array, salt: Array | None = None) -> Any:
+    def encode(self, x: Array, salt: Salt | None = None) -> Any:
         n, low = self._codes
-        size = jnp.abs(x)
-        # Zero and all sizes below the first code are between 0 and it.
-        log = jnp.log2(jnp.maximum(size, np.float32(2.0 ** (low - 1))))
-        below = jnp.clip(jnp.floor((log - np.float32(low)) * np.float32(1 / STEP) + 1), 0, n - 1)
-        less, more = self._size(below), self._size(below + 1)
+        size = bits_of(x) & np.uint32(0x7FFFFFFF)
+        # Zero and all sizes below the first code are between 0 and it. n // 7 is n * 9363 >> 16 below 13,107.
+        steps = ((jnp.maximum(size, low) - low) >> np.uint32(19)) * np.uint32(9363) >> np.uint32(16)
+        below = jnp.where(size < low, np.uint32(0), jnp.minimum(steps, np.uint32(n - 2)) + np.uint32(1))
+        less, more = self._size(below), self._size(below + np.uint32(1))
         share = uniform(salt, x) if salt is not None else np.float32(0.5)
-        code = below + (share * (more - less) < size - less).astype(jnp.float32)
+        code = below + (share * (more - less) < float_of(size) - less).astype(jnp.uint32)
+        finite = size < np.uint32(0x7F800000)
         if self.signed:
-            code = jnp.where(jnp.isfinite(x), jnp.where(x < 0, -code, code), -128)
-            return LogCodes(as_integers(code, jnp.int8))
-        code = jnp.where(size > 0, jnp.maximum(code, 1), 0)
-        return LogCodesOfSquares(as_integers(jnp.where(jnp.isfinite(x) & (x >= 0), code, 255), jnp.uint8))
+            signed = code.astype(jnp.int32)
+            signed = jnp.where(finite, jnp.where(x < 0, -signed, signed), -128)
+            return LogCodes(as_integers(signed, jnp.int8))
+        code = jnp.where(x > 0, jnp.maximum(code, np.uint32(1)), np.uint32(0))
+        return LogCodesOfSquares(as_integers(jnp.where(finite & (x >= 0), code, np.uint32(255)), jnp.uint8))
 
     def decode(self, codes: Any) -> Array:
-        code = codes[0].astype(jnp.float32)
+        code = codes[0].astype(jnp.int32)
+        size = self._size(jnp.abs(code).astype(jnp.uint32))
         if self.signed:
-            size = self._size(jnp.abs(code))
             return jnp.where(code == -128, jnp.nan, jnp.where(code < 0, -size, size))
-        return jnp.where(code == 255, jnp.nan, self._size(code))
+        return jnp.where(code == 255, jnp.nan, size)
 
 
 SIGNED, SQUARES = Logs(signed=True), Logs(signed=False)

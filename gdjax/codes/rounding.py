@@ -22,8 +22,17 @@ Array = jax.Array
 FIRST_ROW = "first_row"
 
 
-def salt(seed: Array | int, step: Array | int, number: int, first_row: Array | int = 0) -> Array:
-    """uint32: where the bits of one array in one step start; () or, of arrays that are rows of larger ones, (2,).
+class Salt(NamedTuple):
+    """Where the random bits of one array in one step start."""
+
+    word: Array  # () uint32, of the seed, the step and the array
+    still: Array  # () uint32, of the seed and the array
+    step: Array  # () uint32
+    row: Array | None  # () uint32, the place of the array's first row in the whole array; None for the whole
+
+
+def salt(seed: Array | int, step: Array | int, number: int, first_row: Array | int = 0) -> Salt:
+    """The salt of an array.
 
     Args:
       seed: () uint32, or an integer.
@@ -31,23 +40,38 @@ def salt(seed: Array | int, step: Array | int, number: int, first_row: Array | i
       number: of the array among those of the step.
       first_row: the place of the array's first row in the whole array.
     """
-    words = [jnp.asarray(seed).astype(jnp.uint32), jnp.asarray(step).astype(jnp.uint32)]
-    word = mixed(words[0] ^ mixed(words[1])) + np.uint32(number * 0x9E3779B9 & 0xFFFFFFFF)
+    start, step = jnp.asarray(seed).astype(jnp.uint32), jnp.asarray(step).astype(jnp.uint32)
+    own = np.uint32(number * 0x9E3779B9 & 0xFFFFFFFF)
     whole = isinstance(first_row, int) and not first_row
-    return word if whole else jnp.stack([word, jnp.asarray(first_row).astype(jnp.uint32)])
+    row = None if whole else jnp.asarray(first_row).astype(jnp.uint32)
+    return Salt(mixed(start ^ mixed(step)) + own, mixed(start) + own, step, row)
 
 
-def random_bits(salt: Array, like: Array) -> Array:
+def random_bits(salt: Salt, like: Array) -> Array:
     """32 random bits for each element, shaped like an array, from the salt and the element's place in the whole array.
 
     A few integer operations for each element, which a compiler computes where they are read. They are good enough to
     round with, not to sample from. An array of more than 2^32 elements repeats them.
     """
+    return _bits(salt.word, salt.row, like)
+
+
+def even_bits(salt: Salt, like: Array) -> Array:
+    """32 bits for each element, random among elements and even in time.
+
+    A first number at random, and 0.618 more in each step, modulo 1: any part of [0, 1) is met as often as it is long,
+    to within one or two steps. What is rounded again and again, in one direction, then goes as it should, where with
+    bits of each step it walks at random.
+    """
+    return _bits(salt.still, salt.row, like) + salt.step * np.uint32(0x9E3779B9)
+
+
+def _bits(word: Array, row: Array | None, like: Array) -> Array:
     factor = 0x9E3779B1
-    if not salt.ndim:
-        return mixed(places(like, factor) ^ salt)
-    row = np.uint32(factor * int(np.prod(like.shape[1:], dtype=object)) & 0xFFFFFFFF)
-    return mixed((places(like, factor) + salt[1] * row) ^ salt[0])
+    place = places(like, factor)
+    if row is not None:
+        place = place + row * np.uint32(factor * int(np.prod(like.shape[1:], dtype=object)) & 0xFFFFFFFF)
+    return mixed(place ^ word)
 
 
 def places(like: Array, factor: int) -> Array:
@@ -58,9 +82,19 @@ def places(like: Array, factor: int) -> Array:
     return weighted(index, strides, jnp.zeros_like(like, jnp.uint32))
 
 
-def uniform(salt: Array, like: Array) -> Array:
+def uniform(salt: Salt, like: Array) -> Array:
     """float32 numbers in [0, 1), of 24 bits, shaped like an array; see `random_bits`."""
     return (random_bits(salt, like) >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+
+
+def bits_of(x: Array) -> Array:
+    """The bits of float32 numbers, uint32."""
+    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def float_of(bits: Array) -> Array:
+    """The float32 numbers of these bits."""
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def mixed(x: Array) -> Array:
@@ -96,7 +130,7 @@ def stochastically(x: Array, dtype: Any, bits: Array) -> Array:
     """
     if dtype == jnp.bfloat16:
         i = jax.lax.bitcast_convert_type(x, jnp.uint32) + (bits & np.uint32(0xFFFF))
-        return jnp.where(jnp.isfinite(x), _float(i & np.uint32(0xFFFF0000)), x)
+        return jnp.where(jnp.isfinite(x), float_of(i & np.uint32(0xFFFF0000)), x)
     uniform = (bits & np.uint32(0xFFFF)).astype(jnp.float32) * np.float32(2.0**-16)
     return _in_float16(x, lambda i: bits & np.uint32(0x1FFF), lambda y: jnp.floor(y + uniform))
 
@@ -109,7 +143,7 @@ def _in_float16(x: Array, more: Any, whole: Any) -> Array:
       whole: rounds to an integer; for numbers below 2^-14, whose distance is 2^-24 there, whatever their size.
     """
     i = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    large = _float((i + more(i)) & np.uint32(0xFFFFE000))
+    large = float_of((i + more(i)) & np.uint32(0xFFFFE000))
     small = whole(x * np.float32(2.0**24)) * np.float32(2.0**-24)
     y = jnp.where(jnp.abs(x) < 2.0**-14, small, large)
     y = jnp.where(jnp.abs(y) > 65504, jnp.copysign(jnp.inf, x), y)
@@ -132,7 +166,7 @@ def split(x: Array, remainder: Any, bits: Array | None = None) -> tuple[Array, A
     rest = i - ((i + np.int32(0x8000)) & np.int32(-0x10000))
     rest = as_integers(jnp.where(finite, rest >> np.int32(drop), 0), remainder)
     # Of what is stored, or a TPU would write the two in two kernels.
-    near = _float(i - (rest.astype(jnp.int32) << np.int32(drop)))
+    near = float_of(i - (rest.astype(jnp.int32) << np.int32(drop)))
     return jnp.where(finite, near, x), rest
 
 
@@ -143,17 +177,13 @@ def joined(near: Array, rest: Array) -> Array:
     is not finite, stay.
     """
     i = jax.lax.bitcast_convert_type(near, jnp.int32) + (rest.astype(jnp.int32) << np.int32(_dropped(rest.dtype)))
-    x = _float(i)
+    x = float_of(i)
     return jnp.where(jnp.isnan(x), near, x)  # what is no number is made of 0 or an infinity
 
 
 def _dropped(remainder: Any) -> int:
     """How many of the last 16 bits a remainder of this dtype does not have."""
     return 16 - jnp.dtype(remainder).itemsize * 8
-
-
-def _float(i: Array) -> Array:
-    return jax.lax.bitcast_convert_type(i, jnp.float32)
 
 
 STEPS = 127 * 2.0**8  # of the error, in a number's power of two: 127 are half of a bfloat16's last place

@@ -55,7 +55,7 @@ class Format(Codec):
         return self
 
     @abc.abstractmethod
-    def encode(self, x: Array, salt: Array | None = None) -> Any:
+    def encode(self, x: Array, salt: Any = None) -> Any:
         """The codes of a float32 array; a format that rounds at random takes its bits from the salt."""
 
 
