@@ -4,6 +4,7 @@
 - 8 bits for each number, by its logarithm: no scale, so one pass, and codes that lie where the numbers would.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeGuard
@@ -15,6 +16,7 @@ import numpy as np
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
 from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
 from gdjax.codes.rounding import Salt, bits_of, float_of, random_bits, stochastically, uniform
+from gdjax.codes.words import WORDS, InWord, Word
 from gdjax.core.part import Kind
 from gdjax.core.types import ArrayTree, Format
 from gdjax.xla.reads import as_integers
@@ -137,7 +139,7 @@ PLURAL: dict[Kind, str] = dict.fromkeys(("moment", "slow", "matrix"), "moments")
 PLURAL |= {"square": "squares", "basis": "bases", "factor": "factors"}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
-    NarrowCodes,
+    NarrowCodes, Word, InWord,
 )  # fmt: skip
 
 # The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken. "log"
@@ -188,21 +190,51 @@ def names(tree: ArrayTree) -> list[str]:
     return [name for x in nodes for name in ([repr(x.format)] * len(x) if is_codes(x) else [str(x.dtype)])]
 
 
+@jax.jit
+def decode(codes: Any) -> Any:
+    """What codes stand for; of a `Word` both moments. Arrays of one shape share it in a program."""
+    return codes.format.decode(codes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(format: Format, x: Any, salt: Salt | None = None) -> Any:
+    """The codes of a float32 array, or of a pair of them. Arrays of one shape share it in a program."""
+    return format.encode(x, salt)
+
+
 def decoded(tree: ArrayTree) -> Any:
     """A state in which arrays stand in place of codes."""
-    return jax.tree.map(lambda x: x.format.decode(x) if is_codes(x) else x, tree, is_leaf=is_codes)
+    squares = list[Array]()  # of the words so far: in each state second moments come after the first, in their order
+
+    def array(x: Any) -> Any:
+        if isinstance(x, Word):
+            m, v = decode(x)
+            squares.append(v)
+            return m
+        if isinstance(x, InWord):
+            return squares.pop(0) if squares else x
+        return decode(x) if is_codes(x) else x
+
+    return jax.tree.map(array, tree, is_leaf=is_codes)
 
 
-def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Array | None] = lambda i: None) -> Any:
+def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Salt | None] = lambda i: None) -> Any:
     """A state in which codes stand in place of arrays, in the formats of a state like it.
 
     Args:
       salted: from the number of an entry of the state to the salt of its random bits.
     """
     codes, structure = jax.tree.flatten(like, is_leaf=is_codes)
-    xs = enumerate(zip(codes, structure.flatten_up_to(tree), strict=True))
-    news = [c.format.encode(x.astype(jnp.float32), salted(i)) if is_codes(c) else x for i, (c, x) in xs]
-    return structure.unflatten(news)
+    xs = structure.flatten_up_to(tree)
+    squares = iter([x.astype(jnp.float32) for c, x in zip(codes, xs, strict=True) if isinstance(c, InWord)])
+
+    def kept(i: int, c: Any, x: Array) -> Any:
+        if not is_codes(c) or isinstance(c, InWord):
+            return c if is_codes(c) else x
+        x = x.astype(jnp.float32)
+        return encode(c.format, (x, next(squares)) if isinstance(c, Word) else x, salted(i))
+
+    return structure.unflatten([kept(i, c, x) for i, (c, x) in enumerate(zip(codes, xs, strict=True))])
 
 
 def of_kinds(label: str, names: Mapping[Kind, str], block: int, scale_dtype: str) -> dict[Kind, list[Format]]:
@@ -226,10 +258,13 @@ def _with(format: Any, block: int, scale_dtype: str) -> Format:
     return replace(format, block=block, scale_dtype=scale_dtype) if has_blocks else format
 
 
-def check(label: str, state: ArrayTree, kinds: Mapping[Kind, Sequence[Format]]) -> None:
-    """Raises where a state has codes of none of these formats."""
+def check(label: str, state: ArrayTree, kinds: Mapping[Kind, Sequence[Format]], pairs: bool) -> None:
+    """Raises where a state has codes of none of these formats, or words unless there may be `pairs`."""
     for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_codes):
-        if is_codes(x) and not any(x.format == of_shape(several, _shape(x)) for several in kinds.values()):
-            known = ", ".join(dict.fromkeys(repr(f) for several in kinds.values() for f in several))
+        if not is_codes(x) or pairs and x.format == WORDS:
+            continue
+        if x.format == WORDS or not any(x.format == of_shape(several, _shape(x)) for several in kinds.values()):
+            formats = [*[WORDS] * pairs, *(f for several in kinds.values() for f in several)]
+            known = ", ".join(dict.fromkeys(map(repr, formats)))
             where = f"{label}: state{jax.tree_util.keystr(path)}"
             raise ValueError(f"{where} is kept as {x.format!r}, not as {known}: gdjax.migrate converts a state")

@@ -56,14 +56,16 @@ def random_bits(salt: Salt, like: Array) -> Array:
     return _bits(salt.word, salt.row, like)
 
 
-def even_bits(salt: Salt, like: Array) -> Array:
-    """32 bits for each element, random among elements and even in time.
+def even_bits(salt: Salt, like: Array) -> tuple[Array, Array]:
+    """Two times 32 bits for each element, random among elements and even in time; see `random_bits`.
 
-    A first number at random, and 0.618 more in each step, modulo 1: any part of [0, 1) is met as often as it is long,
-    to within one or two steps. What is rounded again and again, in one direction, then goes as it should, where with
-    bits of each step it walks at random.
+    As numbers in [0, 1): both start at random; in each step the first grows by 2 - sqrt(2), modulo 1, and the second
+    falls by (sqrt(5) - 1) / 2. Each part of [0, 1) is met as often as it is long, to within one or two steps. So what
+    is rounded in one direction again and again moves as it should, where with new bits in each step it walks at random.
     """
-    return _bits(salt.still, salt.row, like) + salt.step * np.uint32(0x9E3779B9)
+    bits = _bits(salt.still, salt.row, like)
+    first, second = bits + salt.step * np.uint32(0x95F61999), bits * np.uint32(0x85EBCA6B)
+    return first, second - salt.step * np.uint32(0x9E3779B9)
 
 
 def _bits(word: Array, row: Array | None, like: Array) -> Array:

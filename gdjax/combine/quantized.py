@@ -103,6 +103,7 @@ def quantize_state(
       codes are logarithms, or relative to blocks of a column; all are rounded at random.
     """
     base.check_transform(LABEL, 0, inner)
+    pairs = bits == 8 and moments is None and squares is None
     coarse: Any = "4 bits" if bits == 4 else None
     other: Any = "log" if "log" in (moments, squares) else "blocks"
     moment, square = moments or coarse or other, squares or other
@@ -115,21 +116,31 @@ def quantize_state(
     exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
     types.check_patterns(f"{LABEL}: exempt", exempts)
 
-    def coded(x: Owned, exempted: Sequence[bool]) -> Any:
-        """What is kept of an array of the state: codes, or the array."""
-        array = x.array
-        real = not is_key(array) and jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize <= 4
-        if not real or array.size < min_size or bool(exempted) and x.leaf is not None and exempted[x.leaf]:
-            return array
-        format = formats.of_shape(kinds[x.kind], array.shape)
-        return array if format is None else format.encode(array.astype(jnp.float32))
+    def may_be_coded(x: Owned, exempted: Sequence[bool]) -> bool:
+        real = not is_key(x.array) and jnp.issubdtype(x.array.dtype, jnp.floating) and x.array.dtype.itemsize <= 4
+        return real and x.array.size >= min_size and not (exempted and x.leaf is not None and exempted[x.leaf])
+
+    def coded(arrays: Sequence[Owned], exempted: Sequence[bool]) -> list[Any]:
+        """What is kept of each array of the state: codes, or the array."""
+        kept: list[Any] = [x.array for x in arrays]
+        able = {i: x.array.astype(jnp.float32) for i, x in enumerate(arrays) if may_be_coded(x, exempted)}
+        places = {(arrays[i].field, arrays[i].leaf): i for i in able}
+        for i, v in able.items():
+            moment = places.get((arrays[i].bounds, arrays[i].leaf))
+            if pairs and moment is not None and v.shape == able[moment].shape:
+                kept[moment], kept[i] = formats.encode(formats.WORDS, (able[moment], v)), formats.InWord()
+        for i, x in able.items():
+            format = formats.of_shape(kinds[arrays[i].kind], x.shape)
+            if format is not None and not formats.is_codes(kept[i]):
+                kept[i] = formats.encode(format, x)
+        return kept
 
     def init(params: Params) -> QuantizedState:
         state = inner.init(params)
         if any(map(formats.is_codes, jax.tree.leaves(state, is_leaf=formats.is_codes))):
             raise ValueError(f"{LABEL}: a transform inside keeps codes already, by a {LABEL} of its own")
         exempted = jax.tree.leaves(mask_by_path(*exempts)(params)) if exempts else []
-        codes = [coded(x, exempted) for x in owned(inner, state, params)]
+        codes = coded(owned(inner, state, params), exempted)
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 
     def update(
@@ -139,7 +150,7 @@ def quantize_state(
             checks.state(LABEL, state, QuantizedState)
         except ValueError as e:
             raise ValueError(f"{e}; of the state of the transform inside, gdjax.migrate makes one") from None
-        formats.check(LABEL, state, kinds)
+        formats.check(LABEL, state, kinds, pairs)
         word = seed if isinstance(seed, int) else jax.random.bits(arrays.fresh_key(seed))
         count, old, row = safe_increment(state.count), state.inner_state, extra_args.get(FIRST_ROW, 0)
         updates, new = base.call_update(inner, updates, formats.decoded(old), params, extra_args)

@@ -62,6 +62,7 @@ class Kept(NamedTuple):
     of: Literal["each", "several", "unknown"] = "each"  # several: each array belongs to several parameters
     kind: Kind = "exact"
     layers: Callable[[ArrayTree], list[int]] | None = None  # for all parameters their numbers of such axes; None for 0
+    bounds: Path | None = None  # of squares: the tree of moments that are at most some times their roots
 
 
 class Step(NamedTuple):

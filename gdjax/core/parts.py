@@ -181,6 +181,7 @@ class Owned(NamedTuple):
     array: Any
     of_several: bool = False  # whether it belongs to several parameters
     kind: Kind = "exact"
+    bounds: Path | None = None  # of squares: the field of moments of the same parameters that their roots bound
 
 
 def holding(
@@ -236,10 +237,14 @@ def kept(tx: Transform | None, state: OptState, leaves: Collection[Path] = (), a
     if isinstance(part, Guess):
         yield from (x._replace(path=(*at, *x.path)) for x in part.places(leaves))
         return
-    yield from (x._replace(path=(*at, *x.path)) for x in part.kept())
+    yield from (_below(at, x) for x in part.kept())
     for inside, inner in within(part, state):
         for x in kept(inside.tx, inner, leaves, (*at, *inside.path)) if inside.sees is not None else ():
             yield x if inside.alike else x._replace(axes=None)
+
+
+def _below(at: Path, x: Kept) -> Kept:
+    return x._replace(path=(*at, *x.path), bounds=None if x.bounds is None else (*at, *x.bounds))
 
 
 def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
@@ -266,7 +271,7 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
             axes = axes[several[tree.path, leaf]]
         several[tree.path, leaf] += 1
         follows = None if axes is None else _that_fit(axes, np.shape(x), shape)
-        found.append(Owned(tree.path, leaf, follows, x, kind=tree.kind))
+        found.append(Owned(tree.path, leaf, follows, x, kind=tree.kind, bounds=tree.bounds))
     return found
 
 

@@ -123,7 +123,10 @@ def _codes(tx: Transform, state: OptState, shapes: Any) -> list[str]:
     kept, number = Counter[tuple[str, str]](), Counter[str]()
     each = zip(owned(tx, state, shapes), formats.names(state), strict=True)
     for x in jax.tree.leaves(state, is_leaf=formats.is_codes):
-        (array, name), *_ = islice(each, len(jax.tree.leaves(x)))
+        found = list(islice(each, len(jax.tree.leaves(x))))
+        if not found:  # in the words of another field
+            continue
+        array, name = found[0]
         field = path_of(array.field).rpartition("/")[2]
         number[field] += 1
         kept[field, name] += int(formats.is_codes(x))

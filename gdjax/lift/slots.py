@@ -56,6 +56,10 @@ class Moment:
     an average of squares, never negative; "exact", what must not be rounded, such as a sum that never fades. By default
     "square" if `real`, else "moment".
 
+    `bounds`, of a square, names the slot of a "moment" of the same gradients that is at most ten times its root, as mu
+    of nu in Adam: `quantize_state` then keeps both in one word. A moment of other units, as of gradients over the root,
+    must not be named.
+
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
       >>> State = collections.namedtuple("State", "nu")
@@ -72,6 +76,7 @@ class Moment:
     real: bool = False
     fill: str | float = 0.0
     kind: Kind | None = None
+    bounds: str = ""
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
         dtype = hyper.get(self.dtype)
@@ -305,6 +310,11 @@ def kind_of(slot: Any) -> Kind:
     return "exact"
 
 
+def bounded_by(slot: Any) -> str:
+    """The name of the slot that the root of a slot of squares bounds; "" for none."""
+    return slot.bounds if isinstance(slot, Moment) and kind_of(slot) == "square" else ""
+
+
 def is_like_parameter(slot: Any) -> bool:
     """Whether the slot is one array that is known to have the shape of the parameter."""
     return isinstance(slot, Moment) or slot is initial_parameter
@@ -320,7 +330,7 @@ def initial_parameter(p: Any, hyper: Hyperparameters) -> Array:
 first_moment = Moment("mu_dtype")
 slow_moment = Moment("mu_dtype", kind="slow")
 matrix_moment = Moment("mu_dtype", kind="matrix")
-second_moment = Moment("nu_dtype", wide=True, real=True)
+second_moment = Moment("nu_dtype", wide=True, real=True, bounds="mu")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Decay, Mask, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
-from gdjax.lift.slots import second_moment
+from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adabelief import ScaleByBeliefState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(ScaleByBeliefState, nu=second_moment, growth="elementwise")
+@leafwise(ScaleByBeliefState, nu=Moment(wide=True, real=True), growth="elementwise")
 def scale_by_acprop(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-16, eps_root: hyper.Size = 1e-16,

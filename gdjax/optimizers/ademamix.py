@@ -34,7 +34,7 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 # In an average as slow as m2 the errors of rounding would be larger than what it keeps.
 @leafwise(
     ScaleByAdemamixState, count=lambda s: s.count_m2, count_m2=Shared(0, jnp.int32),
-    m2=Moment("mu_dtype", kind="exact"), nu=second_moment,
+    m2=Moment("mu_dtype", kind="exact"), nu=Moment(wide=True, real=True, bounds="m1"),
     growth="elementwise",
 )  # fmt: skip
 def scale_by_ademamix(

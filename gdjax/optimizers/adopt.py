@@ -8,7 +8,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Kind
 from gdjax.core.types import Decay, DType, Rate, Schedule, Size, Squares
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
-from gdjax.lift.slots import second_moment
+from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
@@ -18,7 +18,7 @@ def _fourth_root(t: Array) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 
-@leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
+@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True), growth="elementwise")
 def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.9999, eps: hyper.Size = 1e-6, mu_dtype: DType | None = None,

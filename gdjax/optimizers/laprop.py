@@ -5,7 +5,7 @@ from typing import NamedTuple
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
-from gdjax.lift.slots import second_moment
+from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
 
@@ -19,7 +19,7 @@ class ScaleByLapropState(NamedTuple):
     nu: Params  # like params, second moment, float32 at least
 
 
-@leafwise(ScaleByLapropState, nu=second_moment, growth="elementwise")
+@leafwise(ScaleByLapropState, nu=Moment(wide=True, real=True), growth="elementwise")
 def scale_by_laprop(
     g: Array, s: ScaleByLapropState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-15, mu_dtype: DType | None = None,

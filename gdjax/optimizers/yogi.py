@@ -13,7 +13,9 @@ from gdjax.transforms.decay import descending
 
 
 @leafwise(
-    ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"), growth=elementwise_from_0
+    ScaleByAdamState,
+    nu=Moment(wide=True, real=True, fill="initial_accumulator_value", bounds="mu"),
+    growth=elementwise_from_0,
 )
 def scale_by_yogi(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,

@@ -257,10 +257,10 @@ def _decoded(state: OptState, where: Any) -> int:
     nodes, structure = jax.tree.flatten(state, is_leaf=formats.is_codes)
     found = 0
     for x, hows in zip(nodes, structure.flatten_up_to(where), strict=True):
-        if formats.is_codes(x):
+        if formats.is_codes(x) and jax.tree.leaves(x):
             parts = zip(jax.tree.leaves(x), jax.tree.leaves(hows), strict=True)
             share = sum(_local(code, how) for code, how in parts) / sum(map(bytes_of, jax.tree.leaves(x)))
-            found += round(share * bytes_of(jax.eval_shape(x.format.decode, x)))
+            found += round(share * sum(map(bytes_of, jax.tree.leaves(jax.eval_shape(x.format.decode, x)))))
     return found
 
 

@@ -16,6 +16,7 @@ import gdjax
 from gdjax.codes import formats
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, FourBitCodes
 from gdjax.codes.formats import LogCodes, LogCodesOfSquares
+from gdjax.codes.words import InWord, Word
 from tests.cases import Case, every
 from tests.declare import by_rank
 from tests.devices.test_sharding import TYPED, of_axes, typed
@@ -24,15 +25,16 @@ from tests.trees import assert_close, assert_equal, random_tree, signature
 
 SHAPES = {"kernel": (128, 16), "bias": (16,), "stack": (2, 64, 8)}
 WAYS: dict[str, dict[str, Any]] = {
-    "blocks": {}, "log": {"moments": "log"}, "4bits": {"bits": 4}, "fp8": {"moments": "fp8"},
+    "words": {}, "blocks": {"moments": "blocks"}, "log": {"moments": "log"}, "4bits": {"bits": 4},
+    "fp8": {"moments": "fp8"},
     "bfloat16": {"moments": "bfloat16", "squares": "bfloat16"}, "dynamic": {"moments": "dynamic", "squares": "dynamic"},
 }  # fmt: skip
 # The ordinary suite runs the default, the slow sweeps all.
-CHOSEN = [pytest.param(x, marks=[] if x == "blocks" else [pytest.mark.slow]) for x in WAYS]
+CHOSEN = [pytest.param(x, marks=[] if x == "words" else [pytest.mark.slow]) for x in WAYS]
 every_way = pytest.mark.parametrize("way", CHOSEN)
 
 
-def quantized(tx: Any = None, way: str = "blocks", **changes: Any) -> Any:
+def quantized(tx: Any = None, way: str = "words", **changes: Any) -> Any:
     return gdjax.quantize_state(tx or gdjax.adamw(0.01), **{"min_size": 0, **WAYS[way], **changes})
 
 
@@ -372,7 +374,7 @@ def test_parts_inside_and_around(name: str):
     assert 0.001 < min(away) < 0.3  # masked leaves move by the gradient
     assert gdjax.state_bytes(tx, params) == sum(x.nbytes for x in jax.tree.leaves(state))
     table = gdjax.tabulate(tx, params)
-    assert any("int8" in x for x in table["dtype"]) and sum(table["bytes"][:-1]) == table["bytes"][-1]
+    assert any("int" in x and " " in x for x in table["dtype"]) and sum(table["bytes"][:-1]) == table["bytes"][-1]
     gdjax.explain(tx, params, state)
     rates = [x for k, x in gdjax.get_hyperparams(tx, state).items() if k.endswith("learning_rate")]
     assert rates and all(abs(float(x) - 0.01) < 1e-6 for x in rates)
@@ -403,7 +405,7 @@ def test_without_parameters_and_with_leaves_that_are_not_trained():
     g = {"w": jnp.ones((64, 2)), "n": np.zeros((64, 64), jax.dtypes.float0), "no": None, "mask": gdjax.MaskedNode()}
     u, state = tx.update(g, tx.init(params))
     assert_close(u["w"], jnp.full((64, 2), -0.01))
-    assert isinstance(mu(state)["w"], BlockCodes) and mu(state)["n"].dtype == jnp.int32
+    assert isinstance(mu(state)["w"], Word) and mu(state)["n"].dtype == jnp.int32
 
 
 def test_what_stays_as_it_is():
@@ -413,12 +415,12 @@ def test_what_stays_as_it_is():
     }  # fmt: skip
     state = gdjax.quantize_state(gdjax.adam(0.1), exempt="embed").init(params)
     kinds = {k: type(x).__name__ for k, x in mu(state).items()}
-    assert kinds.pop("large") == kinds.pop("half") == "BlockCodes" and not any("Codes" in x for x in kinds.values())
+    assert kinds.pop("large") == kinds.pop("half") == "Word" and not any("Codes" in x for x in kinds.values())
     nu = gdjax.tree.get(state, "nu")
     assert isinstance(nu["complex"], BlockCodesOfSquares)  # which is real
     for patterns in ([r"embed", lambda path, x: x.ndim > 1], (), ["large"]):
         state = gdjax.quantize_state(gdjax.adam(0.1), exempt=patterns).init(params)
-        assert isinstance(mu(state)["large"], BlockCodes) == (patterns == ())
+        assert isinstance(mu(state)["large"], Word) == (patterns == ())
     everything = gdjax.quantize_state(gdjax.adam(0.1), moments="float32", squares="float32").init(params)
     assert not formats_of(everything)
 
@@ -485,6 +487,25 @@ def test_soap_with_coded_factors_trains_as_well():
     for found in coded:
         over = np.log(np.asarray(found) / np.asarray(exact))
         assert abs(over.mean()) < 0.04 and over.std() < 0.1, over
+
+
+def test_who_gets_words():
+    """A moment of the same gradients whose size the root of the squares bounds; each other pair has two formats."""
+    params = {"w": jnp.ones((64, 64))}
+    for tx in (
+        gdjax.adamw(0.1),
+        gdjax.nadam(0.1),
+        gdjax.lamb(0.1),
+        gdjax.yogi(0.1),
+        gdjax.muon(0.1, roles={"w": "embedding"}),
+    ):
+        kept = jax.tree.leaves(gdjax.quantize_state(tx).init(params), is_leaf=formats.is_codes)
+        assert {type(x) for x in kept if formats.is_codes(x)} == {Word, InWord}, tx
+    state = gdjax.quantize_state(gdjax.ademamix(0.1)).init(params)
+    assert isinstance(gdjax.tree.get(state, "m1")["w"], Word) and isinstance(gdjax.tree.get(state, "nu")["w"], InWord)
+    for tx in (gdjax.adopt(0.1), gdjax.laprop(0.1), gdjax.acprop(0.1), gdjax.adan(0.1), optax.adamw(0.1)):
+        kept = jax.tree.leaves(gdjax.quantize_state(tx).init(params), is_leaf=formats.is_codes)
+        assert BlockCodesOfSquares in map(type, kept) and Word not in map(type, kept), tx
 
 
 def test_float64_and_narrow_parameters():
@@ -614,11 +635,13 @@ def test_a_note_tells_the_codes():
     def notes(tx: Any, state: Any = None) -> str:
         return " ".join(gdjax.explain(tx, params, state).notes)
 
-    adamw = gdjax.quantize_state(gdjax.adamw(0.01))
+    adamw = gdjax.quantize_state(gdjax.adamw(0.01), moments="blocks")
     each = [f"{x} {how} (1 of 3 arrays)" for x in ("mu as int8", "nu as uint8") for how in ("rows", "blocks of 64")]
     told = f"kept in codes: {', '.join(each)}"
     for tx in (adamw, gdjax.chain(gdjax.clip(1.0), adamw)):
         assert notes(tx) == notes(tx, tx.init(params)) == told
+    words = notes(gdjax.quantize_state(gdjax.adamw(0.01)))
+    assert words == "kept in codes: mu as uint16 word with squares (2 of 3 arrays)"
     everywhere = gdjax.quantize_state(gdjax.soap(0.01), min_size=0)
     assert "QR as int8 blocks of 64" in notes(everywhere)  # in stacks: of several parameters each
     for tx in (gdjax.adamw(0.01), gdjax.quantize_state(gdjax.adamw(0.01), min_size=10**6)):
@@ -655,12 +678,17 @@ def test_errors():
         quantized(gdjax.chain(quantized())).init(params)
     with pytest.raises(ValueError, match="nothing"):
         quantized(exempt="nothing").init(params)
-    log, blocks = quantized(way="log"), quantized()
+    log, blocks = quantized(way="log"), quantized(way="blocks")
     wrong = (
         r"quantize_state: state.inner_state\[0\].nu\['kernel'\] is kept as uint8 blocks of 64, not as int8 log.*migrate"
     )
     with pytest.raises(ValueError, match=wrong):
         log.update(g, blocks.init(params), params)
+    wrong = (
+        r"state.inner_state\[0\].mu\['kernel'\] is kept as uint16 word with squares, not as int8 blocks of 64.*migrate"
+    )
+    with pytest.raises(ValueError, match=wrong):
+        blocks.update(g, quantized(min_size=2000).init(params), params)
     with pytest.raises(ValueError, match="state has type tuple, expected QuantizedState.*migrate"):
         log.update(g, gdjax.adamw(0.01).init(params), params)
     with pytest.raises(ValueError, match=r"adamw: params\['bias'\]: state.mu is a LogCodes of"):
