@@ -24,10 +24,13 @@ import gdjax
 
 STATES: Mapping[str, Callable[[Any], Any]] = {
     "float32": lambda tx: tx,
+    "words": gdjax.quantize_state,
     "log": lambda tx: gdjax.quantize_state(tx, moments="log"),
     "moments bfloat16": lambda tx: gdjax.quantize_state(tx, moments="bfloat16"),
-    "blocks of 64, float32": gdjax.quantize_state,
-    "blocks of 32, bfloat16": lambda tx: gdjax.quantize_state(tx, block_size=32, scale_dtype="bfloat16"),
+    "blocks of 64, float32": lambda tx: gdjax.quantize_state(tx, moments="blocks"),
+    "blocks of 32, bfloat16": lambda tx: gdjax.quantize_state(
+        tx, moments="blocks", block_size=32, scale_dtype="bfloat16"
+    ),
     "4 bits": lambda tx: gdjax.quantize_state(tx, bits=4),
 }
 TREES: Mapping[str, Callable[[], Any]] = {
@@ -132,7 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     on, args.trees = (ON_CPU, args.trees) if not args.quick else ("tiny", ["tiny"])
     if args.quick:
-        args.states, args.rounds, args.again = ["float32", "log"], 3, True
+        args.states, args.rounds, args.again = ["float32", "words"], 3, True
     results = Results(args.out / "coded_state.json", args.again)
     for target in args.targets:
         if target == "cpu":

@@ -124,7 +124,7 @@ def quantize_state(
         """What is kept of each array of the state: codes, or the array."""
         kept: list[Any] = [x.array for x in arrays]
         able = {i: x.array.astype(jnp.float32) for i, x in enumerate(arrays) if may_be_coded(x, exempted)}
-        places = {(arrays[i].field, arrays[i].leaf): i for i in able}
+        places: dict[Any, int] = {(arrays[i].field, arrays[i].leaf): i for i in able}
         for i, v in able.items():
             moment = places.get((arrays[i].bounds, arrays[i].leaf))
             if pairs and moment is not None and v.shape == able[moment].shape:

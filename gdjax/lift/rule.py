@@ -172,9 +172,11 @@ class Leafwise(Part):
         given = self.settings.get(layers.LAYERS)
         lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
         axes = {f: layers.axes_of(x, self.hyper) for f, x in self.declared.items()}
-        kinds = {f: kind_of(x) for f, x in self.declared.items()}
-        bounds = {f: at(x.bounds) for f, x in self.declared.items() if kinds.get(bounded_by(x)) == "moment"}
-        slots = [Kept(at(f), axes[f], kind=kind, layers=lead, bounds=bounds.get(f)) for f, kind in kinds.items()]
+        means = {f: at(f) for f, x in self.declared.items() if kind_of(x) == "moment"}
+        slots = [
+            Kept(at(f), axes[f], kind=kind_of(x), layers=lead, bounds=means.get(bounded_by(x)))
+            for f, x in self.declared.items()
+        ]
         stacks = {f: x for f in self.whole if (x := self.initial[f]).of_several}
         return slots + [Kept(at(f), of="several", kind=x.kind) for f, x in stacks.items()]
 

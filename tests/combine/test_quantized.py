@@ -497,7 +497,7 @@ def test_who_gets_words():
         gdjax.nadam(0.1),
         gdjax.lamb(0.1),
         gdjax.yogi(0.1),
-        gdjax.muon(0.1, roles={"w": "embedding"}),
+        gdjax.stable_adamw(0.1),
     ):
         kept = jax.tree.leaves(gdjax.quantize_state(tx).init(params), is_leaf=formats.is_codes)
         assert {type(x) for x in kept if formats.is_codes(x)} == {Word, InWord}, tx

@@ -78,7 +78,7 @@ def test_a_compiled_step(name: str):
 @new_jax
 def test_a_state_in_blocks():
     """The plan says more than a step takes, which decodes leaf by leaf, and leaves out scales on the wire."""
-    tx, mesh = gdjax.quantize_state(gdjax.adamw(1e-3)), on_eight()
+    tx, mesh = gdjax.quantize_state(gdjax.adamw(1e-3), moments="blocks"), on_eight()
     program, batch = compiled(tx, shapes(), mesh)
     table = gdjax.plan(tx, shapes(), mesh).check(program)
     assert table.rows[0].planned + batch == table.rows[0].compiled
