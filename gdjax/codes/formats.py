@@ -15,7 +15,7 @@ import numpy as np
 
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
 from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
-from gdjax.codes.rounding import Salt, bits_of, float_of, random_bits, stochastically, uniform
+from gdjax.codes.rounding import Salt, bits_of, float_of, number, random_bits, stochastically, uniform
 from gdjax.codes.words import WORDS, InWord, Word
 from gdjax.core.part import Kind
 from gdjax.core.types import ArrayTree, Format
@@ -114,14 +114,14 @@ class Logs(Format):
         below = jnp.where(size < low, np.uint32(0), jnp.minimum(steps, np.uint32(n - 2)) + np.uint32(1))
         less, more = self._size(below), self._size(below + np.uint32(1))
         share = uniform(salt, x) if salt is not None else np.float32(0.5)
-        code = below + (share * (more - less) < float_of(size) - less).astype(jnp.uint32)
+        # As float32: XLA:TPU writes integers that come of integers in a kernel of their own.
+        code = number(below) + (share * (more - less) < float_of(size) - less).astype(jnp.float32)
         finite = size < np.uint32(0x7F800000)
         if self.signed:
-            signed = code.astype(jnp.int32)
-            signed = jnp.where(finite, jnp.where(x < 0, -signed, signed), -128)
-            return LogCodes(as_integers(signed, jnp.int8))
-        code = jnp.where(x > 0, jnp.maximum(code, np.uint32(1)), np.uint32(0))
-        return LogCodesOfSquares(as_integers(jnp.where(finite & (x >= 0), code, np.uint32(255)), jnp.uint8))
+            code = jnp.where(finite, jnp.where(x < 0, -code, code), -128)
+            return LogCodes(as_integers(code, jnp.int8))
+        code = jnp.where(x > 0, jnp.maximum(code, 1), 0)
+        return LogCodesOfSquares(as_integers(jnp.where(finite & (x >= 0), code, 255), jnp.uint8))
 
     def decode(self, codes: Any) -> Array:
         code = codes[0].astype(jnp.int32)

@@ -99,6 +99,11 @@ def float_of(bits: Array) -> Array:
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
+def number(x: Array) -> Array:
+    """uint32 below 2^31 as float32: most processors have this conversion for signed integers alone."""
+    return x.astype(jnp.int32).astype(jnp.float32)
+
+
 def mixed(x: Array) -> Array:
     """Each bit made of all bits (the last steps of MurmurHash3, by Appleby)."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)

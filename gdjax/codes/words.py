@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.codes.rounding import Salt, bits_of, even_bits, float_of
+from gdjax.codes.rounding import Salt, bits_of, even_bits, float_of, number
 from gdjax.core.types import Format
 
 Array = jax.Array
@@ -15,7 +15,7 @@ U = np.uint32
 
 CUT = 21  # bits of a float32 that v does not keep: 8 of the exponent and the first 2 behind the leading one stay
 LEAST, LARGEST = U(1 << 2), U((254 << 2) + 3)  # the codes of 2^-126 and of 1.75 * 2^127
-BAD = U(0xFFFF)  # v is NaN
+BAD = float(0xFFFF)  # v is NaN
 
 ENDS, LAST = 32.5, 31  # r is infinite at the code 32.5; the last code
 EDGE = np.float32(2.0**-12)  # of a step: what was decoded may be that far from its code, and is no other number
@@ -77,10 +77,10 @@ class Words(Format):
         below = jnp.minimum(jnp.floor(place), LAST - 1)
         share = number(second >> U(16)) * np.float32(2.0**-16) + np.float32(2.0**-17)
         more = share * (ENDS - place) < (place - below) * (ENDS - 1 - below)  # so that the mean of r is right
-        k = below.astype(jnp.int32).astype(jnp.uint32) + more.astype(jnp.uint32)
-        word = (top << U(6)) | jnp.where(m < 0, U(32), U(0)) | k
+        # As float32, exactly: XLA:TPU writes integers that come of integers in a kernel of their own.
+        word = number(top) * 64 + jnp.where(m < 0, 32.0, 0.0) + (below + more.astype(jnp.float32))
         finite = (v >= 0) & (v < jnp.inf) & (size < jnp.inf)
-        return Word(jnp.where(finite, jnp.where(v > 0, word, U(0)), BAD).astype(jnp.uint16))
+        return Word(jnp.where(finite, jnp.where(v > 0, word, 0), BAD).astype(jnp.uint16))
 
     def decode(self, codes: Word) -> tuple[Array, Array]:
         """m and v."""
@@ -89,11 +89,6 @@ class Words(Format):
         v, r = float_of(top << U(CUT)), k * inverse(2 * ENDS - 2 * k)
         m = jnp.where((word & U(32)) > 0, -r, r) * root(top)
         return jnp.where(v < jnp.inf, m, jnp.nan), v
-
-
-def number(x: Array) -> Array:
-    """uint32 below 2^31 as float32: most processors have this conversion for signed integers alone."""
-    return x.astype(jnp.int32).astype(jnp.float32)
 
 
 def root(top: Array) -> Array:
