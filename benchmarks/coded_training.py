@@ -33,6 +33,7 @@ COLOURS = {"float32": "0.2", "8 bits": "#d7191c", "4 bits": "#1f6fb4"}  # of the
 STATES: Mapping[str, Callable[[Any], Any]] = {
     "float32": lambda tx: tx,
     "8 bits": gdjax.quantize_state,
+    "8 bits, blocks": lambda tx: gdjax.quantize_state(tx, moments="blocks"),
     "8 bits, log": lambda tx: gdjax.quantize_state(tx, moments="log"),
     "bfloat16 and 8 bits": lambda tx: gdjax.quantize_state(tx, moments="bfloat16"),
     "8 bits, factors bfloat16": lambda tx: gdjax.quantize_state(tx, factors="bfloat16"),

@@ -1,12 +1,14 @@
 """What codes do to second moments and first: formats of `gdjax.quantize_state` beside those of other libraries.
 
-    python benchmarks/codes.py [--quick]
+    python benchmarks/codes.py [--quick] [--picture]
 
 Over the exact v, that of 3,000 further steps with b2 = 0.999 after 1,000 with Gaussian gradients: A, gradients are 0;
 B, every second element of a block has gradients of 0, its neighbours go on, and the former are looked at; C, all goes
 on; D, gradients fall to a tenth. The largest update of Adam over the exact one, where sizes of gradients within a block
-spread over 1, 3, 12 decades. The relative error of the update, and of a first moment, for gradients of any size. Only
-computed, so the same everywhere, but for what a processor rounds. Writes codes.json and .md.
+spread over 1, 3, 12 decades. The relative error of the update, and of a first moment, for gradients of any size. And
+what `quantize_state` does to Adam's updates: the norm of the difference to float32's over their norm, and how long they
+are beside these. Only computed, so the same everywhere, but for what a processor rounds. Writes codes.json and .md;
+with --picture docs/images/codes.png too.
 """
 
 import argparse
@@ -18,9 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import Results, markdown_table, say
+from small_lm import ROOT
 
+import gdjax
 from gdjax.codes.formats import of_kinds, of_shape
 from gdjax.codes.rounding import salt
+from gdjax.codes.words import WORDS
 
 SHAPE, B2, BEFORE, AFTER, EPS = (64, 256), 0.999, 1000, 3000, 1e-8
 DECADES, SIZES = (1, 3, 12), tuple(10.0**k for k in range(-10, 3, 2))
@@ -75,6 +80,7 @@ def ours(kind: Any, name: str, block: int = 64, scales: Any = "float32") -> Code
 
 
 SQUARES: Mapping[str, Codes] = {
+    "words": Codes(lambda v, salt: WORDS.encode((jnp.zeros_like(v), v), salt), lambda codes: WORDS.decode(codes)[1]),
     "log": ours("square", "log"),
     "blocks of 64, float32": ours("square", "blocks"),
     "blocks of 32, bfloat16": ours("square", "blocks", 32, "bfloat16"),
@@ -84,6 +90,63 @@ SQUARES: Mapping[str, Codes] = {
     "bfloat16, nearest": bfloat16(),
 }
 MOMENTS = {name: ours("moment", name) for name in ("log", "blocks", "fp8", "4 bits", "bfloat16")}
+
+STATES: Mapping[str, Mapping[str, Any]] = {
+    "words": {},
+    "blocks": {"moments": "blocks"},
+    "log": {"moments": "log"},
+    "bfloat16": {"moments": "bfloat16", "squares": "bfloat16"},
+    "4 bits": {"bits": 4},
+}
+RUNS = ((0.999, 0.0, 1500), (0.99, 0.0, 600), (0.95, 0.0, 300), (0.999, 3.0, 1500))  # b2, mean of gradients, steps
+
+
+def updates(kept: Mapping[str, Any], b2: float, mean: float, steps: int) -> np.ndarray:
+    """The last 8 updates of Adam, with gradients of unit noise in columns of five decades; with `kept` and without."""
+    exact = gdjax.scale_by_adam(b2=b2, eps=0.0)
+    both = exact, gdjax.quantize_state(exact, min_size=0, **kept)
+    columns = jnp.exp(jnp.linspace(-6, 6, SHAPE[1]))[None]
+
+    def step(states: Any, t: Any) -> Any:
+        g = (jax.random.normal(jax.random.fold_in(jax.random.key(0), t), SHAPE) + mean) * columns
+        found = [tx.update(g, state) for tx, state in zip(both, states, strict=True)]
+        return [state for _, state in found], jnp.stack([u for u, _ in found])
+
+    def run() -> Any:
+        start = [tx.init(jnp.zeros(SHAPE)) for tx in both]
+        start, _ = jax.lax.scan(lambda s, t: (step(s, t)[0], None), start, jnp.arange(steps - 8))
+        return jax.lax.scan(step, start, jnp.arange(steps - 8, steps))[1]
+
+    return np.asarray(jax.jit(run)(), np.float64)
+
+
+def beside_float32(name: str) -> list[list[float]]:
+    """For each run the noise, and the ratios of root mean squares and of mean sizes."""
+    found = []
+    for b2, mean, steps in RUNS:
+        exact, coded = np.moveaxis(updates(STATES[name], b2, mean, steps), 1, 0)
+        noise = np.linalg.norm(coded - exact) / np.linalg.norm(exact)
+        found.append([noise, np.linalg.norm(coded) / np.linalg.norm(exact), np.abs(coded).sum() / np.abs(exact).sum()])
+    return found
+
+
+def picture() -> None:
+    """For each format the updates of some elements over those of float32."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.9), layout="constrained")
+    for ax, name in zip(figure.subplots(1, len(STATES), sharex=True, sharey=True), STATES, strict=True):
+        exact, coded = updates(STATES[name], *RUNS[0])[-1].reshape(2, -1)
+        ax.plot([-1, 1], [-1, 1], color="0.7", linewidth=0.8)
+        ax.plot(exact[::8], coded[::8], ".", markersize=2, color="#1f6fb4", alpha=0.5)
+        size = gdjax.state_bytes(gdjax.quantize_state(gdjax.adam(1.0), **STATES[name]), jnp.zeros((4096, 512))) / 2**21
+        noise = np.linalg.norm(coded - exact) / np.linalg.norm(exact)
+        ax.set_title(f"{name}: {size:.2f} bytes, noise {100 * noise:.0f} %", fontsize=9)
+        ax.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("update with codes")
+    figure.supxlabel("update with a state in float32, 8 bytes a parameter; b2 = 0.999, after 1,500 steps", fontsize=9)
+    figure.savefig(ROOT / "docs" / "images" / "codes.png", dpi=130)
 
 
 def over_exact(codes: Codes, case: str, before: int = BEFORE, after: int = AFTER) -> dict[str, float]:
@@ -130,6 +193,13 @@ def table(title: str, head: list[str], rows: Mapping[str, list[str]]) -> list[st
 
 def report(results: Results) -> None:
     lines = []
+    of_updates = {
+        r["format"]: ["{:.3f}, {:.3f}, {:.3f}".format(*x) for x in r["beside_float32"]]
+        for r in results.rows
+        if r["kind"] == "update"
+    }
+    runs = [f"b2 = {b2}, mean {mean:g}, {steps} steps" for b2, mean, steps in RUNS]
+    lines += table("Adam's update beside float32's: noise, rms, mean size", runs, of_updates)
     squares, moments = ([r for r in results.rows if r["kind"] == kind] for kind in ("square", "moment"))
     cases = {
         r["format"]: ["{mean:.3f}, {median:.3f}, {deviation:.2f}".format(**r["over_exact"][c]) for c in "ABCD"]
@@ -150,8 +220,11 @@ def report(results: Results) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", "--tiny", action="store_true", help="a tenth of the steps")
+    parser.add_argument("--picture", action="store_true", help="draw, and compute nothing else")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     args = parser.parse_args()
+    if args.picture:
+        return picture()
     steps = (BEFORE // 10, AFTER // 10) if args.quick else (BEFORE, AFTER)
     results = Results(args.out / "codes.json", again=True)
     for name, codes in SQUARES.items():
@@ -162,6 +235,9 @@ def main() -> None:
         say(name, {case: round(x["mean"], 3) for case, x in row["over_exact"].items()}, row["largest_update"])
     for name, codes in MOMENTS.items():
         results.add({"kind": "moment", "format": name, "errors": [errors(codes, size, False) for size in SIZES]})
+    for name in STATES if not args.quick else ["words"]:
+        results.add({"kind": "update", "format": name, "beside_float32": beside_float32(name)})
+        say(name, results.rows[-1]["beside_float32"])
     report(results)
 
 

@@ -71,7 +71,7 @@ class LogCodes(NamedTuple):
 class LogCodesOfSquares(NamedTuple):
     """The codes of `Logs(signed=False)`."""
 
-    log_of_square: Array  # uint8, like the array: the place among the 254 sizes; 255 for NaN
+    log_of_square: Array  # uint8, like the array: the place among the 235 sizes; 255 for NaN
 
     @property
     def format(self) -> Format:
@@ -87,7 +87,9 @@ class Logs(Format):
     The bits of a float32, read as an integer, are e + f but for a factor and an offset: a code is one product of
     integers away from its number, the same one on every backend.
 
-    Signed numbers have n = 127, from 2^-44 to 2^11.1; squares n = 254, from 2^-80 to 2^30.7: ratios of 1.28 to 1.44.
+    Signed numbers have n = 127, from 2^-44 to 2^11.2; squares n = 235, from 2^-80 to 2^22.5: ratios of 1.28 to 1.44.
+    So a moment and the root of its square end together, and where both do an update is 1. (Squares had codes up to 254
+    once, which can still be read.)
     A number between two codes becomes one of them at random, so that its mean is right. Sizes above the last code
     become it; a square above 0 never becomes 0, a signed number below the first code does, or becomes it, at random.
     What is not finite becomes NaN, and so does a square below 0.
@@ -101,7 +103,7 @@ class Logs(Format):
     @property
     def _codes(self) -> tuple[int, Any]:
         """How many sizes there are, and the bits of the least."""
-        return (127, np.uint32(127 - 44 << 23)) if self.signed else (254, np.uint32(127 - 80 << 23))
+        return (127, np.uint32(127 - 44 << 23)) if self.signed else (235, np.uint32(127 - 80 << 23))
 
     def _size(self, code: Array) -> Array:
         return jnp.where(code > 0, float_of(code * STEP + (self._codes[1] - STEP)), 0)
@@ -114,7 +116,6 @@ class Logs(Format):
         below = jnp.where(size < low, np.uint32(0), jnp.minimum(steps, np.uint32(n - 2)) + np.uint32(1))
         less, more = self._size(below), self._size(below + np.uint32(1))
         share = uniform(salt, x) if salt is not None else np.float32(0.5)
-        # As float32: XLA:TPU writes integers that come of integers in a kernel of their own.
         code = number(below) + (share * (more - less) < float_of(size) - less).astype(jnp.float32)
         finite = size < np.uint32(0x7F800000)
         if self.signed:

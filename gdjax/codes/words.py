@@ -9,6 +9,7 @@ import numpy as np
 
 from gdjax.codes.rounding import Salt, bits_of, even_bits, float_of, number
 from gdjax.core.types import Format
+from gdjax.xla.reads import as_integers
 
 Array = jax.Array
 U = np.uint32
@@ -77,10 +78,10 @@ class Words(Format):
         below = jnp.minimum(jnp.floor(place), LAST - 1)
         share = number(second >> U(16)) * np.float32(2.0**-16) + np.float32(2.0**-17)
         more = share * (ENDS - place) < (place - below) * (ENDS - 1 - below)  # so that the mean of r is right
-        # As float32, exactly: XLA:TPU writes integers that come of integers in a kernel of their own.
+        # As float32, exactly; see `as_integers`.
         word = number(top) * 64 + jnp.where(m < 0, 32.0, 0.0) + (below + more.astype(jnp.float32))
         finite = (v >= 0) & (v < jnp.inf) & (size < jnp.inf)
-        return Word(jnp.where(finite, jnp.where(v > 0, word, 0), BAD).astype(jnp.uint16))
+        return Word(as_integers(jnp.where(finite, jnp.where(v > 0, word, 0), BAD), jnp.uint16))
 
     def decode(self, codes: Word) -> tuple[Array, Array]:
         """m and v."""
@@ -97,7 +98,7 @@ def root(top: Array) -> Array:
 
 
 def inverse(x: Array) -> Array:
-    """1 / x of a number above 0, to within 1e-5, of products: XLA:CPU would not compute a quotient twice."""
+    """1 / x of a number above 0, to within 1e-5, of products: a quotient of two readers is written to memory."""
     y = float_of(U(0x7EF311C3) - bits_of(x))
     y = y * (2 - x * y)
     return y * (2 - x * y)

@@ -56,6 +56,7 @@ def as_integers(x: Array, dtype: Any) -> Array:
     """Whole numbers of 32 bits as integers of 8 or 16.
 
     By way of float32: for a conversion from 32 to 8 bits XLA:TPU makes a separate kernel, which reads all inputs again.
+    So it does where they come of operations on integers alone: the last must be one on float32 numbers.
     """
     return x.astype(jnp.float32).astype(dtype)
 

@@ -231,3 +231,10 @@ def test_bytes():
     assert [size(f) for f in (*SIGNED, *SQUARES)] == [
         1, 1.0625, 1.0625, 1.0625, 0.5625, 2, 1.0625, 0.5625, 1, 1.0625, 1.0625, 2, 1.0625,
     ]  # fmt: skip
+
+
+def test_logs_end_together():
+    """Where a moment and its square are above their last codes, their ratio is about 1: no update is long."""
+    for size in (1e4, 1e6, 1e15):
+        m, v = (kept(f, jnp.full((64, 2), x, jnp.float32)) for f, x in ((Logs(True), size), (Logs(False), size**2)))
+        assert jnp.all(jnp.abs(m / jnp.sqrt(v) - 1) < 0.1)
