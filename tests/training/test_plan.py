@@ -13,7 +13,7 @@ L, D, F = 4, 64, 256
 TREE = {"up": (L, D, F), "down": (L, F, D), "b": (L, D)}  # two leaves of 256 kB, and one of 1 kB
 TXS = {
     "adamw": lambda: gdjax.adamw(1e-3),
-    "adamw in 8 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3), moments="log"),
+    "adamw in 8 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3)),
     "muon": lambda: gdjax.muon(
         1e-3, muon_weight_dimension_numbers=gdjax.matrices_by_role(), adam_learning_rate=1e-3
     ),
