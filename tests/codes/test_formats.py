@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gdjax.codes.blocks import ROW, Blocks, BlocksOfSquares, FourBits
-from gdjax.codes.formats import Logs, NarrowFloats
+from gdjax.codes.formats import LogCodes, LogCodesOfSquares, Logs, NarrowFloats
 from gdjax.codes.rounding import salt
 
 SIGNED = (
@@ -238,3 +238,13 @@ def test_logs_end_together():
     for size in (1e4, 1e6, 1e15):
         m, v = (kept(f, jnp.full((64, 2), x, jnp.float32)) for f, x in ((Logs(True), size), (Logs(False), size**2)))
         assert jnp.all(jnp.abs(m / jnp.sqrt(v) - 1) < 0.1)
+
+
+def test_codes_of_before_load():
+    """In 0.2 code k stood for 2^(low + 7/16 (k - 1)), and squares had 254: less than a fifth of a step from now."""
+    k = np.arange(1, 128)
+    for format, low, codes in ((Logs(True), -44, np.r_[k, -k]), (Logs(False), -80, np.r_[k, k[:126] + 127, 254])):
+        as_codes = LogCodes if format.signed else LogCodesOfSquares
+        found = format.decode(as_codes(jnp.asarray(codes, jnp.int8 if format.signed else jnp.uint8)))
+        before = np.sign(codes) * 2.0 ** (low + 7 / 16 * (np.abs(codes) - 1))
+        np.testing.assert_allclose(found, before, rtol=0.07)

@@ -508,6 +508,18 @@ def test_who_gets_words():
         assert BlockCodesOfSquares in map(type, kept) and Word not in map(type, kept), tx
 
 
+def test_a_state_in_blocks_of_before_goes_on_and_becomes_words():
+    params, g = problem()
+    before, now = quantized(way="blocks"), quantized()
+    _, state = steps(before, params, g)
+    u, on = now.update(g, state, params)
+    assert signature(on) == signature(state)
+    assert_close(u, before.update(g, state, params)[0], 1e-5, 1e-7)
+    words, _ = gdjax.migrate(state, before, now, params)
+    assert signature(words) == signature(now.init(params))
+    assert_close(now.update(g, words, params)[0], u, 0.3, 0.002)
+
+
 def test_float64_and_narrow_parameters():
     params = {"w": jnp.ones((64, 2), "bfloat16")}
     tx = quantized(gdjax.adamw(0.01), "blocks")
