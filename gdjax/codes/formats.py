@@ -230,8 +230,10 @@ def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Salt | Non
     squares = iter([x.astype(jnp.float32) for c, x in zip(codes, xs, strict=True) if isinstance(c, InWord)])
 
     def kept(i: int, c: Any, x: Array) -> Any:
-        if not is_codes(c) or isinstance(c, InWord):
-            return c if is_codes(c) else x
+        if isinstance(c, InWord):
+            return c
+        if not is_codes(c):
+            return x
         x = x.astype(jnp.float32)
         return encode(c.format, (x, next(squares)) if isinstance(c, Word) else x, salted(i))
 
