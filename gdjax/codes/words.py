@@ -47,7 +47,7 @@ class Words(Format):
         v as a float32 with 2 bits behind the leading one, in steps of 1.14 to 1.25 over all its range
         r = m / s, of the root s of the v that is kept, as a code k = -31, ..., 31:    |r| = |k| / (65 - 2 |k|)
 
-    The root is made of the bits, and up to 7 % above sqrt(v): it divides m and multiplies r, so that it may be any. r is
+    The root is made of the bits, and up to 7 % above sqrt(v): it divides m and multiplies r, so it may be any. r is
     finest near 0, in steps of 1/63, and ends at 10.3. Adam's is at most 7.3 with b1 = 0.9 and b2 = 0.999, and 10 after
     a first gradient with b2 = 0.9999.
 
