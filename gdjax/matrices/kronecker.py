@@ -9,13 +9,16 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
+from gdjax import numerics
 from gdjax.linalg.bases import turned_basis
 from gdjax.linalg.matrices import highest
 from gdjax.matrices.in_turns import in_turns
 from gdjax.numerics import Array
 
 Refresh = Literal["qr", "eigh"]
+FLOOR = 1e-4  # of the largest root of a matrix: what is less in its bases may be the rounding of larger numbers
 
 
 def adjoint(x: Array) -> Array:
@@ -37,6 +40,12 @@ def out_of(u: Array, left: Array | None, right: Array | None) -> Array:
     """QL U QR^H: back from the coordinates of the bases."""
     u = u if left is None else left @ u
     return u if right is None else u @ adjoint(right)
+
+
+def normalized(m: Array, v: Array, eps: Any) -> Array:
+    """m / (sqrt(v) + eps) of a matrix in its bases, where no sqrt(v) counts as less than 1e-4 of the largest."""
+    root = numerics.sqrt(v)
+    return m / (jnp.maximum(root, FLOOR * jnp.max(root, initial=0)) + eps).astype(m.dtype)
 
 
 def averaged(old: Array | None, new: Callable[[], Array], b: Any) -> Array | None:
@@ -63,15 +72,16 @@ def in_new_bases(
         if (a := getattr(s, letter)) is None:
             continue
         fields = [x.replace("*", letter) for x in ("Q*", *moments, *squares)]
-        f = functools.partial(_turned, side=side, moments=len(moments), refresh=refresh, in_order=in_order)
+        pairs = sum("*" not in x for x in squares)
+        f = functools.partial(_turned, side=side, moments=len(moments), pairs=pairs, refresh=refresh, in_order=in_order)
         news = in_turns(f, every)([getattr(s, field) for field in fields], a)
         s = s._replace(**dict(zip(fields, news, strict=True)))
     return s
 
 
-@functools.partial(jax.jit, static_argnames=("side", "moments", "refresh", "in_order"))
+@functools.partial(jax.jit, static_argnames=("side", "moments", "pairs", "refresh", "in_order"))
 def _turned(
-    first: Array, old: Array, *rest: Array, side: int, moments: int, refresh: str, in_order: bool
+    first: Array, old: Array, *rest: Array, side: int, moments: int, pairs: int, refresh: str, in_order: bool
 ) -> list[Array]:
     """The new basis of a factor, which is the last of `rest`, and the moments and squares in its coordinates."""
     *xs, a = rest
@@ -84,4 +94,15 @@ def _turned(
     def mixed(x: Array) -> Array:
         return highest(x, mix.mT) if side else highest(mix, x)
 
-    return [new, *map(moved, xs[:moments]), *map(mixed, xs[moments:])]
+    ms, vs = list(map(moved, xs[:moments])), list(map(mixed, xs[moments:]))
+    vs[:pairs] = [_at_least(*x) for x in zip(vs[:pairs], ms, xs[moments:], xs, strict=False)]
+    return [new, *ms, *vs]
+
+
+def _at_least(new_v: Array, new_m: Array, v: Array, m: Array) -> Array:
+    """new_v, raised to where no update is longer than four times the longest with m and v.
+
+    m turns, but v follows the columns: along a column in which there was nothing, m comes from others and v does not.
+    """
+    most = 16 * jnp.max(numerics.abs_sq(normalized(m, v, jnp.finfo(v.dtype).tiny)), initial=0)
+    return jnp.maximum(new_v, jnp.where(most > 0, numerics.abs_sq(new_m) / jnp.where(most > 0, most, 1), 0))

@@ -8,7 +8,7 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
-from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
+from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.plan import routing
 from gdjax.matrices.slots import Basis, Block, Side, Sides
@@ -46,8 +46,7 @@ def adam_in_bases(
     mu = b1 * s.mu + (1 - b1) * x
     nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(x)
     m, v = (debias(mu, b1, n), debias(nu, b2, n)) if bias_correction else (mu, nu)
-    u = m / (numerics.sqrt(v) + eps).astype(g.dtype)
-    return out_of(u, s.QL, s.QR), s._replace(mu=mu, nu=nu), g
+    return out_of(normalized(m, v, eps), s.QL, s.QR), s._replace(mu=mu, nu=nu), g
 
 
 def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803

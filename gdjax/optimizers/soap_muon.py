@@ -11,7 +11,7 @@ from gdjax.core.number_domains import Integer
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg.polar import Polar, coefficients
-from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
+from gdjax.matrices.kronecker import Refresh, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.plan import routing
 from gdjax.matrices.slots import Basis, Block, Side, Sides
@@ -59,7 +59,7 @@ def _soap_muon(
     mu = beta * s.mu + (1 - beta) * g
     m = beta * mu + (1 - beta) * g
     nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(s.nu.dtype)
-    u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)  # the first step has no bases
+    u = jnp.where(t > 1, normalized(m, nu, eps), m)  # the first step has no bases
     U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), b3)  # noqa: N806
     if block_size is None:
         U = Polar(ns_steps).one(U, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import gdjax
 from tests.oracles import precision
+from tests.support import slow
 
 SHAPES = {"tall": (16, 8), "wide": (8, 24), "square": (8, 8)}
 STEPS = 10
@@ -110,6 +111,60 @@ def test_that_of_odd_gradients(kind: str, name: str, every: int):
     # GaLore would take four vectors of a gradient of rank two, of which two come from rounding.
     tx = gdjax.scale_by_galore(2, update_proj_gap=every) if name == "galore" else (FORMS | AT_ONCE)[name](every)
     assert moved(tx, kind) <= (1e-7 if kind == "plain" else LESS.get((kind, name), 5e-6))
+
+
+WIDTH, RATE = 16, 1e-2
+
+
+def of_a_model(tx: Any, active: Any, by: float = 0.0) -> Any:
+    """The parameters of three layers after ten steps on one batch of 16, whose gradients are disturbed by so much.
+
+    The second gradient is the first, so in its bases it is diagonal, and all else there is rounding.
+    """
+
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=(WIDTH, WIDTH)) / WIDTH**0.5) for _ in range(3)]
+    x = jnp.asarray(rng.normal(size=(WIDTH, WIDTH)))
+
+    def loss(params: Any) -> Any:
+        found = x
+        for kernel in params:
+            found = active(found @ kernel)
+        return jnp.mean((found - jnp.sin(3 * x)) ** 2)
+
+    @jax.jit
+    def step(params: Any, state: Any, key: Any) -> Any:
+        grads, keys = jax.grad(loss)(params), jax.random.split(key, len(params))
+        grads = [g * (1 + by * jax.random.normal(k, g.shape)) for g, k in zip(grads, keys, strict=True)]
+        updates, state = tx.update(grads, state, params)
+        return [p - RATE * u for p, u in zip(params, updates, strict=True)], state
+
+    state = tx.init(params)
+    for key in jax.random.split(jax.random.key(1), STEPS):
+        params, state = step(params, state, key)
+    return params
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize("active", [jnp.tanh, *slow([jax.nn.relu, lambda x: x])])
+@pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "kl_shampoo", "soap_muon", "shampoo"])])
+def test_that_of_a_model(name: str, active: Any, every: int):
+    with precision("float64"):
+        tx = FAMILY[name](precondition_frequency=every)
+        assert most(of_a_model(tx, active), of_a_model(tx, active, 1e-15)) <= 1e-7 * RATE
+
+
+@pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "soap_muon"])])
+def test_a_turn_makes_no_long_update(name: str):
+    """m turns into a column of zeros from weak columns, but v does not: updates had numbers of up to 50 times the rate."""
+    rng, n = np.random.default_rng(3), 16
+    left, right = (np.linalg.qr(rng.normal(size=(n, n)))[0] for _ in range(2))
+    scales = 10 ** -np.linspace(0, 3, n)
+    grads = [(left * scales) @ rng.normal(size=(n, n)) * scales @ right for _ in range(12)]
+    for g in grads:
+        g[:, 3] = 0
+    found = updates(FAMILY[name](), [{"w": g.astype("float32")} for g in grads])
+    assert max(np.max(np.abs(u["w"])) for u in found) <= 4
 
 
 def divided(spec: P) -> Any:
