@@ -21,6 +21,9 @@ from gdjax.linalg.roots import matrix_inverse_pth_root
 from gdjax.numerics import Array
 
 SHARE = 0.4  # of an old vector eps^SHARE is added at most, where a matrix says nothing of it
+KNOWN = (
+    0.45  # an eigenvector is known where its eigenvalue is above eps^KNOWN of the largest: its error is below eps^0.55
+)
 SPREAD = 0.01  # of fixed numbers in each vector that fills a null space
 
 
@@ -69,7 +72,7 @@ def turned_basis(
 
     Where A says nothing of a direction, the old basis says it, and not rounding. In the power step C = sin^6(q, A q)
     for each column q, and s = eps^(2/5) max(q^H A q): nothing is added to an eigenvector. In place of an eigenvector
-    whose eigenvalue is below eps^(1/2) w_1, an old column is made orthogonal to the others, with a hundredth of fixed
+    whose eigenvalue is below eps^0.45 w_1, an old column is made orthogonal to the others, with a hundredth of fixed
     numbers, so that columns are never dependent. Where A is zero or has NaN, Q' is Q and W is I.
 
     Averages m in the coordinates of Q are Q'^H Q m in those of Q'; averages v of squares are W v.
@@ -146,7 +149,7 @@ def _eigenvectors(a: Array, over: Array, useful: Array, q: Array, rest: Array, f
     a = jnp.where(useful, (a * over.astype(a.dtype)).mT.conj(), 0)
     vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
     vectors, values = vectors[..., ::-1], values[..., None, ::-1]
-    known = values > jnp.finfo(a.dtype).eps ** 0.5 * values[..., :1]
+    known = values > jnp.finfo(a.dtype).eps ** KNOWN * values[..., :1]
     x = jnp.where(known, vectors, rest.mT + SPREAD * _fixed(q))
     return x.mT, jnp.where(known.mT, numerics.abs_sq(highest(vectors.mT.conj(), q)), follows)
 

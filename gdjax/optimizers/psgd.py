@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Integer
-from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Rate, Roles, Share, Size, Transform
+from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Rate, Roles, Share, Size
 from gdjax.lift.leafwise import hyper
 from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
@@ -91,7 +91,7 @@ def scale_by_psgd_kron(
     *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,  # noqa: N803
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
     beta_lip: hyper.Decay = 0.9, damping: hyper.Size = 1e-9, max_update_rms: hyper.Bound = 1.1, key: KeyLike = 0,
-    mu_dtype: DType | None = None, roles: Roles = None,
+    mu_dtype: DType | None = None, roles: Roles = None, delayed: bool = False,
 ) -> tuple[Array, PSGDKronState]:  # fmt: skip
     """PSGD's direction, the whitened momentum.
 
@@ -120,6 +120,7 @@ def scale_by_psgd_kron(
       mu_dtype: the dtype of mu, float32 at least by default.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
+      delayed: whether an update uses the P from before its step, so that it does not wait for a step of Q.
 
     Raises:
       ValueError: an unknown mode; a size below 0. (In update) a leaf that is no matrix.
@@ -145,7 +146,7 @@ def scale_by_psgd_kron(
     settings = Settings(dQ, precond_lr, beta_lip, damping)
     fit = in_turns(lambda first, *xs: fitted(*xs, settings=settings), k, due, start=k or 1)
     Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
-    U = whitened(Pl, Pr, m, max_update_rms)  # noqa: N806
+    U = whitened(*(s.P if delayed else (Pl, Pr)), m, max_update_rms)  # noqa: N806
     return U, s._replace(update_counter=passed, mu=mu, Q=[Ql, Qr], P=[Pl, Pr], L=L)
 
 
@@ -158,7 +159,7 @@ def psgd_kron(
     beta_lip: Decay = 0.9, damping: Size = 1e-9, max_update_rms: Bound = 1.1, key: KeyLike = 0,
     weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
     adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+    adam_weight_decay: Size = 0.0, others: Any = None, delayed: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """PSGD-Kron for matrices, AdamW for the rest: momentum whitened by factors that are fitted step by step.
 
@@ -205,6 +206,7 @@ def psgd_kron(
         from the parameters to one.
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in the place of AdamW.
+      delayed: whether an update uses the P from before its step, so that it does not wait for a step of Q.
 
     Departures: the references update all matrices in one step. psgd_jax has "EQ" alone, without beta_lip, with noise of
     sqrt(eps) mean |m|; it evaluates p one step later, and its biases have a Q too. psgd_torch draws when Q takes a
@@ -233,7 +235,7 @@ def psgd_kron(
         max_size_triangular=max_size_triangular, memory_save_mode=memory_save_mode,
         momentum_into_precond_update=momentum_into_precond_update, normalize_grads=normalize_grads,
         beta_lip=beta_lip, damping=damping, max_update_rms=max_update_rms, key=key, mu_dtype=mu_dtype,
-        roles=routing(roles),
+        roles=routing(roles), delayed=delayed,
     )  # fmt: skip
     return with_adam(
         "gdjax.psgd_kron", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,

@@ -101,7 +101,7 @@ def scale_by_shampoo(
     *, start_preconditioning_step: hyper.Steps | None = None, root: Annotated[Hyper, FINITE_FROM_1] | None = None,
     root_method: RootMethod = "eigh", grafting: Grafting = "adam", grafting_b2: hyper.Decay = 0.999,
     grafting_eps: hyper.Size = 1e-8, block_size: Count | None = 1024, sides: Sides = "both",
-    mu_dtype: DType | None = None, roles: Roles = None,
+    mu_dtype: DType | None = None, roles: Roles = None, delayed: bool = False,
 ) -> tuple[Array, ShampooState]:  # fmt: skip
     """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
 
@@ -130,6 +130,8 @@ def scale_by_shampoo(
       mu_dtype: the dtype of m, float32 at least by default.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
+      delayed: whether an update uses the roots from before its step, so that it does not wait for new ones. The first
+        step that uses roots is then one later.
 
     Raises:
       ValueError: an unknown `root_method`, `grafting` or `sides`; a size below 1; (in init) a leaf that is no matrix.
@@ -148,6 +150,7 @@ def scale_by_shampoo(
     if root is None:
         root = 2 if s.L is None or s.R is None else 4
     k, start = (jnp.asarray(x).astype(t.dtype) for x in (precondition_frequency, start_preconditioning_step))
+    used = s  # by a delayed update
     due = (t % k == 0) & (t > start) | (t == start)
     size = jnp.where(b2 < 1, numerics.one_minus_pow(b2, t), 1)
     of = functools.partial(inverse_root, p=root, size=size, eps=eps, method=root_method)
@@ -156,7 +159,8 @@ def scale_by_shampoo(
             olds = {field: x for field in fields if (x := getattr(s, field)) is not None}
             news = in_turns(of, precondition_frequency, due)([*olds.values()], a)
             s = s._replace(**dict(zip(olds, news, strict=True)))
-    return direction(G, s, t, b1, grafting_b2, grafting_eps, start, grafting), s
+    used, start = (used, start + 1) if delayed else (s, start)
+    return direction(G, used, t, b1, grafting_b2, grafting_eps, start, grafting), s
 
 
 @transform
@@ -167,7 +171,7 @@ def shampoo(
     grafting_eps: Size = 1e-8, block_size: Count | None = 1024, sides: Sides = "both", weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
     adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Any = None,
+    adam_weight_decay: Size = 0.0, others: Any = None, delayed: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Shampoo for hidden matrices: gradients times roots of sums of their squares. AdamW for the rest.
 
@@ -206,6 +210,8 @@ def shampoo(
         overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in place of that AdamW.
+      delayed: whether an update uses the roots from before its step, so that it does not wait for new ones. The first
+        step that uses roots is then one later.
 
     Departures: Meta's code makes all roots in one step and has other defaults (b2 = 1, k = 1, no grafting). Of an array
     with more than two axes it makes a factor for each axis, here `roles` say how it is a matrix.
@@ -233,7 +239,7 @@ def shampoo(
     direction = scale_by_shampoo(
         b1, b2, eps, precondition_frequency, start_preconditioning_step=start_preconditioning_step, root=root,
         root_method=root_method, grafting=grafting, grafting_b2=grafting_b2, grafting_eps=grafting_eps,
-        block_size=block_size, sides=sides, mu_dtype=mu_dtype, roles=routing(roles),
+        block_size=block_size, sides=sides, mu_dtype=mu_dtype, roles=routing(roles), delayed=delayed,
     )  # fmt: skip
     return with_adam(
         "gdjax.shampoo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,

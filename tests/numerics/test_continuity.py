@@ -156,7 +156,7 @@ def test_that_of_a_model(name: str, active: Any, every: int):
 
 @pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "soap_muon"])])
 def test_a_turn_makes_no_long_update(name: str):
-    """m turns into a column of zeros from weak columns, but v does not: updates had numbers of up to 50 times the rate."""
+    """m turns into a column of zeros from weak columns, but v does not: updates were up to 50 times the rate."""
     rng, n = np.random.default_rng(3), 16
     left, right = (np.linalg.qr(rng.normal(size=(n, n)))[0] for _ in range(2))
     scales = 10 ** -np.linspace(0, 3, n)

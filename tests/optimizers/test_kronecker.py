@@ -55,6 +55,37 @@ def test_together_equals_each_alone(name):
     np.testing.assert_allclose(stack, jnp.stack([together["a"], together["b"]]), rtol=2e-3, atol=2e-4)
 
 
+# Shampoo and PSGD use what the step makes, unless delayed.
+OFF_THE_PATH = {
+    **{name: {} for name in NAMES if name != "shampoo"},
+    "shampoo": {"delayed": True},
+    "psgd_kron": {"delayed": True},
+}
+
+
+def work(f, *args):
+    """How many instructions a compiled function has, and which decompositions."""
+    text = jax.jit(f).lower(*args).compile().as_text()
+    return len(re.findall(r"^ +(?:ROOT )?%\S+ = ", text, re.M)), set(re.findall(r"eigh|syevd|geqrf|orgqr", text))
+
+
+@pytest.mark.parametrize("name", [*SAMPLE, "psgd_kron"])
+def test_an_update_does_not_wait_for_a_refresh(name):
+    g = normal(0, 12, 16)
+
+    def counted(**given):
+        tx = getattr(gdjax, f"scale_by_{name}")(**given)
+        update = lambda g, s: tx.update(g, s)[0]  # noqa: E731
+        return work(update, g, tx.init(g)), work(tx.update, g, tx.init(g))
+
+    (of_update, decompositions), (of_step, _) = counted(**OFF_THE_PATH[name])
+    assert of_update < 0.5 * of_step
+    assert not decompositions
+    if OFF_THE_PATH[name]:
+        (on_path, _), _ = counted()
+        assert on_path > 2 * of_update
+
+
 @pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "kl_shampoo"]), "shampoo"])
 def test_blocks_are_matrices_by_themselves(name):
     gradients = [normal(i, 4, 6) for i in range(7)]

@@ -110,11 +110,11 @@ def by_hand(x, grads, key, form="Q0.5EQ1.5", diagonal=(False, False), every=1, g
         if over.get("normalize_grads"):
             g = g / np.linalg.norm(g)
         mu = b1 * mu + (1 - b1) * g
-        m = mu / (1 - b1**t)
+        m, before = mu / (1 - b1**t), qs
         if t % every == 0:
             noise, vs = random_numbers(jax.random.split(jax.random.fold_in(key, t), 1)[0], x.shape)
             qs, ls = fitted(qs, ls, g if gradient_too else m, noise, vs, form, rate, beta, damping)
-        ps = [q * q if q.ndim == 1 else q.T @ q for q in qs]
+        ps = [q * q if q.ndim == 1 else q.T @ q for q in (before if over.get("delayed") else qs)]
         u = apply(ps[1], apply(ps[0], m).T).T
         x = x - lr * u * min(1, most / np.sqrt(np.mean(u * u)))
         yield x
@@ -129,6 +129,7 @@ CASES = {
     "all_diag": ({"memory_save_mode": "all_diag"}, {"diagonal": (True, True)}),
     "all_diag, EQ": ({"memory_save_mode": "all_diag", "dQ": "EQ"}, {"diagonal": (True, True), "form": "EQ"}),
     "a third": ({"preconditioner_update_probability": 1 / 3}, {"every": 3}),
+    "delayed": ({"preconditioner_update_probability": 1 / 2, "delayed": True}, {"every": 2, "delayed": True}),
     "gradients": ({"momentum_into_precond_update": False}, {"gradient_too": True}),
     "normalized": ({"normalize_grads": True, "precond_init_scale": 4.0, "precond_lr": 0.2},) * 2,
 }

@@ -9,6 +9,7 @@ import gdjax
 from gdjax.linalg.matrices import Matrix
 from tests.golden_matrices import compare
 from tests.support import slow
+from tests.trees import precision
 
 LEAVES = ["tall", "wide", *slow(["square"])]
 
@@ -61,6 +62,41 @@ def test_before_the_start_the_direction_is_adams():
         want, other = adam.update(g, other)
         assert np.allclose(u, want, rtol=1e-5) is (i < 3)
         np.testing.assert_allclose(jnp.linalg.norm(u), jnp.linalg.norm(want), rtol=1e-5)
+
+
+def shampoo(grads, b1=0.9, b2=0.9, eps=1e-3, k=2):
+    """Directions of Shampoo without grafting, with the roots from before the step."""
+    (m, n), mu = grads[0].shape, 0
+    factors, roots = [np.zeros((m, m)), np.zeros((n, n))], [np.eye(m), np.eye(n)]
+    for t, g in enumerate(grads, 1):
+        mu = b1 * mu + (1 - b1) * g
+        yield roots[0] @ mu @ roots[1] / (1 - b1**t)
+        factors = [b2 * f + (1 - b2) * x for f, x in zip(factors, (g @ g.T, g.T @ g), strict=True)]
+        if t % k == 0:
+            values = [np.linalg.eigh(f / (1 - b2**t) + eps * np.eye(len(f))) for f in factors]
+            roots = [(q * (w + 1e-7 * w.max()) ** -0.25) @ q.T for w, q in values]
+
+
+def test_delayed_roots():
+    with precision("float64"):
+        grads = np.random.default_rng(0).normal(size=(9, 3, 4))
+        tx = gdjax.scale_by_shampoo(0.9, 0.9, 1e-3, grafting=None, delayed=True, **at_once(2))
+        state, got = tx.init(jnp.zeros((3, 4))), []
+        for g in grads:
+            u, state = tx.update(jnp.asarray(g), state)
+            got.append(u)
+        np.testing.assert_allclose(got, list(shampoo(grads)), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_delayed_roots_start_one_step_later(k):
+    gs = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3, 4)), "float32")
+    tx, adam = gdjax.scale_by_shampoo(precondition_frequency=k, delayed=True), gdjax.scale_by_adam()
+    state, other = tx.init(gs[0]), adam.init(gs[0])
+    for i, g in enumerate(gs):
+        u, state = tx.update(g, state)
+        want, other = adam.update(g, other)
+        assert np.allclose(u, want, rtol=1e-5) is (i < k)
 
 
 def test_one_side_has_the_root_of_one_side():
