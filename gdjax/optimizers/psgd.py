@@ -146,7 +146,8 @@ def scale_by_psgd_kron(
     settings = Settings(dQ, precond_lr, beta_lip, damping)
     fit = in_turns(lambda first, *xs: fitted(*xs, settings=settings), k, due, start=k or 1)
     Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
-    U = whitened(*(s.P if delayed else (Pl, Pr)), m, max_update_rms)  # noqa: N806
+    left, right = s.P if delayed else (Pl, Pr)
+    U = whitened(left, right, m, max_update_rms)  # noqa: N806
     return U, s._replace(update_counter=passed, mu=mu, Q=[Ql, Qr], P=[Pl, Pr], L=L)
 
 
