@@ -120,7 +120,7 @@ def kl_soap(
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in place of that AdamW.
 
-    Departures: as in `kl_shampoo`.
+    Departures: as in `kl_shampoo`, and of v as in `soap`.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.

@@ -124,7 +124,8 @@ def soap(
 
     QL and QR are eigenvectors of earlier factors: exact ones at first, and every k steps one power step further, Q' of
     L QL = Q' T, with the columns of QL in the order of their eigenvalues. m is then turned into the new coordinates,
-    and v follows the columns. The first step makes the factors and moves no matrix.
+    and v follows the columns. The first step makes the factors and moves no matrix. An update uses the bases from before
+    its step, so it does not wait for new ones.
 
     For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 numbers.
 
@@ -153,7 +154,9 @@ def soap(
 
     Departures: along directions in which L is 0 up to rounding, L does not determine QL. There QL stays near its old
     value, so an error of rounding in L moves the updates by about as much; the reference then has an arbitrary basis of
-    these directions. The reference refreshes all bases in one step. eps stands beside sqrt(v_hat), the reference's
+    these directions. No sqrt(v_hat) counts as less than 1e-4 of its matrix's largest: less may be the rounding of
+    larger numbers. After a turn v is raised to where no number of the direction in the bases is more than four times
+    the largest before. The reference refreshes all bases in one step. eps stands beside sqrt(v_hat), the reference's
     beside sqrt(v). A matrix decays before it moves, and in the first step too. Of an array with more than two axes the
     reference makes a factor for each axis, here `roles` say how it is a matrix.
 

@@ -154,6 +154,17 @@ def test_that_of_a_model(name: str, active: Any, every: int):
         assert most(of_a_model(tx, active), of_a_model(tx, active, 1e-15)) <= 1e-7 * RATE
 
 
+@pytest.mark.parametrize("every", [10, *slow([1])])
+@pytest.mark.parametrize("kind", ["rank 2", *slow(["rows of zeros"])])
+@pytest.mark.parametrize("name", ["soap", *slow(["kl_soap"])])
+def test_that_of_one_gradient_in_float32(name: str, kind: str, every: int):
+    """Adam would divide rounding by its own length: then these differ by 2 to 9 rates."""
+    trees, rng = gradients(kind)[:1] * STEPS, np.random.default_rng(1)
+    disturbed = [{name: g * (1 + 1e-7 * rng.normal(size=g.shape)) for name, g in tree.items()} for tree in trees]
+    tx = FAMILY[name](precondition_frequency=every)
+    assert most(*(updates(tx, jax.tree.map(np.float32, xs)) for xs in (trees, disturbed))) <= 0.02
+
+
 @pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "soap_muon"])])
 def test_a_turn_makes_no_long_update(name: str):
     """m turns into a column of zeros from weak columns, but v does not: updates were up to 50 times the rate."""
