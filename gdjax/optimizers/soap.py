@@ -124,8 +124,8 @@ def soap(
 
     QL and QR are eigenvectors of earlier factors: exact ones at first, and every k steps one power step further, Q' of
     L QL = Q' T, with the columns of QL in the order of their eigenvalues. m is then turned into the new coordinates,
-    and v follows the columns. The first step makes the factors and moves no matrix. An update uses the bases from before
-    its step, so it does not wait for new ones.
+    and v follows the columns. The first step makes the factors and moves no matrix. An update uses the bases from
+    before its step, so it does not wait for new ones.
 
     For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 numbers.
 
