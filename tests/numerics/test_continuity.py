@@ -165,17 +165,17 @@ def test_that_of_one_gradient_in_float32(name: str, kind: str, every: int):
     assert most(*(updates(tx, jax.tree.map(np.float32, xs)) for xs in (trees, disturbed))) <= 0.02
 
 
-@pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "soap_muon"])])
-def test_a_turn_makes_no_long_update(name: str):
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_turn_makes_no_long_update(seed: int):
     """m turns into a column of zeros from weak columns, but v does not: updates were up to 50 times the rate."""
-    rng, n = np.random.default_rng(3), 16
+    rng, n = np.random.default_rng(seed), 16
     left, right = (np.linalg.qr(rng.normal(size=(n, n)))[0] for _ in range(2))
     scales = 10 ** -np.linspace(0, 3, n)
     grads = [(left * scales) @ rng.normal(size=(n, n)) * scales @ right for _ in range(12)]
     for g in grads:
         g[:, 3] = 0
-    found = updates(FAMILY[name](), [{"w": g.astype("float32")} for g in grads])
-    assert max(np.max(np.abs(u["w"])) for u in found) <= 4
+    found = updates(gdjax.scale_by_soap(), [{"w": g.astype("float32")} for g in grads])
+    assert max(np.max(np.abs(u["w"])) for u in found) <= 3
 
 
 def divided(spec: P) -> Any:
