@@ -21,9 +21,7 @@ from gdjax.linalg.roots import matrix_inverse_pth_root
 from gdjax.numerics import Array
 
 SHARE = 0.4  # of an old vector eps^SHARE is added at most, where a matrix says nothing of it
-KNOWN = (
-    0.45  # an eigenvector is known where its eigenvalue is above eps^KNOWN of the largest: its error is below eps^0.55
-)
+KNOWN = 0.45  # eigenvalues below eps^KNOWN of the largest have eigenvectors that rounding moves by more than eps^0.55
 SPREAD = 0.01  # of fixed numbers in each vector that fills a null space
 
 
