@@ -98,7 +98,7 @@ def _apply(params: Params, updates: Updates, key: Any) -> Params:
     return structure.unflatten([added(i, p, u) for i, (p, u) in enumerate(zip(ps, us, strict=True))])
 
 
-def _added_at_random(p: Array, u: Array, mark: Array) -> Array:
+def _added_at_random(p: Array, u: Array, mark: Salt) -> Array:
     """p + u in float32, rounded to one of its neighbours in p's dtype."""
     if base.is_float0(u):
         return p
