@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from gdjax.codes.rounding import is_narrow, random_bits, salt, stochastically
+from gdjax.codes.rounding import Salt, is_narrow, random_bits, salt, stochastically
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import arrays, base, checks, domains, meshes
 from gdjax.core.arrays import add
