@@ -210,7 +210,7 @@ def plan(
     found = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes)]
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
-    notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)
+    notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), made, where)
     if mesh.size > 1 and any(x.of_several for x in owned(tx, made, shapes)):
         notes.append("what turns of factors take at their owners, some of their size at a time, is not counted")
     return Plan(sizes, Table(rows), Table(found), memory, tuple(notes))
@@ -234,6 +234,10 @@ def _described(mesh: Any, platform: str | None) -> tuple[Any, str]:
 def _piece(x: Any, lies: Any, share: Any, axis: str, n: int) -> Piece:
     held = _local(x, lies)
     return Piece(held, _local(x, share), held * n if any(axis in sharding.axes_of(e) for e in lies.spec) else held)
+
+
+def _is_on_host(how: Any) -> bool:
+    return (how.memory_kind or "").endswith("_host")
 
 
 def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_batches: int) -> tuple[int, int]:
@@ -273,7 +277,9 @@ def _name(row: Any) -> str:
     return "/".join(x for x in (row.at, f"{row.transform}.{row.field}".strip(".")) if x)
 
 
-def _notes(activations: float, others: set[str], by_model: bool, gathered: bool, where: Any) -> list[str]:
+def _notes(
+    activations: float, others: set[str], by_model: bool, gathered: bool, state: OptState, where: Any
+) -> list[str]:  # fmt: skip
     notes = []
     if not activations:
         notes.append("activations of the model are not counted; activations= adds them")
@@ -286,6 +292,8 @@ def _notes(activations: float, others: set[str], by_model: bool, gathered: bool,
             f"the update multiplies or factors divided matrices ({', '.join(sorted(others))}); how a compiler divides "
             "that is not known before, so its exchanges and temporaries are not counted"
         )
-    if any((how.memory_kind or "").endswith("_host") for how in jax.tree.leaves(where)):
-        notes.append("of the state, what the host keeps between steps is counted: a step has it on the device")
+    on_host = [x for x in zip(*map(jax.tree.leaves, (state, where)), strict=True) if _is_on_host(x[1])]
+    if on_host:
+        size = _readable(sum(_local(x, how) for x, how in on_host))
+        notes.append(f"of the state, the host keeps {size} a device between steps; a step has them on the device")
     return notes

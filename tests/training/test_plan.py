@@ -215,3 +215,10 @@ def test_errors():
         gdjax.plan(tx, None, {"data": 8})
     with pytest.raises(TypeError, match=r"gdjax.collectives: takes jax.jit"):
         gdjax.plan(tx, shapes(), {"data": 8}).check(jax.jit(jnp.sum).lower(jnp.ones(3)))
+
+
+def test_what_the_host_keeps_is_told():
+    plan = gdjax.plan(gdjax.offload_state(gdjax.adam(1e-3)), shapes(), {"data": 8})
+    kept = 2 * (2 * L * D * F // 8) * 4  # what is small stays on the device
+    assert plan.part("state") == kept + 2 * L * D * 4 + 4
+    assert f"the host keeps {kept / 1000:.4g} kB a device between steps" in plan.notes[-1]
