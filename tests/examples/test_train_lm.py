@@ -136,14 +136,13 @@ def test_the_learning_rate_warms_up_and_falls():
     np.testing.assert_array_equal(updates["gain"], 0)
 
 
-@pytest.mark.parametrize(("bits", "dtypes"), [(32, "float32"), (8, "int8"), (4, "uint8")])
-def test_the_state_has_as_many_bits_as_asked(bits: int, dtypes: str):
+@pytest.mark.parametrize(("bits", "dtypes"), [(32, {"float32"}), (8, {"uint16"}), (4, {"uint8"})])
+def test_the_state_has_as_many_bits_as_asked(bits: int, dtypes: set[str]):
     o = train_lm.options(["--state-bits", str(bits)])
     tx, _ = train_lm.optimizer(o)
     params = {"matrix": jnp.ones((128, 64)), "gain": jnp.ones(64)}
     updates, state = tx.update(params, tx.init(params), params)
-    kept = [str(x.dtype) for x in jax.tree.leaves(state) if x.size >= 4096]
-    assert kept[0] == dtypes and kept[-1] == ("float32" if bits == 32 else "uint8")
+    assert {str(x.dtype) for x in jax.tree.leaves(state) if x.size >= 4096} == dtypes
     assert all(bool(jnp.all(x < 0)) for x in jax.tree.leaves(updates))
     assert "state_bits" in train_lm.IDENTITY
 
