@@ -205,16 +205,17 @@ def encode(format: Format, x: Any, salt: Salt | None = None) -> Any:
 
 def decoded(tree: ArrayTree) -> Any:
     """A state in which arrays stand in place of codes."""
-    squares = list[Array]()  # of the words so far: in each state second moments come after the first, in their order
+    squares = list[Any]()  # of the words so far: in each state second moments come after the first, in their order
 
     def array(x: Any) -> Any:
-        if isinstance(x, Word):
-            m, v = decode(x)
-            squares.append(v)
-            return m
         if isinstance(x, InWord):
             return squares.pop(0) if squares else x
-        return decode(x) if is_codes(x) else x
+        there = is_codes(x) and bool(jax.tree.leaves(x))  # not so of a parameter that is masked here
+        if isinstance(x, Word):
+            m, v = decode(x) if there else (x, InWord())
+            squares.append(v)
+            return m
+        return decode(x) if there else x
 
     return jax.tree.map(array, tree, is_leaf=is_codes)
 
@@ -227,10 +228,12 @@ def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Salt | Non
     """
     codes, structure = jax.tree.flatten(like, is_leaf=is_codes)
     xs = structure.flatten_up_to(tree)
-    squares = iter([x.astype(jnp.float32) for c, x in zip(codes, xs, strict=True) if isinstance(c, InWord)])
+    there = lambda x: hasattr(x, "astype")  # noqa: E731
+    pairs = zip(codes, xs, strict=True)
+    squares = iter([x.astype(jnp.float32) for c, x in pairs if isinstance(c, InWord) and there(x)])
 
     def kept(i: int, c: Any, x: Array) -> Any:
-        if isinstance(c, InWord):
+        if isinstance(c, InWord) or is_codes(c) and not there(x):
             return c
         if not is_codes(c):
             return x
@@ -264,7 +267,8 @@ def _with(format: Any, block: int, scale_dtype: str) -> Format:
 def check(label: str, state: ArrayTree, kinds: Mapping[Kind, Sequence[Format]], pairs: bool) -> None:
     """Raises where a state has codes of none of these formats, or words unless there may be `pairs`."""
     for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_codes):
-        if not is_codes(x) or pairs and x.format == WORDS:
+        masked = not jax.tree.leaves(x) and not isinstance(x, InWord)
+        if not is_codes(x) or masked or pairs and x.format == WORDS:
             continue
         if x.format == WORDS or not any(x.format == of_shape(several, _shape(x)) for several in kinds.values()):
             formats = [*[WORDS] * pairs, *(f for several in kinds.values() for f in several)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax.codes import formats
 from gdjax.codes.rounding import FIRST_ROW, salt
-from gdjax.core import arrays, base, checks, types
+from gdjax.core import arrays, base, checks, meshes, types
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
@@ -84,7 +84,7 @@ def quantize_state(
       block_size: how many neighbours along the second-last axis share a scale; even for 4 bits. Where it does not
         divide that axis, and the last is as long or longer, all along the last share one.
       scale_dtype: of the scales. With "bfloat16" and blocks of 32 they take as much as with "float32" and 64.
-      min_size: arrays of fewer elements stay as they are.
+      min_size: arrays of fewer elements stay as they are, and so do all of float64.
       exempt: which parameters' arrays stay as they are: regular expressions, searched for anywhere in the paths, or
         predicates of `(path, leaf)`. It does not reach what SOAP and its kin keep of several parameters in one array.
       seed: of the random bits, an integer or a key.
@@ -92,7 +92,8 @@ def quantize_state(
     Raises:
       ValueError: `bits`, a kind, `block_size` or `scale_dtype` is none of these; of moments and squares one is "log",
         the other not; (in init) a pattern of `exempt` matches no parameter, or a transform inside keeps codes already;
-        (in update) the state has codes of other formats, or none: `migrate` makes a state of one of the other.
+        (in update) the state has codes of other formats, or none: `migrate` makes a state of one of the other. A state
+        in blocks goes on as it is where new ones have words.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -120,14 +121,15 @@ def quantize_state(
     exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
     types.check_patterns(f"{LABEL}: exempt", exempts)
 
-    def may_be_coded(x: Owned, exempted: Sequence[bool]) -> bool:
+    def may_be_coded(x: Owned, size: int, exempted: Sequence[bool]) -> bool:
         real = not is_key(x.array) and jnp.issubdtype(x.array.dtype, jnp.floating) and x.array.dtype.itemsize <= 4
-        return real and x.array.size >= min_size and not (exempted and x.leaf is not None and exempted[x.leaf])
+        return real and size >= min_size and not (exempted and x.leaf is not None and exempted[x.leaf])
 
-    def coded(arrays: Sequence[Owned], exempted: Sequence[bool]) -> list[Any]:
+    def coded(arrays: Sequence[Owned], sizes: Sequence[int], exempted: Sequence[bool]) -> list[Any]:
         """What is kept of each array of the state: codes, or the array."""
         kept: list[Any] = [x.array for x in arrays]
-        able = {i: x.array.astype(jnp.float32) for i, x in enumerate(arrays) if may_be_coded(x, exempted)}
+        each = enumerate(zip(arrays, sizes, strict=True))
+        able = {i: x.array.astype(jnp.float32) for i, (x, size) in each if may_be_coded(x, size, exempted)}
         places: dict[Any, int] = {(arrays[i].field, arrays[i].leaf): i for i in able}
         for i, v in able.items():
             moment = places.get((arrays[i].bounds, arrays[i].leaf))
@@ -144,7 +146,11 @@ def quantize_state(
         if any(map(formats.is_codes, jax.tree.leaves(state, is_leaf=formats.is_codes))):
             raise ValueError(f"{LABEL}: a transform inside keeps codes already, by a {LABEL} of its own")
         exempted = jax.tree.leaves(mask_by_path(*exempts)(params)) if exempts else []
-        codes = coded(owned(inner, state, params), exempted)
+        plain = state
+        if meshes.mesh() is not None:  # where stacks have room for more matrices; what is coded is that of one device
+            with meshes.owned_by(None):
+                plain = jax.eval_shape(lambda params: inner.init(params), params)
+        codes = coded(owned(inner, state, params), [x.size for x in jax.tree.leaves(plain)], exempted)
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 
     def update(

@@ -71,15 +71,16 @@ class Checks:
                 f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. "
                 f"Got {jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
             )
-        hows = jax.tree.leaves(wanted)
-        shapes = jax.tree.leaves(self.shapes()) if name == "state" and self.shapes is not None else [None] * len(hows)
-        for (path, x), how, like in zip(jax.tree_util.tree_flatten_with_path(tree)[0], hows, shapes, strict=True):
-            if like is not None and jnp.shape(x) != like.shape:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        shapes = jax.tree.leaves(self.shapes()) if name == "state" and self.shapes is not None else []
+        for (path, x), like in zip(leaves, shapes, strict=False):
+            if jnp.shape(x) != like.shape:
                 raise ValueError(
                     f"{self.label}: {name}{jax.tree_util.keystr(path)} has shape {jnp.shape(x)}, and the step keeps "
                     f"{like.shape}, its matrices dealt to {self.devices} devices: step.restored(saved) deals a state "
-                    "that tx.init or the step.saved of another mesh has made"
+                    "that tx.init has made, or step.saved of the step that made it"
                 )
+        for (path, x), how in zip(leaves, jax.tree.leaves(wanted), strict=True):
             got = getattr(x, "sharding", None)
             if got is None or got is how or got == how:
                 continue

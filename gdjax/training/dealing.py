@@ -54,7 +54,8 @@ class Dealing:
         return self._moved(_whole, state, self.target)
 
     def restored(self, state: OptState) -> OptState:
-        self._check("saved state", state, self.target, "gdjax.migrate makes it of that of another optimizer")
+        remedy = "give it step.saved(state) of the step that made it, or tx.init(params); gdjax.migrate converts others"
+        self._check("saved state", state, self.target, remedy)
         fresh = lambda: self.init(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), self._params))  # noqa: E731
         to = jax.tree.map(
             lambda x, how: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=how), self.shapes, self.shardings

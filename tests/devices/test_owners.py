@@ -267,6 +267,17 @@ def test_in_a_wrapper(name: str):
         assert all(jax.tree.leaves(lies))
 
 
+@pytest.mark.parametrize("min_size", [257, 1000, 2048, 2049])
+def test_what_is_coded_does_not_depend_on_the_devices(min_size: int):
+    """Three matrices have 768 numbers, and eight places for them 2,048."""
+    tx, params = gdjax.quantize_state(gdjax.soap(LR), min_size=min_size), params_of(3)
+    step = gdjax.sharded_step(loss, tx, params, mesh_of(ONE), min_bytes=64)
+    there, state = step.init(params)
+    saved = step.saved(state)
+    assert jax.tree.structure(saved) == jax.tree.structure(tx.init(params))
+    step(there, step.restored(saved), batch_of())
+
+
 def test_what_a_new_state_has_where_there_is_room():
     """A basis of no matrix is I, as in `init`, so that nothing there becomes NaN."""
     tx, params = gdjax.scale_by_soap(), {"w": jnp.ones((WIDTH, WIDTH))}
@@ -307,7 +318,7 @@ def test_what_is_wrong_is_named():
         ValueError, match=r"state\.mu\['16x16'\] is .* \(3, 16, 16\), wanted .*\(1, 8, 16, 16\) for 8 dev.*restored"
     ):
         step.saved(plain)
-    with pytest.raises(ValueError, match="saved state has another structure than the step's; gdjax.migrate"):
+    with pytest.raises(ValueError, match="saved state has another structure than the step's; give it step.saved"):
         step.restored(gdjax.adam(1e-3).init(params))
     # JAX's own error of devices that differ is asked for its reason.
     with pytest.raises(
@@ -315,5 +326,7 @@ def test_what_is_wrong_is_named():
         match=r"state\.mu\['16x16'\] has shape \(1, 4, 16, 16\), and the step keeps .*\(1, 8, 16, 16\).*restored",
     ):
         step(there, jax.device_put(other.init(params)[1], NamedSharding(step.mesh, P())), batch)
+    with pytest.raises(ValueError, match=r"state\.mu\['16x16'\] has shape \(3, 16, 16\).*step.restored"):
+        step(there, plain, batch)
     with pytest.raises(ValueError, match=r"blocks of 16x16.*step.saved\(state\) for any"):
         tx.update(params, jax.device_put(state, jax.devices()[0]), params)

@@ -108,6 +108,25 @@ def test_steps_are_those_with_all_gradients(name: str):
         assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("kept", [{}, {"moments": "blocks"}], ids=["words", "blocks"])
+def test_codes_of_a_group_beside_a_frozen_one(kept: dict[str, Any], inside: bool):
+    """Parameters that a group does not see have codes without arrays."""
+    coded = lambda tx: gdjax.quantize_state(tx, min_size=1, **kept)  # noqa: E731
+    group = coded(gdjax.adamw(1e-2)) if inside else gdjax.adamw(1e-2)
+    labels = gdjax.label_by_path({"^embed": "fixed", ".*": "rest"})
+    tx = gdjax.partition({"fixed": gdjax.set_to_zero(), "rest": group}, labels)
+    tx = tx if inside else coded(tx)
+    p = q = start()
+    s = t = tx.init(p)
+    for _ in range(3):
+        p, s, _ = jax.jit(lambda p, s: plain(tx, p, s, X, Y))(p, s)
+        q, t, _ = jax.jit(released(tx))(q, t, X, Y)
+    assert signature((q, t)) == signature((p, s))
+    assert_close(q, p, rtol=0, atol=2e-4)  # in units of the rate 0.02: rounding may draw another code
+    assert bool((q["embed"] == start()["embed"]).all())
+
+
 def test_bfloat16():
     tx, p = clipped(gdjax.adamw(1e-2)), start(jnp.bfloat16)
     x, y = jnp.asarray(X, jnp.bfloat16), jnp.asarray(Y, jnp.bfloat16)
