@@ -9,7 +9,7 @@ import numpy as np
 
 from gdjax.codes.rounding import Salt, bits_of, even_bits, float_of, number
 from gdjax.core.types import Format
-from gdjax.xla.reads import as_integers
+from gdjax.xla.reads import as_integers, reciprocal
 
 Array = jax.Array
 U = np.uint32
@@ -88,7 +88,7 @@ class Words(Format):
         """m and v."""
         word = codes.word.astype(jnp.uint32)
         top, k = word >> U(6), number(word & U(31))
-        v, r = float_of(top << U(CUT)), k * inverse(2 * ENDS - 2 * k)
+        v, r = float_of(top << U(CUT)), k * reciprocal(2 * ENDS - 2 * k)
         m = jnp.where((word & U(32)) > 0, -r, r) * root(top)
         return jnp.where(v < jnp.inf, m, jnp.nan), v
 
@@ -96,13 +96,6 @@ class Words(Format):
 def root(top: Array) -> Array:
     """The square root of the v of these 10 bits, to within 7 %: half of e + f."""
     return float_of((top << U(CUT - 1)) + U(127 << 22))
-
-
-def inverse(x: Array) -> Array:
-    """1 / x of a number above 0, to within 1e-5, of products: a quotient of two readers is written to memory."""
-    y = float_of(U(0x7EF311C3) - bits_of(x))
-    y = y * (2 - x * y)
-    return y * (2 - x * y)
 
 
 WORDS = Words()

@@ -28,24 +28,9 @@ def owned_by(mesh: Any, tiles: Sequence[Any] = ()) -> AbstractContextManager[Non
     """While a function is traced here, each matrix of a stack has an owner among the devices of the mesh, if any.
 
     Args:
-      tiles: of `tiles_of`, for a mesh of several axes.
+      tiles: of `xla.at_home.tiles_of`: a hint, by which no number changes.
     """
     return within(WHERE, mesh=None if mesh is None or mesh.size == 1 else mesh, tiles=tuple(tiles))
-
-
-def tiles_of(shapes: ArrayTree, shares: ArrayTree) -> list[Any]:
-    """How matrices lie where they are shares of leaves: ((rows, columns), the axes of the mesh that divide either).
-
-    A partitioner does not find out by itself how a stack lies that comes back to them, and gathers it.
-    """
-    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
-    for x, how in zip(jax.tree.leaves(shapes), jax.tree.leaves(shares), strict=True):
-        axes = [entry if isinstance(entry, tuple) else (entry,) if entry else () for entry in how.spec]
-        axes += [()] * (len(x.shape) - len(axes))
-        if len(axes) > 1 and not any(axes[:-2]):
-            found.setdefault(tuple(x.shape[-2:]), tuple(axes[-2:]))
-            found.setdefault(tuple(x.shape[:-3:-1]), tuple(axes[:-3:-1]))
-    return list(found.items())
 
 
 def mesh() -> Any:

@@ -175,7 +175,7 @@ def traced(
     """
 
     def update(params: Params, state: OptState, gradients: Params) -> Any:
-        with meshes.owned_by(mesh, meshes.tiles_of(params, shares)):
+        with meshes.owned_by(mesh, at_home.tiles_of(params, shares)):
             return base.call_update(tx, gradients, state, params, {"value": jnp.zeros(())})
 
     jaxpr = jax.make_jaxpr(update)(params, state, params).jaxpr

@@ -51,35 +51,50 @@ class Dealing:
 
     def saved(self, state: OptState) -> OptState:
         self._check("state", state, self.shapes, "step.restored makes it of a saved state")
-        return self._moved(_whole, state, self.target)
+        xs, structure = jax.tree.flatten(state)
+        stacks = self._whole([xs[i] for i in self._places])
+        return structure.unflatten((dict(enumerate(xs)) | dict(zip(self._places, stacks, strict=True))).values())
 
     def restored(self, state: OptState) -> OptState:
         remedy = "give it step.saved(state) of the step that made it, or tx.init(params); gdjax.migrate converts others"
         self._check("saved state", state, self.target, remedy)
-        fresh = lambda: self.init(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), self._params))  # noqa: E731
-        to = jax.tree.map(
-            lambda x, how: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=how), self.shapes, self.shardings
-        )
-        there = jax.device_put(state, jax.tree.map(lambda x: x.sharding, self.target))
-        return self._moved(lambda x, _, new: _filled(x, new), there, to, fresh)
+        return self._dealt(jax.device_put(state, jax.tree.map(lambda x: x.sharding, self.target)))
 
-    def _moved(self, f: Any, state: OptState, to: OptState, fresh: Any = lambda: None) -> OptState:
-        """The state, with f of the arrays whose shapes change, in the shardings of `to`."""
-        xs, structure = jax.tree.flatten(state)
-        wanted = jax.tree.leaves(to)
-        hows = [x.sharding for x in wanted]
+    @functools.cached_property
+    def _places(self) -> list[int]:
+        """Which arrays of the state are stacks with another shape."""
+        both = zip(*map(jax.tree.leaves, (self.shapes, self.target)), strict=True)
+        return [i for i, (x, y) in enumerate(both) if x.shape != y.shape]
+
+    @functools.cached_property
+    def _whole(self) -> Any:
+        """Stacks as one device has them."""
+        wanted = [jax.tree.leaves(self.target)[i] for i in self._places]
+        numbers, hows = [x.shape[0] for x in wanted], [x.sharding for x in wanted]
 
         def made(xs: list[Array]) -> list[Array]:
-            news = jax.tree.leaves(fresh()) or xs
-            each = zip(xs, wanted, news, strict=True)
-            return [x if x.shape == y.shape else f(_here(x), y, _here(new)) for x, y, new in each]
+            return [_here(x).reshape(-1, *x.shape[2:])[:n] for x, n in zip(xs, numbers, strict=True)]
 
-        made = meshes.in_automatic_axes(made, self.mesh, specs_of(hows))
-        return structure.unflatten(jax.jit(made, out_shardings=hows)(xs))
+        return jax.jit(meshes.in_automatic_axes(made, self.mesh, specs_of(hows)), out_shardings=hows)
+
+    @functools.cached_property
+    def _dealt(self) -> Any:
+        """A copy of a state as one device has it, its stacks dealt; the places without a matrix are as in a new one."""
+
+        def made(state: OptState) -> OptState:
+            xs, structure = jax.tree.flatten(jax.tree.map(jnp.copy, state))
+            new = jax.tree.leaves(self.init(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), self._params)))
+            for i in self._places:
+                x, like = _here(xs[i]), _here(new[i])
+                rest = like.reshape(-1, *like.shape[2:])[len(x) :]
+                xs[i] = jnp.concatenate([x, rest]).reshape(like.shape)
+            return structure.unflatten(xs)
+
+        made = meshes.in_automatic_axes(made, self.mesh, specs_of(self.shardings))
+        return jax.jit(made, out_shardings=self.shardings)
 
     def _check(self, name: str, state: OptState, wanted: OptState, remedy: str) -> None:
-        same = jax.tree.structure(state) == jax.tree.structure(wanted)
-        if not same:
+        if jax.tree.structure(state) != jax.tree.structure(wanted):
             both = f"{jax.tree.structure(state)}, wanted {jax.tree.structure(wanted)}"
             raise ValueError(f"{self.label}: {name} has another structure than the step's; {remedy}. Got {both}")
         for (path, x), y in zip(jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(wanted), strict=True):
@@ -91,13 +106,3 @@ class Dealing:
 
 def _here(x: Array) -> Array:
     return meshes.on_device(x) if meshes.is_on_host(x) else x
-
-
-def _whole(x: Array, like: Any, _: Any) -> Array:
-    return x.reshape(-1, *x.shape[2:])[: like.shape[0]]
-
-
-def _filled(x: Array, new: Array) -> Array:
-    """A stack as it is dealt: where there is room for more matrices they are those of a new state."""
-    rest = new.reshape(-1, *new.shape[2:])[x.shape[0] :]
-    return jnp.concatenate([x, rest]).reshape(new.shape)

@@ -27,7 +27,7 @@ from gdjax.training.dealing import Dealing, specs_of
 from gdjax.transforms.noise_scale import square_of, with_noise_scale
 from gdjax.tree.norms import wide
 from gdjax.tree.updates import apply_updates
-from gdjax.xla.at_home import REDUCES_AND_DIVIDES
+from gdjax.xla.at_home import REDUCES_AND_DIVIDES, tiles_of
 
 Rows = tuple[ArrayTree, Any]  # of the batch, and their keys: one for each part, along the first axis; None for no key
 
@@ -338,9 +338,9 @@ class ShardedStep(MeshStep):
     def saved(self, state: OptState) -> OptState:
         """The state as `tx.init` makes it, to be saved: it does not know the number of devices.
 
-        In the step's own state matrices are dealt to their owner devices, (k, D, ...) in place of (number, ...), see
-        `sharded_step`. Here they are undone; the rest is the same arrays. Each array is divided as by
-        `gdjax.state_sharding`.
+        In the step's own state stacks of matrices are dealt to their owner devices, (k, D, ...) in place of (number,
+        ...), see `sharded_step`. Here that is undone; the rest is the same arrays, which the next step writes over. So
+        save it, or copy it, before. Each array is divided as by `gdjax.state_sharding`.
 
         Raises:
           ValueError: the state is not the step's.
@@ -348,7 +348,7 @@ class ShardedStep(MeshStep):
         return self._dealing.saved(state)
 
     def restored(self, saved: OptState) -> OptState:
-        """The step's state of a saved one, which any number of devices may have made.
+        """The step's state of a saved one, which any number of devices may have made: a copy.
 
         Args:
           saved: of `saved`, or of `tx.init` and `tx.update`, wherever it lies.
@@ -494,7 +494,9 @@ def sharded_step(
             raise ValueError(f"{LABEL}: noise_scale compares gradients of parts of the batch, and it has one part here")
         tx = with_noise_scale(tx)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
-    dealing, shapes = Dealing(LABEL, tx, params, mesh, axis, min_bytes), jax.tree.map(shape_of, params)
+    shapes = jax.tree.map(shape_of, params)  # what stays of the parameters: the step must not keep them
+    there = jax.tree.map(lambda x, how: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=how), shapes, lie)
+    dealing = Dealing(LABEL, tx, there, mesh, axis, min_bytes)
     explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
@@ -511,7 +513,7 @@ def sharded_step(
             state = state._replace(**{name: x.astype(getattr(state, name).dtype) for name, x in new.items()})
         grads = jax.lax.with_sharding_constraint(grads, shared)
         own = jax.lax.with_sharding_constraint(params, shared)
-        with meshes.owned_by(inside, meshes.tiles_of(shapes, shared)):
+        with meshes.owned_by(inside, tiles_of(shapes, shared)):
             updates, state = base.call_update(tx, grads, state, own, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shared)

@@ -188,6 +188,22 @@ def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array
     return [y[place] for y, place in zip(results, places, strict=True)]
 
 
+def tiles_of(shapes: Any, shares: Any) -> list[Any]:
+    """How matrices lie where they are shares of leaves: ((rows, columns), the axes of the mesh that divide either).
+
+    A hint, by shape: a partitioner does not find out by itself how a stack lies that comes back to them, and gathers
+    it.
+    """
+    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
+    for x, how in zip(jax.tree.leaves(shapes), jax.tree.leaves(shares), strict=True):
+        axes = [entry if isinstance(entry, tuple) else (entry,) if entry else () for entry in how.spec]
+        axes += [()] * (len(x.shape) - len(axes))
+        if len(axes) > 1 and not any(axes[:-2]):
+            found.setdefault(tuple(x.shape[-2:]), tuple(axes[-2:]))
+            found.setdefault(tuple(x.shape[:-3:-1]), tuple(axes[:-3:-1]))
+    return list(found.items())
+
+
 def _filled(stack: Array, missing: int) -> Array:
     return jnp.concatenate([stack, jnp.zeros((missing, *stack.shape[1:]), stack.dtype)]) if missing else stack
 
@@ -197,7 +213,7 @@ def _along(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
 
     Axes of the mesh come one at a time: a partitioner exchanges over one, but copies everything for two. They begin
     with none: otherwise an array that the stack is cut from would be exchanged as a whole. The matrices themselves are
-    divided over the rest of the axes, as `meshes.tiles_of` has it.
+    divided over the rest of the axes, as `tiles_of` has it.
     """
     tile = dict(meshes.owners()[1]).get(stack.shape[2:]) if len(home.axis_names) > 1 else None
     for n in numbers:

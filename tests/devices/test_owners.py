@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import gc
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -240,6 +242,29 @@ def test_a_run_goes_on_with_fewer_devices_and_back(name: str):
         assert distance(ends[8], half) > 0.5
         # Codes are drawn: what rounding moves over a border between two is another code.
         assert max(distance(ends[n], ends[8]) for n in (4, 2, 1)) < (1e-3 if name == "coded" else 1e-6)
+
+
+def test_a_step_keeps_no_parameters():
+    params = params_of(1)
+    step = gdjax.sharded_step(loss, gdjax.soap(LR), params, mesh_of(ONE), min_bytes=64)
+    gone = [weakref.ref(x) for x in jax.tree.leaves(params)]
+    step.init(params)
+    del params
+    gc.collect()
+    assert [x() for x in gone] == [None] * len(gone)
+    assert jax.tree.leaves(step.target)
+
+
+def test_what_is_saved_is_the_state_and_what_is_restored_a_copy():
+    params = params_of(3)
+    for tx, alike in (gdjax.adam(LR), True), (gdjax.soap(LR), False):
+        step = gdjax.sharded_step(loss, tx, params, mesh_of(ONE), min_bytes=64)
+        there, state = step.init(params)
+        saved = step.saved(state)
+        same_arrays = [x is y for x, y in zip(jax.tree.leaves(saved), jax.tree.leaves(state), strict=True)]
+        assert all(same_arrays) == alike and any(same_arrays)
+        step(there, step.restored(saved), batch_of())  # writes over what it gets
+        assert same(step.saved(step.restored(saved)), saved)
 
 
 WRAPPED = {
