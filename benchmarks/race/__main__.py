@@ -40,7 +40,11 @@ def run_cell(o: argparse.Namespace) -> None:
 
     task, method = o.cell
     given = of_everything(o.out)[method] if task in tasks.HELD_OUT else None
-    Cell(made(task), METHODS[method], Record(task, method, o.out), tell, o.tiny, given).run(o.shorter)
+    own = made(task)
+    near = None
+    if own.near and not METHODS[method].larger:
+        near = Record(own.near, METHODS[method].carried or method, o.out).best()
+    Cell(own, METHODS[method], Record(task, method, o.out), tell, o.tiny, given, near).run(o.shorter)
 
 
 def made(task: str) -> tasks.Task:

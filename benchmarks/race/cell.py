@@ -11,7 +11,7 @@ from harness import machine
 
 from .methods import Method
 from .records import Record
-from .spaces import Point, extended, points
+from .spaces import Point, extended, points, short
 from .tasks import Task
 from .training import CHUNK, LANES, Trainer
 
@@ -19,18 +19,20 @@ TRIALS, WIDER_TRIALS, WIDENINGS = 16, 8, 2
 ATTEMPTS = 64  # of a diagnostic
 AGAIN, TUNING_SEED, MORE_TUNING_SEEDS = 8, 100, (101, 102)
 SEEDS = tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
-SHORTER = (0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
+FACTORS = (1 / 8, 1 / 4, 2**-1.5, 1 / 2, 2**-0.5, 1.0, 2**0.5, 2.0)  # of rates on a larger task, one group of runs
+SHORTER = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
 
 
 class Cell:
-    """`given` is the point of a task that nothing is tuned on."""
+    """`given` is the point of a task that nothing is tuned on; `near` that of the smaller task, tried at some rates."""
 
     def __init__(
         self, task: Task, method: Method, record: Record, tell: Callable[[str], None], tiny: bool = False,
-        given: Point | None = None,
+        given: Point | None = None, near: Point | None = None,
     ):  # fmt: skip
         name = f"{record.path.parent.name} · {record.path.stem}"
         self.task, self.method, self.record, self.tiny, self.given = task, method, record, tiny, given
+        self.near = near
         self.stage = ""
         self.trainer = Trainer(task, method, lambda text: tell(f"{name} · {self.stage} · {text}"))
         self.steps: int = record.about.get("steps") or self.length()
@@ -47,6 +49,8 @@ class Cell:
             return self.group("attempts", points(self.method.space, 4 if self.tiny else ATTEMPTS), [TUNING_SEED])
         if shorter:
             return self.shorten()
+        if self.near is not None:
+            return self.beside(self.near)
         if self.given is None:
             self.tune()
         return self.finish(self.given or self.record.best())
@@ -66,6 +70,18 @@ class Cell:
             self.group(stages[-1], self.whole(points(beyond, WIDER_TRIALS, seed=i)), [TUNING_SEED])
         leaders = [run["point"] for run in self.record.trials(stages)[:AGAIN]]
         self.group("again", leaders, list(MORE_TUNING_SEEDS))
+
+    def beside(self, point: Point) -> None:
+        """The point of the smaller task as it is, and with all rates times a factor, on one seed; the best on fresh
+        ones. What was made for the larger task out of the smaller one's optimizer runs as it is.
+        """
+        seeds = list(SEEDS[:2] if self.tiny else SEEDS)
+        self.group("as it is", [point], seeds)
+        if self.method.carried:
+            return
+        tried = [{**point, **{name: short(point[name] * f) for name in self.method.rates}} for f in FACTORS]
+        self.group("tune", self.whole(tried), [TUNING_SEED])
+        self.group("final", [self.record.trials(["tune"])[0]["point"]], seeds)
 
     def whole(self, tried: list[Point]) -> list[Point]:
         """Points with what is not tuned in their space."""
@@ -91,10 +107,12 @@ class Cell:
         for i in range(0, len(runs), LANES):
             some_points, some_seeds = map(list, zip(*runs[i : i + LANES], strict=True))
             start = time.perf_counter()
-            curves, ends = self.trainer.run(some_points, some_seeds, steps or self.steps)
+            curves, ends, aside = self.trainer.run(some_points, some_seeds, steps or self.steps)
             self.record.about |= {**machine(), "code": commit(), "data": self.task.data}
             self.record.about |= {"steps": self.steps, "unit": self.task.unit}
-            self.record.add(stage, some_points, some_seeds, curves, ends, time.perf_counter() - start)
+            if aside:
+                self.record.about["aside"] = self.task.aside_unit
+            self.record.add(stage, some_points, some_seeds, curves, ends, time.perf_counter() - start, aside)
 
 
 def check(task: Task, method: Method, kept: Record, tell: Callable[[str], None]) -> str:

@@ -159,6 +159,22 @@ def hyperball(h: Any, steps: Any) -> Any:
     return gdjax.hyperball(inner, rate(h["rate"], steps))
 
 
+# --- Models of another width --------------------------------------------------------------------------------------
+
+
+def carried_over(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """What was tuned on the model of `language`, as `transfer` scales it for a wider one."""
+
+    def of(h: Any, steps: Any) -> Any:
+        from small_lm import start
+
+        from .tasks.language import LAYERS, WIDTH
+
+        return gdjax.transfer(make(h, steps), jax.eval_shape(lambda key: start(key, WIDTH, LAYERS), jax.random.key(0)))
+
+    return of
+
+
 # --- Searches ---------------------------------------------------------------------------------------------------------
 
 

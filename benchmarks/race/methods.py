@@ -21,6 +21,7 @@ class Method(NamedTuple):
     residuals: bool = False  # the step, with the residuals of the loss as a function
     # Several runs as one by `vmap`; else one after the other, since a condition would run both sides.
     mapped: bool = True
+    carried: str = ""  # the method whose point of a smaller task it takes over as it is
 
 
 RATES = Log(3e-4, 1e-1)
@@ -91,13 +92,34 @@ METHODS: dict[str, Method] = {
     "ssbroyden": Method(searching(gdjax.ssbroyden), {}, {}, (), searches=True, mapped=False),
     "gauss-newton": Method(searching(lambda: gdjax.gauss_newton(1e-3)), {}, {}, (), residuals=True, mapped=False),
 }  # fmt: skip
+METHODS |= {
+    f"{name}, transferred": METHODS[name]._replace(make=makers.carried_over(METHODS[name].make), carried=name)
+    for name in ("adamw", "nadamw", "recipe", "soap")
+}
 EQUATIONS = ("pinn", "pinn_double")  # a minute for the eight seeds of a method: for a few of the others
 OF_EQUATIONS = ("adamw", "nadamw", "muon", "soap", "psgd-kron")
 # These race where all data are in each step; a whole inverse Hessian is for a thousand weights.
 WHOLE_DATA = {"lbfgs": ("factors", *EQUATIONS), "bfgs": EQUATIONS, "ssbroyden": EQUATIONS, "gauss-newton": EQUATIONS}
 
 
+# On these the winners of `language` run, and the same optimizers transferred where the model is wider.
+WIDER = ("language_128", "language_256")
+LARGER = (*WIDER, "language_batch", "language_long")
+OF_LARGER = ("adamw", "nadamw", "normuon", "recipe", "soap")
+# Fine-tuning: a bit of each family; SAM, searches and what only differs in a corner are left out.
+FINE_TUNING = ("fine_tune", "fine_tune_muon", "fine_tune_lora")
+OF_FINE_TUNING = (
+    "adamw", "nadamw", "adamw, two rates", "sgd", "lion", "cautious adamw", "adamw in 8 bits", "averaged adamw",
+    "schedule-free adamw", "prodigy", "muon", "normuon", "recipe", "averaged recipe", "hyperball muon", "soap",
+    "averaged soap", "kl-shampoo", "psgd-kron",
+)  # fmt: skip
+
+
 def races(task: str, method: str) -> bool:
+    if METHODS[method].carried:
+        return task in WIDER
+    if task in LARGER or task in FINE_TUNING:
+        return method in (OF_LARGER if task in LARGER else OF_FINE_TUNING)
     if method in WHOLE_DATA:
         return task in WHOLE_DATA[method]
     return task not in EQUATIONS or method in OF_EQUATIONS

@@ -27,6 +27,11 @@ class Record:
     def ends(self, name: str) -> list[float]:
         return [run["end"] for run in self.stage(name)]
 
+    def aside(self, name: str) -> list[float]:
+        """The second numbers of a stage."""
+        found = [run.get("aside") for run in self.stage(name)]
+        return [math.inf if x is None else x for x in found]
+
     def trials(self, stages: Collection[str] = ("tune", "wider 1", "wider 2")) -> list[dict[str, Any]]:
         """The tuning runs, the best first."""
         return sorted((run for run in self.runs if run["stage"] in stages), key=lambda run: run["end"])
@@ -45,9 +50,10 @@ class Record:
         of_all_seeds = {point: sum(found) for point, found in ends.items() if len(found) == most}
         return json.loads(min(of_all_seeds, key=lambda point: of_all_seeds[point]))
 
-    def add(self, stage: str, points: Any, seeds: Any, curves: Any, ends: Any, seconds: float) -> None:
-        for point, seed, curve, end in zip(points, seeds, curves, ends, strict=True):
-            self.runs.append({"stage": stage, "seed": seed, "point": point, "end": end, "curve": curve})
+    def add(self, stage: str, points: Any, seeds: Any, curves: Any, ends: Any, seconds: float, aside: Any = ()) -> None:
+        for i, (point, seed, curve, end) in enumerate(zip(points, seeds, curves, ends, strict=True)):
+            second = {"aside": finite(aside[i])} if len(aside) else {}
+            self.runs.append({"stage": stage, "seed": seed, "point": point, "end": end, **second, "curve": curve})
         self.about[f"seconds of {stage}"] = self.about.get(f"seconds of {stage}", 0) + round(seconds)
         self.write()
 

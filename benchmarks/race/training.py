@@ -56,7 +56,8 @@ class Trainer:
         return params, state, self.task.glance(gdjax.eval_params(tx, state, params))
 
     def _judged(self, params: Any, state: Any, h: Any) -> Any:
-        return self.task.judge(gdjax.eval_params(self._transform(h), state, params))
+        params = gdjax.eval_params(self._transform(h), state, params)
+        return (self.task.judge(params), self.task.aside(params)) if self.task.aside else (self.task.judge(params),)
 
     def steps_in(self, seconds: float) -> int:
         """How many steps a run makes in so many seconds, compile time apart; a multiple of CHUNK. It is run to see:
@@ -74,8 +75,10 @@ class Trainer:
             steps += CHUNK
         return steps
 
-    def run(self, points: list[Point], seeds: list[int], steps: int) -> tuple[list[list[float]], list[float]]:
-        """The curve of each run, and where it ends; what is not finite is infinite."""
+    def run(
+        self, points: list[Point], seeds: list[int], steps: int
+    ) -> tuple[list[list[float]], list[float], list[float]]:
+        """The curve of each run, where it ends, and the second number of a task with one; infinite for NaN."""
         wanted, missing = len(points), LANES - len(points)
         points, seeds = points + points[-1:] * missing, seeds + seeds[-1:] * missing
         numbers = {name: np.array([p[name] for p in points], np.float32) for name in points[0]}
@@ -87,8 +90,8 @@ class Trainer:
             params, state, seen = self._chunk(params, state, h, key, now)
             curves.append(np.asarray(seen))
             self.say(f"{first + CHUNK} of {steps} steps, {' '.join(f'{x:.3g}' for x in curves[-1][:wanted])}")
-        ends = np.asarray(self._end(params, state, h))
-        return [[tidy(x) for x in c] for c in np.transpose(curves)[:wanted]], [tidy(x) for x in ends[:wanted]]
+        ends, *aside = ([tidy(x) for x in np.asarray(found)[:wanted]] for found in self._end(params, state, h))
+        return [[tidy(x) for x in c] for c in np.transpose(curves)[:wanted]], ends, aside[0] if aside else []
 
 
 def one_by_one(f: Any) -> Any:

@@ -18,6 +18,9 @@ class Task(NamedTuple):
     passes: float | None = None  # of a diagnostic: the end at which a run has passed
     drawn: bool = True  # batches are drawn; else all data are in each step
     extra_fns: Any = None  # functions of the parameters for the methods that ask for them, by name: residual_fn
+    aside: Callable[[Any], Any] | None = None  # params -> a second number, told beside the first: what was forgotten
+    aside_unit: str = ""
+    near: str = ""  # a task whose best points are tried here, with rates a few times smaller and larger
     data: str = ""  # a digest of the data, where they may differ from machine to machine
 
 
@@ -30,6 +33,14 @@ MAKERS = {  # the file and function of each; a file is imported when its task is
     "modular": "modular.make",
     "pinn": "pinn.single",
     "pinn_double": "pinn.double",
+    "experts": "experts.make",
+    "language_batch": "language.of_large_batches",
+    "language_128": "language.of_width_128",
+    "language_256": "language.of_width_256",
+    "language_long": "language.long",
+    "fine_tune": "fine_tuning.after_adamw",
+    "fine_tune_muon": "fine_tuning.after_muon",
+    "fine_tune_lora": "fine_tuning.adapters",
     "convolution": "held_out.convolution",
     "recurrent": "held_out.recurrent",
 }

@@ -26,18 +26,42 @@ def repeated() -> Task:
     return _task("the same on 64 kB, each read eight times", data.train[middle : middle + REPEATED], data)
 
 
-def _task(about: str, read: np.ndarray, data: Any) -> Task:
+def of_large_batches() -> Task:
+    return _of("the same, batches of 64 windows, 250 steps: twice the bytes", batch_size=8 * BATCH, steps=250)
+
+
+def of_width_128() -> Task:
+    return _of("the same model at width 128, 459,904 parameters", width=128)
+
+
+def of_width_256() -> Task:
+    return _of("the same model at width 256, 1,706,240 parameters", width=256)
+
+
+def long() -> Task:
+    return _of("the same, ten times as long", steps=10_000)
+
+
+def _of(about: str, **other: Any) -> Task:
+    """Fresh text, and what differs from `language`, whose best points are tried here."""
+    data = text.read()
+    return _task(about, data.train, data, **other)._replace(near="language")
+
+
+def _task(
+    about: str, read: np.ndarray, data: Any, width: int = WIDTH, batch_size: int = BATCH, steps: int = STEPS
+) -> Task:
     corpus = jnp.asarray(read)
     few, many = (jnp.asarray(text.spread(data.held_out, n, LENGTH)) for n in (64, 512))
 
     def batch(key: Any, times: int = 1) -> Any:
-        starts = jax.random.randint(key, (times * BATCH, 1), 0, len(read) - LENGTH)
+        starts = jax.random.randint(key, (times * batch_size, 1), 0, len(read) - LENGTH)
         return corpus[starts + jnp.arange(LENGTH + 1)[None]]
 
     def held_out(windows: Any) -> Any:
         return lambda params: jax.lax.map(lambda w: nats(params, w), windows.reshape(-1, 32, LENGTH + 1)).mean()
 
     return Task(
-        about, STEPS, lambda key: start(key, WIDTH, LAYERS), batch, nats, held_out(many), held_out(few),
+        about, steps, lambda key: start(key, width, LAYERS), batch, nats, held_out(many), held_out(few),
         "nats a byte, held out", data=hashlib.sha256(read.tobytes() + data.held_out.tobytes()).hexdigest()[:16],
     )  # fmt: skip
