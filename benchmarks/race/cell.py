@@ -76,12 +76,12 @@ class Cell:
         ones. What was made for the larger task out of the smaller one's optimizer runs as it is.
         """
         seeds = list(SEEDS[:2] if self.tiny else SEEDS)
-        self.group("as it is", [point], seeds)
         if self.method.carried:
-            return
+            return self.group("final", [point], seeds)
+        self.group("as it is", [point], seeds)
         tried = [{**point, **{name: short(point[name] * f) for name in self.method.rates}} for f in FACTORS]
         self.group("tune", self.whole(tried), [TUNING_SEED])
-        self.group("final", [self.record.trials(["tune"])[0]["point"]], seeds)
+        return self.group("final", [self.record.trials(["tune"])[0]["point"]], seeds)
 
     def whole(self, tried: list[Point]) -> list[Point]:
         """Points with what is not tuned in their space."""

@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from .methods import EQUATIONS, METHODS
+from .methods import EQUATIONS, LARGER, METHODS
 from .records import KEPT, Record
 from .tasks import DIAGNOSTICS, HELD_OUT, NAMES
 
 # Ends that span decades: their means are geometric, and sigma and p are of logarithms.
 DECADES = ("factors", "modular", "pinn", "pinn_double")
+# Tasks with the same trials of all methods, from which the one configuration of each is taken.
+FIRST_ROUND = ("language", "language_repeated", "digits", "autoencoder", "factors", "modular")
+ALWAYS = ("adamw", "nadamw", "normuon", "recipe")  # a task on which these ran untuned counts in the mean over all
 BASELINES = tuple(name for name, m in METHODS.items() if m.larger)
 CONFIDENCE = 0.95
 
@@ -24,7 +27,7 @@ class Row(NamedTuple):
     spread: float  # standard deviation over them; a factor where ends span decades
     better: float  # than the baseline, in its standard deviations; positive is better
     p: float  # of the one-sided z-test that it is better
-    untuned: float  # mean of the untuned point
+    untuned: float  # mean of the untuned point; on a larger task, of the smaller one's point as it is
     sooner: float  # the share of the baseline's steps after which its mean is reached; infinite if not
     interval: tuple[float, float]  # of that share
     point: dict[str, float]
@@ -47,9 +50,10 @@ def decades(record: Record) -> bool:
 
 
 def baseline(records: dict[str, Record]) -> str | None:
-    """The better of those that were tuned as baselines, once all of them are there."""
+    """The better of those that were tuned as baselines, once all of them are there; on a larger task one is enough."""
     ends = {name: mean(scaled(records[name], "final")) for name in BASELINES if name in records}
-    if len(ends) < len(BASELINES) or any(map(math.isnan, ends.values())):
+    larger = any(record.path.parent.name in LARGER for record in records.values())
+    if len(ends) < (1 if larger else len(BASELINES)) or any(map(math.isnan, ends.values())):
         return None
     return min(ends, key=lambda name: ends[name])
 
@@ -74,7 +78,8 @@ def table(records: dict[str, Record]) -> list[Row]:
         spread = shown(statistics.stdev(ends)) if all(map(math.isfinite, ends)) else math.inf
         better = (mean(base) - mean(ends)) / statistics.stdev(base) if base else math.nan
         p = float(stats.norm.sf(z)) if name != first else math.nan
-        untuned, best = shown(mean(scaled(record, "untuned"))), record.best()
+        plain = "untuned" if record.stage("untuned") else "as it is"
+        untuned, best = shown(mean(scaled(record, plain))), record.best()
         rows.append(Row(name, shown(mean(ends)), spread, better, p, untuned, sooner, interval, best, record))
     return sorted(rows, key=lambda row: row.mean)
 
@@ -139,11 +144,7 @@ def one_configuration(records: dict[str, dict[str, Record]]) -> list[OneConfigur
     Trials have the same points in every task, so this costs no run. A ratio counts between 1/10 and 10. Tasks with a
     few methods only, and methods that are not on all of the others, are left out.
     """
-    goals = {
-        task: records[task][first]
-        for task in NAMES
-        if task not in EQUATIONS and (first := baseline(records.get(task, {})))
-    }
+    goals = {task: records[task][first] for task in FIRST_ROUND if (first := baseline(records.get(task, {})))}
     found = []
     for name in METHODS:
         cells = [records[task][name] for task in goals if name in records[task]]
@@ -159,6 +160,35 @@ def one_configuration(records: dict[str, dict[str, Record]]) -> list[OneConfigur
         point = cells[0].stage("tune")[best]["point"]
         found.append(OneConfiguration(name, math.exp(means[best]), math.exp(np.mean(own)), point))
     return sorted(found, key=lambda row: row.value)
+
+
+class Untuned(NamedTuple):
+    method: str
+    mean: float  # geometric mean over the tasks: untuned / the baseline, tuned
+    worst: float  # the largest of these
+    task: str  # and where
+
+
+def untuned_everywhere(records: dict[str, dict[str, Record]]) -> tuple[list[str], list[Untuned]]:
+    """The tasks on which all of `ALWAYS` ran untuned, and the methods that ran untuned on all of these, best first."""
+    shared = [
+        task
+        for task, cells in records.items()
+        if task not in (*LARGER, *DIAGNOSTICS, *EQUATIONS)
+        and (baseline(cells) or task in HELD_OUT)
+        and all(name in cells and cells[name].stage("untuned") for name in ALWAYS)
+    ]
+    found = []
+    for name in METHODS:
+        cells = {task: records[task][name] for task in shared if name in records[task]}
+        if not shared or len(cells) < len(shared) or not all(c.stage("untuned") for c in cells.values()):
+            continue
+        goals = {task: typical(records[task][baseline(records[task]) or "nadamw"], "final") for task in shared}
+        scores = {task: score(typical(c, "untuned"), goals[task]) for task, c in cells.items()}
+        worst = max(scores, key=lambda task: scores[task])
+        mean_of = math.exp(float(np.mean(list(scores.values()))))
+        found.append(Untuned(name, mean_of, math.exp(scores[worst]), worst))
+    return shared, sorted(found, key=lambda row: row.mean)
 
 
 def of_everything(folder: Path = KEPT) -> dict[str, dict[str, float]]:

@@ -93,7 +93,9 @@ METHODS: dict[str, Method] = {
     "gauss-newton": Method(searching(lambda: gdjax.gauss_newton(1e-3)), {}, {}, (), residuals=True, mapped=False),
 }  # fmt: skip
 METHODS |= {
-    f"{name}, transferred": METHODS[name]._replace(make=makers.carried_over(METHODS[name].make), carried=name)
+    f"{name}, transferred": METHODS[name]._replace(
+        make=makers.carried_over(METHODS[name].make), carried=name, larger={}
+    )
     for name in ("adamw", "nadamw", "recipe", "soap")
 }
 EQUATIONS = ("pinn", "pinn_double")  # a minute for the eight seeds of a method: for a few of the others

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from . import anytime, figures, tasks, timing
-from .methods import EQUATIONS, METHODS
+from .methods import FINE_TUNING, LARGER, METHODS
 from .records import Record
 from .spaces import Decay, Space
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "race.md"
+FRONTS = ("adamw", "adamw, two rates", "muon", "normuon", "soap", "lion", "sgd")  # in colour
+COLOURS = ("#d7191c", "#fdae61", "#1f6fb4", "#2ca25f", "#6a3d9a", "#8c510a", "#444444")
 PICTURE = ROOT / "docs" / "images" / "race.png"
 
 
@@ -23,13 +25,17 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     seeds = len(rows[0].record.stage("final"))
     means = "; geometric means, sigma of logarithms" if figures.decades(rows[0].record) else ""
     lines += [f"{about['unit'].capitalize()}; {seeds} seeds{means}. Baseline: {first or 'not there yet'}.", ""]
-    head = "method | end | ± | sigma | p | untuned | of the steps | of the time"
-    lines += [f"| {head} |", "| --- |" + " ---: |" * 7]
+    head = ["method", "end", "±", "sigma", "p", "as it is" if task in LARGER else "untuned", "of the steps"]
+    head.append("aside" if task in FINE_TUNING else "of the time")
+    if task in FINE_TUNING:
+        lines[-1:] = [f"Aside: {about['aside']}.", ""]
+    lines += [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * 7]
     for row in rows:
         name = f"**{row.method}**" if row.method == first else row.method
         spread = f"× {row.spread:.3g}" if figures.decades(row.record) else number(row.spread)
         cell = [name, number(row.mean), spread, sigmas(row.better), probability(row.p)]
-        cell += [number(row.untuned), share(row), of_time(task, row, first)]
+        aside = figures.mean(row.record.aside("final"))
+        cell += [number(row.untuned), share(row), number(aside) if task in FINE_TUNING else of_time(task, row, first)]
         lines.append(f"| {' | '.join(cell)} |")
     lines += ["", "Best points:", ""]
     return [*lines, *(f"- {row.method}: {point_of(row.point)}" for row in rows), ""]
@@ -89,7 +95,7 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
     rows = figures.one_configuration(records)
     if not rows:
         return []
-    over = ", ".join(t for t in tasks.NAMES if t not in EQUATIONS and figures.baseline(records.get(t, {})))
+    over = ", ".join(t for t in figures.FIRST_ROUND if figures.baseline(records.get(t, {})))
     lines = [
         f"### One configuration: {over}",
         "",
@@ -99,6 +105,17 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
     for row in rows:
         lines.append(f"| {row.method} | {row.value:.3f} | {row.untuned:.3f} | {point_of(row.point)} |")
     return [*lines, ""]
+
+
+def of_untuned(records: dict[str, dict[str, Record]]) -> list[str]:
+    over, rows = figures.untuned_everywhere(records)
+    lines = [
+        f"### Untuned, in the mean over {len(over)} tasks: {', '.join(over)}",
+        "",
+        "| method | untuned / the baseline, tuned | at worst | on |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    return [*lines, *(f"| {r.method} | {r.mean:.3f} | {r.worst:.2f} | {r.task} |" for r in rows), ""] if rows else []
 
 
 def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
@@ -188,13 +205,56 @@ def picture(records: dict[str, dict[str, Record]]) -> None:
     figure.savefig(PICTURE, dpi=130)
 
 
+def picture_of_fine_tuning(records: dict[str, dict[str, Record]]) -> None:
+    """A panel for each task: what is learned against what is forgotten. A line is the front of a method's trials."""
+    from matplotlib.figure import Figure
+
+    shown = {task: figures.table(records[task]) for task in FINE_TUNING if figures.baseline(records[task])}
+    if not shown:
+        return
+    figure = Figure(figsize=(4.6 * len(shown), 4.6), layout="constrained")
+    axes: Any = figure.subplots(1, len(shown), squeeze=False)[0]
+    for ax, (task, rows) in zip(axes, shown.items(), strict=True):
+        marked = [row for row in rows if row.method in FRONTS]
+        for row, colour in zip(marked, COLOURS, strict=False):
+            front = front_of([(run["aside"], run["end"]) for run in row.record.trials() if run["aside"] is not None])
+            ax.plot(*zip(*front, strict=True), color=colour, linewidth=1.2, alpha=0.8, drawstyle="steps-post")
+            end = figures.mean(row.record.aside("final")), row.mean
+            ax.plot(*end, "o", color=colour, markersize=8, label=row.method)
+        for row in rows:
+            if row not in marked and math.isfinite(row.mean):
+                ax.plot(figures.mean(row.record.aside("final")), row.mean, "o", color="0.7", markersize=4)
+        lowest = min(row.mean for row in rows)
+        ax.set_ylim(lowest - 0.01, lowest + 0.2)
+        about = rows[0].record.about
+        ax.set_xlim(float(about["aside"].split("; ")[1].split()[0]) - 0.02, None)
+        ax.set_title(task, fontsize=10)
+        ax.set_xlabel(f"forgotten: {about['aside']}", fontsize=8)
+        ax.set_ylabel(f"learned: {about['unit']}", fontsize=8)
+        ax.grid(color="0.92", linewidth=0.8)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(fontsize=7, frameon=False)
+    figure.suptitle("Fine-tuning: lower is better learned, further left less is forgotten", fontsize=10)
+    figure.savefig(PICTURE.with_name("race_fine_tuning.png"), dpi=130)
+
+
+def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other beats in both numbers, by the first."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return front
+
+
 def tell_all() -> None:
     records = figures.read()
     put("spaces", spaces())
     tuned = [line for task in tasks.NAMES for line in of_task(task, records[task])]
     held_out = [line for task in tasks.HELD_OUT for line in of_task(task, records[task])]
-    put("tables", tuned + of_all(records) + held_out + anytime.table() + of_diagnostics(records))
+    put("tables", tuned + of_all(records) + held_out + of_untuned(records) + anytime.table() + of_diagnostics(records))
     put("race", of_choice(records), PAGE.with_name("choose.md"))
     picture(records)
+    picture_of_fine_tuning(records)
     anytime.picture(PICTURE.with_name("race_anytime.png"))
     print(f"wrote {PAGE.relative_to(ROOT)}")

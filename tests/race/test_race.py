@@ -4,12 +4,14 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
 from benchmarks.race import anytime, cell, figures, makers, methods, schedule, spaces, tasks, telling
 from benchmarks.race.records import Record
+from benchmarks.race.tasks import fine_tuning, language
 
 
 def record(tmp_path, method, **stages):
@@ -68,7 +70,7 @@ class Fake:
         self.end = end
 
     def run(self, points, seeds, steps):
-        return [[]] * len(points), [self.end(p["rate"]) for p in points]
+        return [[]] * len(points), [self.end(p["rate"]) for p in points], []
 
 
 @pytest.mark.parametrize(
@@ -151,8 +153,56 @@ def test_every_method_takes_its_points(name):
     method = methods.METHODS[name]
     assert set(method.untuned) >= set(method.space) and set(method.rates) <= set(method.space)
     params = {"embed": np.ones((5, 4), np.float32), "mlp": {"kernel": np.eye(4, dtype=np.float32)}}
+    if method.carried:
+        params = jax.eval_shape(lambda key: language.start(key, 128, 2), jax.random.key(0))
     for point in (method.untuned, *spaces.points(method.space, 2)):
         jax.eval_shape(lambda p=point: method.make(p, 10).init(params))
+
+
+def test_a_larger_task_begins_with_the_point_of_the_smaller_one(tmp_path):
+    kept, point = Record("language_128", "sgd", tmp_path), {"rate": 0.5, "weight_decay": 0.01}
+    one = cell.Cell(tasks.task("factors"), methods.METHODS["sgd"], kept, str, near=point)
+    one.trainer = Fake(lambda rate: abs(math.log(rate / 0.25)))
+    one.run()
+    assert [r["stage"] for r in kept.runs] == ["as it is"] * 8 + ["tune"] * 8 + ["final"] * 8
+    assert kept.stage("as it is")[0]["point"] == point
+    assert {r["point"]["rate"] for r in kept.stage("final")} == {0.25} and kept.best()["weight_decay"] == 0.01
+    carried = Record("language_128", "recipe, transferred", tmp_path)
+    one = cell.Cell(tasks.task("factors"), methods.METHODS["recipe, transferred"], carried, str, near=point)
+    one.trainer = Fake(lambda rate: rate)
+    one.run()
+    assert [r["stage"] for r in carried.runs] == ["final"] * 8 and carried.best() == point
+
+
+def test_the_method_of_a_wider_model_is_the_smaller_ones_transferred():
+    """The recipe at width 128: NorMuon's rate and the head's are halved, the embedding's is not."""
+    params = language.start(jax.random.key(0), 128, 2)
+    point = {"rate": 1e-3, "adam_rate": 1e-3, "weight_decay": 0.0}
+    grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
+    plain, carried = (methods.METHODS[name].make(point, 10) for name in ("recipe", "recipe, transferred"))
+    steps = [tx.update(grads, tx.init(params), params)[0] for tx in (plain, carried)]
+    ratios = jax.tree.map(lambda a, b: float(jnp.linalg.norm(b) / jnp.linalg.norm(a)), *steps)
+    assert ratios["embed"] == pytest.approx(1) and ratios["head"]["out"] == pytest.approx(0.5, rel=1e-3)
+    assert ratios["blocks"][0]["mlp"]["up"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_fine_tuning_begins_with_the_models_and_forgetting_is_a_number_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "KEPT", tmp_path)
+    monkeypatch.setattr(fine_tuning, "FIRST_STEPS", 2)
+    task = fine_tuning.adapters()
+    pairs = task.start(jax.random.key(0))
+    before = float(task.judge(pairs))
+    assert {x.shape[-1] for x in jax.tree.leaves(pairs) if x.shape[0] != fine_tuning.RANK} == {fine_tuning.RANK}
+    assert f"; {before:.4g} before" in task.unit and f"; {float(task.aside(pairs)):.4g} before" in task.aside_unit
+    moved = jax.tree.map(lambda x: x + 1.0, pairs)
+    assert float(task.aside(moved)) != float(task.aside(pairs)) and float(task.judge(moved)) != before
+    made = fine_tuning.checkpoints("adamw")
+    assert all(x.shape[0] == fine_tuning.CHECKPOINTS for x in jax.tree.leaves(made))
+    assert float(jnp.ptp(made["embed"], axis=0).min()) > 0  # four models
+    kept = record(tmp_path, "m")
+    kept.add("final", [{"rate": 0.1}] * 2, [0, 1], [[], []], [1.0, 2.0], 1, [3.0, math.inf])
+    assert Record("t", "m", tmp_path).aside("final") == [3.0, math.inf]
+    assert telling.front_of([(3, 1), (1, 2), (2, 2), (2.5, 0.5)]) == [(1, 2), (2.5, 0.5)]
 
 
 def test_a_tiny_cell_runs_and_resumes(tmp_path):
