@@ -8,10 +8,11 @@ on; D, gradients fall to a tenth. The largest update of Adam over the exact one,
 spread over 1, 3, 12 decades. The relative error of the update, and of a first moment, for gradients of any size. And
 what `quantize_state` does to Adam's updates: the norm of the difference to float32's over their norm, and how long they
 are beside these. Only computed, so the same everywhere, but for what a processor rounds. Writes codes.json and .md;
-with --picture docs/images/codes.png too.
+--picture draws docs/images/codes.png and, from the kept results, second_moments.png.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +150,35 @@ def picture() -> None:
     figure.savefig(ROOT / "docs" / "images" / "codes.png", dpi=130)
 
 
+CASES = {"A": "gradients become 0", "B": "only neighbours go on", "C": "all goes on", "D": "gradients fall to a tenth"}
+
+
+def picture_of_squares(rows: list[dict[str, Any]]) -> None:
+    """What errors of v do to steps: how long a step is in each case, and the longest one beside the exact one."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["kind"] == "square"][::-1]
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    one, two = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for case, marker, colour in zip(CASES, "ovsD", ("#d7191c", "#1f6fb4", "#2ca25f", "#8c510a"), strict=True):
+        lengths = [row["over_exact"][case]["median"] ** -0.5 for row in rows]
+        one.plot(lengths, range(len(rows)), marker, color=colour, label=CASES[case], alpha=0.85)
+    one.set_yticks(range(len(rows)), [row["format"] for row in rows], fontsize=9)
+    one.set(xscale="log", xlabel="length of a step over what it should be")
+    one.set_xticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+    one.minorticks_off()
+    one.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
+    largest = [max(row["largest_update"]) for row in rows]
+    two.barh(
+        range(len(rows)), largest, color=["#d7191c" if x > 10 else "#1f6fb4" for x in largest], left=0.5, height=0.5
+    )
+    two.set(xscale="log", xlim=(0.5, 2e6), xlabel="longest step beside large neighbours,\nover what it should be")
+    for ax in (one, two):
+        ax.axvline(1, color="0.6", linewidth=0.8)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(ROOT / "docs" / "images" / "second_moments.png", dpi=130)
+
+
 def over_exact(codes: Codes, case: str, before: int = BEFORE, after: int = AFTER) -> dict[str, float]:
     """v as it is kept, over the exact one: mean, median, standard deviation over the elements."""
     alternating = sum(np.indices(SHAPE)) % 2 == 0  # in rows and in columns, along which blocks lie
@@ -224,6 +254,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     args = parser.parse_args()
     if args.picture:
+        kept = Path(__file__).with_name("results") / "codes.json"
+        picture_of_squares(json.loads(kept.read_text("utf-8"))["rows"])
         return picture()
     steps = (BEFORE // 10, AFTER // 10) if args.quick else (BEFORE, AFTER)
     results = Results(args.out / "codes.json", again=True)
