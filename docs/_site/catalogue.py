@@ -12,7 +12,7 @@ from typing import Any
 
 import gdjax
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+TABLES = Path(__file__).resolve().parents[1] / "optimizers.md"
 MODULES = (
     "losses", "projections", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order", "assignment",
     "perturbations", "microbatching", "plots", "experimental.aggregating",
@@ -208,10 +208,9 @@ def pages() -> dict[str, list[Symbol]]:
 
 @functools.cache
 def groups() -> dict[str, list[str]]:
-    """The names of each group of optimizers: a heading of the README's section of them, and the names in its table."""
-    section = README.read_text("utf-8").partition("\n## Optimizers\n")[2].partition("\n## ")[0]
+    """The names of each group of optimizers: a heading of `docs/optimizers.md`, and the names in its table."""
     found = {}
-    for part in section.split("\n### ")[1:]:
+    for part in TABLES.read_text("utf-8").split("\n## ")[1:]:
         title, _, text = part.partition("\n")
         first_cells = re.findall(r"^\|([^|]*`[^|]*)\|", text, re.MULTILINE)
         found[title] = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]

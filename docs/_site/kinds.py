@@ -56,7 +56,7 @@ def kinds(name: str) -> dict[str, dict[str, None]]:
 
 
 def names() -> list[str]:
-    """The optimizers, in the order of the tables of the README."""
+    """The optimizers, in the order of the tables of `docs/optimizers.md`."""
     own = {symbol.short for symbol in catalogue.symbols() if catalogue.is_optimizer(symbol)}
     return [name for group in catalogue.groups().values() for name in group if name in own]
 

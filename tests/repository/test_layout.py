@@ -177,7 +177,7 @@ def test_all_names_what_is_exported():
 
 @pytest.mark.parametrize("module", OPTIMIZERS)
 def test_optimizer_is_complete(module):
-    readme = (ROOT / "README.md").read_text("utf-8")
+    tables = (ROOT / "docs" / "optimizers.md").read_text("utf-8")
     missing = []
     if not (ROOT / "tests" / module).with_name(f"test_{Path(module).name}.py").is_file():
         missing.append(f"tests/optimizers/test_{Path(module).name}.py")
@@ -185,8 +185,8 @@ def test_optimizer_is_complete(module):
         docstring = ast.get_docstring(definitions(module)[name]) or ""
         if name not in exported():
             missing.append(f"{name!r} in __all__ of gdjax/__init__.py")
-        if not re.search(rf"^\|[^|]*`{name}`[^|]*\|", readme, re.MULTILINE):
-            missing.append(f"{name!r} in the first column of a table in README.md")
+        if not re.search(rf"^\|[^|]*`{name}`[^|]*\|", tables, re.MULTILINE):
+            missing.append(f"{name!r} in the first column of a table in docs/optimizers.md")
         if not re.search(r"^References?:", docstring, re.MULTILINE):
             missing.append(f"a heading 'Reference:' in the docstring of {name}")
     assert missing == []
