@@ -3,6 +3,7 @@
 import logging
 import posixpath
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
 # Pages and pictures from outside `docs/`, by their path from the root.
 OUTSIDE = (
     "CHANGELOG.md",
@@ -54,7 +56,9 @@ def _entries(section: str) -> list[Any]:
 
 
 def on_config(config: Any) -> Any:
-    """Puts the pages of the reference into the navigation."""
+    """Puts the pages of the reference into the navigation, and the project's address where the theme looks for it."""
+    config.repo_url, config.repo_name, config.edit_uri = URLS["Repository"], "gdjax", "edit/main/docs/"
+    config.extra["social"] = [{"icon": "material/bug", "link": URLS["Issues"], "name": "Report a mistake"}]
     config.nav[:] = [x for x in config.nav if _exists(x)]
     reference: list[Any] = ["api/index.md"]
     for section, (title, _) in catalogue.SECTIONS.items():

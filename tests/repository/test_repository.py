@@ -96,9 +96,34 @@ def test_the_citation_is_of_this_version():
     assert all(author.keys() <= {"name", "family-names", "given-names", "orcid"} for author in citation["authors"])
 
 
+def test_one_address():
+    """That of pyproject.toml, which the site reads, stands wherever a file names the project's own."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+    home, site = (urls[name].removeprefix("https://") for name in ("Repository", "Documentation"))
+    assert all(url.startswith((f"https://{home}", f"https://{site}")) for url in urls.values())
+    own = re.compile(r"github(?:\.com)?/[\w.-]+/gdjax\b|[\w.-]+\.github\.io/[\w-]*")
+    said = {home, home.replace(".com", ""), site.rstrip("/"), site}
+    folders = [
+        ".",
+        "docs",
+        "docs/_site",
+        "examples",
+        "examples/notebooks",
+        "benchmarks",
+        ".github",
+        ".github/ISSUE_TEMPLATE",
+    ]
+    kinds = {".md", ".cff", ".yml", ".toml", ".py", ".ipynb"}
+    files = [path for folder in folders for path in (ROOT / folder).iterdir() if path.suffix in kinds]
+    found = {path.relative_to(ROOT).as_posix(): set(own.findall(path.read_text("utf-8"))) for path in files}
+    assert {name: names - said for name, names in found.items() if any("gdjax" in x for x in names - said)} == {}
+    needed = {"README.md", "CITATION.cff", "SECURITY.md", "CONTRIBUTING.md", ".github/ISSUE_TEMPLATE/config.yml"}
+    assert {name for name in needed if not found[name]} == set()
+
+
 def test_the_pages_that_a_contributor_looks_for_are_there():
     for name in ("CONTRIBUTING", "SECURITY", "CODE_OF_CONDUCT"):
         text = (ROOT / f"{name}.md").read_text("utf-8")
         for link in re.findall(r"\]\(([^)#]+)", text):
-            assert (ROOT / link).exists(), link
+            assert "://" in link or (ROOT / link).exists(), link
         assert 5 < len(text.splitlines()) < 40
