@@ -147,6 +147,16 @@ def test_the_first_page(capsys: pytest.CaptureFixture[str]):
     assert said and "".join(printed(ROOT / "docs" / "index.md")).startswith(said)
 
 
+def test_the_questions_have_a_source_and_an_answer_that_runs():
+    run("faq")
+    questions = (ROOT / "docs" / "faq.md").read_text("utf-8").split("\n### ")[1:]
+    assert len(questions) >= 25
+    for question in questions:
+        text, _, program = question.partition("```python\n")
+        assert re.search(r"\]\(https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+\)", text), question[:60]
+        assert re.search(r"^( *assert |same\()", program, re.MULTILINE), question[:60]
+
+
 def test_the_page_on_choosing():
     names = run("choose")
     assert names["state"] is not None
