@@ -119,9 +119,8 @@ def of_untuned(records: dict[str, dict[str, Record]]) -> list[str]:
 
 
 def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
-    """Of each task the winners, for the page on choosing, each with a link to its record."""
-    head = "task | the baseline, tuned | best, tuned | its share of the steps | best untuned | AdamW untuned"
-    lines = [f"| {head} |", "| --- | --- | --- | ---: | --- | ---: |"]
+    """Of each task the winners, for the page on choosing, each with a link to its record: a list, for phones."""
+    lines: list[str] = []
     for task in (*tasks.NAMES, *tasks.HELD_OUT):
         rows = {row.method: row for row in figures.table(records[task])}
         first = figures.baseline(records[task])
@@ -129,13 +128,11 @@ def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
             continue
         best, *_ = rows.values()
         untuned = min(rows.values(), key=lambda row: row.untuned if math.isfinite(row.untuned) else math.inf)
-        cells = [
-            f"`{task}`",
-            f"{linked(rows[first])} {number(rows[first].mean)}",
-            f"{linked(best)} {number(best.mean)}",
-        ]
-        cells += [share(best), f"{linked(untuned)} {number(untuned.untuned)}", number(rows["adamw"].untuned)]
-        lines.append(f"| {' | '.join(cells)} |")
+        soon = share(best)
+        told = [f"best {linked(best)} {number(best.mean)}, baseline {linked(rows[first])} {number(rows[first].mean)}"]
+        told += [f"whose loss it reaches in {soon} of the steps"] if "reached" not in soon else []
+        bare = f"untuned {linked(untuned)} {number(untuned.untuned)}, AdamW {number(rows['adamw'].untuned)}"
+        lines.append(f"- **`{task}`**: {', '.join(told)}; {bare}.")
     return [*lines, ""]
 
 

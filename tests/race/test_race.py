@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -238,6 +239,22 @@ def test_ends_over_decades_are_judged_by_logarithms(tmp_path):
         math.exp(math.log(100) / math.sqrt(2))
     )
     assert "× " in "\n".join(telling.of_task("factors", cells))
+
+
+def test_figures_of_the_page_on_choosing_are_those_of_their_records():
+    """A number that links to a record is the method's mean there, or its untuned mean over the baseline's."""
+    page = (telling.ROOT / "docs" / "choose.md").read_text("utf-8")
+    cards = page.partition("<!-- race: made")[0]
+    found = re.findall(r"\[([\d.e-]+)\]\(\.\./benchmarks/results/race/(\w+)/([^)]+)\.jsonl\)", cards)
+    assert len(found) > 25
+    records = figures.read()
+    for said, task, file in found:
+        own = next(r for r in records[task].values() if r.path.stem == file)
+        goal = figures.typical(records[task][figures.baseline(records[task])], "final")
+        digits = len(said.partition("e")[0].replace(".", "").lstrip("0"))
+        values = figures.typical(own, "final"), figures.typical(own, "untuned") / goal
+        right = {f"{x:.{digits - 1}e}" for x in values}
+        assert f"{float(said):.{digits - 1}e}" in right, f"{task}, {file}: {said} is none of {right}"
 
 
 def test_a_task_that_nothing_is_tuned_on_runs_the_given_point(tmp_path):
