@@ -83,7 +83,7 @@ race: $(VENV)/.stamp-bench $(VENV)/.stamp-examples ## Race the optimizers, hours
 docs: $(VENV)/.stamp-docs ## Build the documentation site into out/site; a broken link or a missing picture fails
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict $(ARGS)
 
-look: ## Look at the site with Chromium: pictures into out/look, a search, what is out of sight; ARGS=--all: at every page
+look: ## Look at the site with Chromium: pictures into out/look, searches, what is out of sight; ARGS=--all: at every page
 	@$(MAKE) --no-print-directory docs ARGS=
 	$(VENV)/bin/python docs/_site/look.py out/site out/look $(ARGS)
 

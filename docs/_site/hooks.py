@@ -27,7 +27,6 @@ OUTSIDE = (
     "benchmarks/results/race/*/*.jsonl",
 )
 MADE = ("CHANGELOG.md", "benchmarks/about.md")
-NOT_SEARCHED = "---\nsearch: { exclude: true }\n---\n\n"  # lists, where the pages themselves are found
 OWN_TITLE = "\n    options:\n      heading_level: 1"
 
 
@@ -151,9 +150,9 @@ def _sections() -> str:
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that no file of `docs/` holds."""
     generated = {uri(page): _page(page, held) for page, held in catalogue.pages().items()}
-    generated["api/index.md"] = NOT_SEARCHED + _sections()
+    generated["api/index.md"] = _sections()
     for section, (title, sentence) in catalogue.SECTIONS.items():
-        generated[f"api/{section}/index.md"] = f"{NOT_SEARCHED}# {title}\n\n{sentence}\n\n{_table(section)}"
+        generated[f"api/{section}/index.md"] = f"# {title}\n\n{sentence}\n\n{_table(section)}"
     for name, text in generated.items():
         files.append(File.generated(config, name, content=text))
     for pattern in OUTSIDE:
@@ -163,8 +162,18 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def searched(page: str, section: str) -> dict[str, Any]:
+    """How the search weighs a page: guides before the reference, and no lists, results or changes of old versions."""
+    reference = page.startswith("api/")
+    if page.startswith(("benchmarks/results/", "CHANGELOG")) or (reference and page.endswith("index.md")):
+        return {"exclude": True}
+    others = reference or page == "faq.md" or section in ("Background", "Examples")
+    return {"boost": 0.5 if others else 2}
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Makes of a page as GitHub shows it one that mkdocs shows alike."""
+    page.meta["search"] = searched(page.file.src_uri, page.ancestors[-1].title if page.ancestors else "")
     if page.file.src_uri.startswith("api/"):
         return markdown
     if page.file.src_uri == "index.md" or page.file.src_uri.startswith("benchmarks/results/"):
@@ -215,8 +224,8 @@ CELLS = re.compile(r"<td.*?</td>", re.DOTALL)
 
 
 def _breakable(cell: re.Match[str]) -> str:
-    """Long names in a table break at their underscores."""
-    return re.sub(r"<code>[^<]*</code>", lambda code: code[0].replace("_", "_<wbr>"), cell[0])
+    """Long names and calls in a table break at underscores, dots and brackets."""
+    return re.sub(r"<code>[^<]*</code>", lambda code: re.sub(r"(?<=[_.(])", "<wbr>", code[0]), cell[0])
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:

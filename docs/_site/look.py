@@ -1,4 +1,4 @@
-"""Looks at the built site in a browser: pictures of pages, what is out of sight on them, and a search.
+"""Looks at the built site in a browser: pictures of pages, what is out of sight on them, and what its search finds.
 
     python docs/_site/look.py out/site out/look [--all]
 
@@ -27,8 +27,36 @@ FLAGS = (
 ).split()
 MINUTES = 20
 WIDTHS = 1280, 390  # a small laptop, a phone
-PICTURES = ["", "api/optimizers/muon/", "examples/", "gallery/", "contributing/", "from_optax/"]
-WANTED = "muon", "api/optimizers/muon/"  # what is typed into the search, and a page among its results
+PICTURES = ["", "choose/", "faq/", "api/optimizers/muon/", "examples/", "gallery/", "contributing/", "from_optax/"]
+# What is typed into the search, a page that it should find, and among how many pages.
+WANTED = (
+    ("learning rate schedule", "choose/", 3),
+    ("log learning rate", "metrics_and_states/", 3),
+    ("layer-wise learning rate", "groups_and_rates/", 3),
+    ("which optimizer", "choose/", 3),
+    ("resume training", "train_and_sweep/", 3),
+    ("checkpoint", "metrics_and_states/", 3),
+    ("EMA", "groups_and_rates/", 3),
+    ("gradient accumulation", "cookbook/", 3),
+    ("freeze layers", "groups_and_rates/", 3),
+    ("weight decay mask", "groups_and_rates/", 3),
+    ("gradient clipping", "groups_and_rates/", 3),
+    ("fine-tune LoRA", "adapters/", 1),
+    ("mixed precision", "cookbook/", 3),
+    ("bfloat16", "memory/", 3),
+    ("NaN", "numbers/", 3),
+    ("out of memory", "memory/", 3),
+    ("sharding", "devices/", 3),
+    ("batch size", "train_and_sweep/", 3),
+    ("least squares", "minimizers/", 3),
+    ("muon", "muon/", 1),
+    ("muon", "api/optimizers/muon/", 3),
+    ("adamw", "api/optimizers/adamw/", 3),
+    ("SOAP", "kronecker/", 1),
+    ("PyTorch", "from_pytorch/", 1),
+    ("Optax", "from_optax/", 1),
+)
+UNWANTED = "benchmarks/results/", "CHANGELOG/"
 # Runs in the browser: each page in a frame of the width asked for, so that it lays itself out as in a window.
 DRIVER = """<!doctype html><meta charset="utf-8"><iframe id="frame" height="900" style="border: 0"></iframe><script>
 const frame = document.getElementById("frame");
@@ -69,7 +97,8 @@ async function search(text) {
 }
 (async () => {
   const task = await (await fetch("/look.json")).json();
-  const report = { out: {}, results: await search(task.search) };
+  const report = { out: {}, results: {} };
+  for (const text of task.searches) report.results[text] = await search(text);
   for (const width of task.widths)
     for (const page of task.pages) {
       const found = await outOfSight(page, width);
@@ -130,7 +159,7 @@ def look(browser: str, site: Path, out: Path, every: bool) -> list[str]:
     """Draws the pictures into `out`, and returns what is wrong."""
     pages = sorted({*pages_of(site, every), *PICTURES})
     handler = type("OfThisRun", (Handler,), {"report": {}, "done": threading.Event()})
-    handler.task = {"pages": pages, "widths": WIDTHS, "search": WANTED[0]}
+    handler.task = {"pages": pages, "widths": WIDTHS, "searches": [text for text, *_ in WANTED]}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     root = f"http://127.0.0.1:{server.server_port}"
@@ -146,10 +175,13 @@ def look(browser: str, site: Path, out: Path, every: bool) -> list[str]:
     if not answered:
         return [f"the browser did not answer in {MINUTES} minutes"]
     wrong = [f"{page}: {', '.join(found)}" for page, found in handler.report["out"].items()]
-    if WANTED[1] not in [result.partition("?")[0] for result in handler.report["results"]]:
-        wrong.append(f"a search for {WANTED[0]!r} finds {handler.report['results'][:5]}, not {WANTED[1]}")
-    hits = len(handler.report["results"])
-    print(f"{len(pages)} pages at {WIDTHS} px; a search for {WANTED[0]!r} has {hits} results; pictures in {out}")
+    for text, page, among in WANTED:
+        found = list(dict.fromkeys(x.partition("?")[0] for x in handler.report["results"][text]))
+        if page not in found[:among]:
+            wrong.append(f"a search for {text!r} finds {found[:among]}, not {page}")
+        if bad := [x for x in found if x.startswith(UNWANTED)]:
+            wrong.append(f"a search for {text!r} finds {bad}")
+    print(f"{len(pages)} pages at {WIDTHS} px; {len(WANTED)} searches; pictures in {out}")
     return wrong
 
 

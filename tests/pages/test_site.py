@@ -25,7 +25,7 @@ def load(name: str) -> Any:
     return module
 
 
-catalogue, links = load("catalogue"), load("links")
+catalogue, links, look = load("catalogue"), load("links"), load("look")
 
 
 def test_each_public_name_has_one_page():
@@ -111,6 +111,13 @@ def test_the_names_in_the_pages_exist():
             except (AttributeError, ImportError):
                 unknown.add((page.name, name))
     assert unknown == set()
+
+
+def test_the_search_is_asked_for_pages_that_exist():
+    """`make look` asks in a browser; what it asks for must be there."""
+    assert len({text for text, *_ in look.WANTED}) >= 20
+    made = {f"api/{page}" for page in catalogue.pages()} | {page.stem for page in WRITTEN}
+    assert {page.rstrip("/") for _, page, _ in look.WANTED} - made == set()
 
 
 def test_public_modules_are_in_the_reference():
