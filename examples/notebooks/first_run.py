@@ -2,7 +2,7 @@
 # # A first run
 #
 # A small network learns a curve. You will write the training loop by hand, let `minimize` write it, and choose
-# a learning rate by a sweep. The notebook needs `pip install ".[plot]"` in a checkout of gdjax.
+# a learning rate by a sweep.
 
 # %%
 import jax

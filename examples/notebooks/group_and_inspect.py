@@ -7,9 +7,11 @@
 # %%
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 
 import gdjax
+from gdjax import plots
 
 key = jax.random.key(0)
 params = {
@@ -90,11 +92,14 @@ def step(params, state):
     return gdjax.apply_updates(params, updates), state
 
 
-trained, state = params, tx.init(params)
+trained, state, history = params, tx.init(params), []
 for _ in range(20):
     trained, state = step(trained, state)
-for name, number in gdjax.metrics(state).items():
+    history.append(gdjax.metrics(state))
+for name, number in history[-1].items():
     print(f"{name:20} {float(number):.4g}")
+plots.plot_metrics(jax.device_get(history))
+plt.show()
 print("loss", float(loss(params, tokens, labels)), "->", float(loss(trained, tokens, labels)))
 assert loss(trained, tokens, labels) < loss(params, tokens, labels)
 

@@ -3,7 +3,8 @@
     python examples/notebooks/make.py          # write each .ipynb
     python examples/notebooks/make.py --run    # run the cells of each .ipynb, as Jupyter would, without output
 
-A notebook holds no results, so that it changes with its program alone. It needs no Jupyter to be made or run.
+A notebook begins with a cell that installs gdjax, so that it opens anywhere. It holds no results, so that it changes
+with its program alone. It needs no Jupyter to be made or run.
 """
 
 import argparse
@@ -11,10 +12,13 @@ import ast
 import json
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+URLS = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+INSTALL = f'%pip install --quiet "gdjax[plot] @ git+{URLS["Repository"]}"'
 SOURCES = sorted(path for path in FOLDER.glob("*.py") if path != Path(__file__))
 
 
@@ -42,7 +46,7 @@ def notebook(text: str) -> dict[str, Any]:
         return {"cell_type": kind, "id": f"cell-{i}", "metadata": {}, "source": body.splitlines(keepends=True), **code}
 
     return {
-        "cells": [cell(i, *each) for i, each in enumerate(cells(text))],
+        "cells": [cell(i, *each) for i, each in enumerate([("code", INSTALL), *cells(text)])],
         "metadata": {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
@@ -57,9 +61,10 @@ def written(source: Path) -> str:
 
 
 def run(path: Path) -> None:
-    """The code cells in one namespace; what the last expression of a cell gives must have a text, as for display."""
+    """The code cells in one namespace, but for the installation; what the last expression of a cell gives must have a
+    text, as for display."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+    for cell in json.loads(path.read_text("utf-8"))["cells"][1:]:
         if cell["cell_type"] == "code":
             where = f"{path.name}:{cell['id']}"
             tree = ast.parse("".join(cell["source"]), where)

@@ -1,5 +1,6 @@
 """The notebooks are those of the programs beside them; `make notebooks` runs them."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -23,7 +24,13 @@ make = loaded()
 
 
 def test_each_notebook_is_that_of_its_program():
-    assert [path.stem for path in make.SOURCES] == ["first_run", "group_and_inspect", "matrix_methods"]
+    assert [path.stem for path in make.SOURCES] == [
+        "first_run",
+        "group_and_inspect",
+        "matrix_methods",
+        "memory",
+        "transfer",
+    ]
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in make.SOURCES}
     old = [path.stem for path in make.SOURCES if path.with_suffix(".ipynb").read_text("utf-8") != make.written(path)]
     assert old == [], "run python examples/notebooks/make.py"
@@ -32,7 +39,8 @@ def test_each_notebook_is_that_of_its_program():
 def test_cells():
     text = "# %% [markdown]\n# # Title\n#\n# Words.\n\n# %%\nx = 1\n\n\ny = x\n"
     assert make.cells(text) == [("markdown", "# Title\n\nWords."), ("code", "x = 1\n\n\ny = x")]
-    markdown, code = make.notebook(text)["cells"]
+    install, markdown, code = make.notebook(text)["cells"]
+    assert "".join(install["source"]).startswith("%pip install ") and "[plot] @ git+https://" in install["source"][0]
     assert "".join(code["source"]) == "x = 1\n\n\ny = x" and code["outputs"] == [] and "outputs" not in markdown
     with pytest.raises(ValueError, match="begins with a cell"):
         make.cells("import os\n# %%\n")
@@ -46,6 +54,15 @@ def test_a_run_shares_names_and_shows_what_a_cell_ends_with(tmp_path: Path, caps
     path.write_text(json.dumps(make.notebook("# %%\nassert False\n")), "utf-8")
     with pytest.raises(AssertionError):
         make.run(path)
+
+
+def test_notebooks_open_where_only_gdjax_is_installed():
+    for path in make.SOURCES:
+        tree = ast.parse(path.read_text("utf-8"))
+        modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        modules |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert {name.partition(".")[0] for name in modules} <= {"gdjax", "jax", "matplotlib", "numpy"}, path.stem
+        assert "plt.show()" in path.read_text("utf-8"), f"{path.stem} has no picture"
 
 
 def test_the_document_is_one_of_nbformat_4_5():
