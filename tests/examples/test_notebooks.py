@@ -60,7 +60,7 @@ def test_notebooks_open_where_only_gdjax_is_installed():
     for path in make.SOURCES:
         tree = ast.parse(path.read_text("utf-8"))
         modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-        modules |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        modules |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         assert {name.partition(".")[0] for name in modules} <= {"gdjax", "jax", "matplotlib", "numpy"}, path.stem
         assert "plt.show()" in path.read_text("utf-8"), f"{path.stem} has no picture"
 

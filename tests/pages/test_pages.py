@@ -63,7 +63,7 @@ def test_readme_is_short_and_its_figures_stand_on_the_pages_that_it_names():
         pages = [ROOT / link for link in re.findall(r"\]\(([\w/]+\.md)", reason)]
         measured = "".join(page.read_text("utf-8") for page in pages)
         figures = re.findall(r"(?<![\d.])\d+\.\d+(?![\d.]*\.\d)|\b\d+e\d+", reason)
-        assert pages and [x for x in figures if not re.search(rf"(?<![\d.]){x}", measured)] == []
+        assert pages and [x for x in figures if not re.search(rf"(?<![\d.]){re.escape(x)}", measured)] == []
 
 
 def test_train_and_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

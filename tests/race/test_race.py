@@ -250,7 +250,7 @@ def test_figures_of_the_page_on_choosing_are_those_of_their_records():
     records = figures.read()
     for said, task, file in found:
         own = next(r for r in records[task].values() if r.path.stem == file)
-        goal = figures.typical(records[task][figures.baseline(records[task])], "final")
+        goal = figures.typical(records[task][str(figures.baseline(records[task]))], "final")
         digits = len(said.partition("e")[0].replace(".", "").lstrip("0"))
         values = figures.typical(own, "final"), figures.typical(own, "untuned") / goal
         right = {f"{x:.{digits - 1}e}" for x in values}
