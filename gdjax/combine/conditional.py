@@ -132,10 +132,10 @@ def eval_params(tx: Transform, state: OptState, params: Params) -> Params:
     """The parameters to evaluate, keep and serve.
 
     These are the averages of `params_ema` and `swa`, the blend of `tail_ema`, x of `schedule_free`, `gpa` and
-    `ema_nesterov`, the slow parameters of `lookahead`; for any other optimizer `params` themselves. They are found in
-    the state of chains, masks, groups, accumulation, guards and other wrappers, Optax's too, and so is x of Optax's own
-    `schedule_free`. A leaf that an average does not cover, in another group for instance, keeps its parameter. Of an
-    average around another the outer one counts.
+    `ema_nesterov`, the slow parameters of `lookahead` and `snoo`; for any other optimizer `params` themselves. They are
+    found in the state of chains, masks, groups, accumulation, guards and other wrappers, Optax's too, and so is x of
+    Optax's own `schedule_free`. A leaf that an average does not cover, in another group for instance, keeps its
+    parameter. Of an average around another the outer one counts.
 
     A state class of your own takes part with a method `eval_params(self, params)`.
 

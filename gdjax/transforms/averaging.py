@@ -175,6 +175,73 @@ def _synced(u: Array, fast: Array, slow: Array, alpha: Hyper, sync: Array) -> tu
     return jnp.where(sync, way, after(after_sync, wide_u)).astype(u.dtype), back
 
 
+class SnooState(NamedTuple):
+    """State of `snoo`."""
+
+    inner_state: OptState
+    slow: Params  # like params, the parameters after the last outer step
+    b: Params  # like params, the outer momentum
+    step_count: Array  # () int32, updates made so far
+
+    def eval_params(self, params: Params) -> Params:
+        """The slow parameters."""
+        return evaluated(_in_dtype, self.slow, params)
+
+
+@wrapper(
+    SnooState, count=lambda s: s.step_count,
+    step_count=Shared(0, jnp.int32), slow=slots.initial_parameter, b=Moment("accumulator_dtype"),
+    growth="same",
+)  # fmt: skip
+def snoo(
+    u: Array, g: Array, s: SnooState, p: Array, t: Array,
+    every: hyper.Steps = 28, learning_rate: hyper.Rate = 0.68, momentum: hyper.Decay = 0.37,
+    *, accumulator_dtype: DType | None = None,
+) -> tuple[Array, SnooState]:  # fmt: skip
+    """SNOO: every K steps an outer step with Nesterov's momentum, along the way that the optimizer went in them.
+
+        x_{i+1} = x_i + update of `inner` at x_i,    i = 0, ..., K - 1,    x_0 = w_t
+        s_t = w_t - x_K,    b_t = momentum b_{t-1} + s_t,    b_0 = 0
+        w_{t+1} = w_t - learning_rate (momentum b_t + s_t)
+
+    It is DiLoCo of one worker, and with momentum = 0 `lookahead`. The parameters that you train are x, and w after each
+    outer step. `eval_params(tx, state, params)` is w of the last outer step; let a run end with one.
+
+    Args:
+      inner: the optimizer, of any kind, at the rate that it has by itself or a larger one.
+      every: K, at least 1. The defaults are those of the authors' record with Muon; another has 30, 0.7 and 0.5.
+      learning_rate: at least 0. At 1 and momentum 0 it is the optimizer; a number or a schedule of the inner steps.
+      momentum: in [0, 1). Steps of one direction become learning_rate / (1 - momentum) times as long.
+      accumulator_dtype: the dtype of b, the parameter's by default.
+
+    It stands outermost, so that the way is that of the parameters. The state of `inner` goes on through outer steps.
+    The authors' script makes outer steps after updates 1, K + 1, 2 K + 1, ...; here, as in the paper, after K, 2 K, ...
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Warns:
+      UserWarning: (in init) a later transform of a chain, or a wrapper around, changes the updates.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.snoo(gdjax.sgd(1.0), every=2, learning_rate=0.5, momentum=0.5)
+      >>> run = gdjax.minimize(lambda p: p, jnp.array(8.0), tx, steps=3)  # to 7.0, 6.5, 5.5
+      >>> print(run.params, gdjax.eval_params(tx, run.state, run.params))
+      5.5 6.5
+
+    Reference:
+      Kallusky, Rao, Nandavanam & Shi 2025, SNOO: step-K Nesterov outer optimizer, https://arxiv.org/abs/2510.15830;
+      the numbers are from modded-nanogpt, https://github.com/KellerJordan/modded-nanogpt/pull/128
+    """
+    step = numerics.safe_increment(s.step_count)
+    due = step % jnp.asarray(every, jnp.int32) == 0
+    way = s.slow - moved(p, u, g)
+    b = jnp.where(due, momentum * s.b + way, s.b)
+    slow = jnp.where(due, moved(p, s.slow - learning_rate * (momentum * b + way) - p, g), s.slow)
+    return jnp.where(due, slow - p, u), s._replace(slow=slow, b=b, step_count=step)
+
+
 class ParamsEmaState(NamedTuple):
     """State of `params_ema`."""
 

@@ -167,6 +167,10 @@ def _ema_nesterov(learning_rate: Any, lookahead: Any, decay: Any) -> Any:
     return gdjax.ema_nesterov(gdjax.sgd(learning_rate), lookahead, decay)
 
 
+def _snoo(learning_rate: Any, outer_learning_rate: Any, momentum: Any) -> Any:
+    return gdjax.snoo(gdjax.adam(learning_rate), 2, outer_learning_rate, momentum)
+
+
 def _gpa(learning_rate: Any, mu_x: Any) -> Any:
     return gdjax.gpa(gdjax.sgd(learning_rate), mu_x)
 
@@ -253,6 +257,7 @@ CASES = (
          {"c_warmup": 1}, quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("skip_spikes", _skipping, {"learning_rate": 0.1}),
+    Case("snoo", _snoo, {"learning_rate": 0.1, "outer_learning_rate": 0.75, "momentum": 0.5}, needs_params=True),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
     Case("update_floor", _floored, {"learning_rate": 0.1, "floor": 0.1}, needs_params=True),
     Case("with_kahan_summation", _kahan, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
