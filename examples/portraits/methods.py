@@ -24,7 +24,7 @@ RATES = [m * 10.0**e for e in range(-5, 2) for m in (1, 2, 5)]
 WITHOUT_A_RATE = set("bfgs cocob dadapt_adamw dog dowg lbfgs mechanize prodigy ssbroyden".split())  # shown as they are
 # Methods whose two numbers are a matrix of 2 x 1.
 MATRIX = set(
-    "apollo came muon normuon scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon".split()
+    "apollo came muon normuon muown scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon".split()
 )
 
 

@@ -43,7 +43,7 @@ class MuonDimensionNumbers(NamedTuple):
     output_axis: Sequence[int] | int = 1
 
 
-def _orthogonal(
+def orthogonal(
     ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar, adaptive: bool, scaled: bool, rms: Hyper
 ) -> list[Array]:
     """Stacks of matrices orthogonalized, those of one shape together, and scaled."""
@@ -84,7 +84,7 @@ def _muon(
     else:
         m = beta * mu + (1 - beta) * g if nesterov else mu
     X = of_stacks(  # noqa: N806
-        _orthogonal, m, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps,
+        orthogonal, m, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps,
         polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
         adaptive=adaptive, scaled=scaled, rms=consistent_rms,
     )  # fmt: skip

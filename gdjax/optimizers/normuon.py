@@ -1,6 +1,6 @@
 """NorMuon: Muon with a second moment for each neuron."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,14 +33,19 @@ class ScaleByNorMuonState(NamedTuple):
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
-def _first_v(params: Params, given: Mapping[str, Any]) -> list[Any]:
-    leaves = plan_of("gdjax.scale_by_normuon", params, routing(given["roles"]), Matrix()).leaves
-    kept = []
-    for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
-        outputs = [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]
-        v = jnp.zeros([1 if i is None else leaf.shape[i] for i in outputs], numerics.widest_real(p))
-        kept.append(meshes.along(v, p, outputs))
-    return kept
+def first_of_outputs(label: str) -> Callable[[Params, Mapping[str, Any]], list[Any]]:
+    """The start of a slot of numbers for the outputs of each matrix: zeros, with axes of length 1 for the inputs."""
+
+    def first(params: Params, given: Mapping[str, Any]) -> list[Any]:
+        leaves = plan_of(label, params, routing(given["roles"]), Matrix()).leaves
+        kept = []
+        for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
+            outputs = [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]
+            v = jnp.zeros([1 if i is None else leaf.shape[i] for i in outputs], numerics.widest_real(p))
+            kept.append(meshes.along(v, p, outputs))
+        return kept
+
+    return first
 
 
 def _normalized(
@@ -74,9 +79,8 @@ def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
 
 
 @leafwise(
-    ScaleByNorMuonState, mu=matrix_moment,
-    static={"roles": of_leaf(routing, Matrix())}, v=Planned(_first_v), ns_coeffs=NS_COEFFS,
-    growth=_growth,
+    ScaleByNorMuonState, mu=matrix_moment, v=Planned(first_of_outputs("gdjax.scale_by_normuon")),
+    static={"roles": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, growth=_growth,
 )  # fmt: skip
 def scale_by_normuon(
     g: Array, s: ScaleByNorMuonState, p: Array, t: Array,

@@ -22,6 +22,19 @@ def with_adam(
       adams_rates: the rates of the matrices are right for AdamW too.
     """
     matrices = descending(base.part_of(direction).labelled(label), learning_rate, weight_decay, weight_decay_mask)
+    return beside_adam(
+        label, matrices, learning_rate, roles, others, adam_learning_rate, adam_b1, adam_b2, adam_eps,
+        adam_weight_decay, mu_dtype, adams_rates=adams_rates,
+    )  # fmt: skip
+
+
+def beside_adam(
+    label: str, matrices: GradientTransformation, learning_rate: ScalarOrSchedule, roles: Roles,
+    others: Transform | None, adam_learning_rate: ScalarOrSchedule | None, adam_b1: ScalarOrSchedule,
+    adam_b2: ScalarOrSchedule, adam_eps: ScalarOrSchedule, adam_weight_decay: ScalarOrSchedule,
+    mu_dtype: DType | None = None, *, adams_rates: bool = True,
+) -> GradientTransformation:  # fmt: skip
+    """An optimizer for what is a matrix by `roles`; `others`, or AdamW, for what is not."""
     own_rate = adam_learning_rate is not None or others is not None
     if others is not None:
         others = base.check_transform(label, "others", others)

@@ -32,6 +32,8 @@ CASES = (
     Case("normuon/code", gdjax.normuon, {**_RATES, "b1": 0.9, "b2": 0.9, "eps": 1e-8},
          {"consistent_rms": None, "ns_coeffs": "jordan", "equilibrate": "outputs", "renormalize": "frobenius",
           "nesterov": False}, quiet=_STILL, needs_params=True, slow=True),
+    Case("muown", gdjax.muown, {**_RATES, "b1": 0.9, "eps": 1e-8, "consistent_rms": 0.2}, {"ns_steps": 3}, quiet=_STILL,
+         needs_params=True),
     Case("scale_by_normuon", _part_of(gdjax.scale_by_normuon, ns_steps=2), {"b1": 0.9, "b2": 0.9, "eps": 1e-8},
          slow=True),
     Case("scion", gdjax.scion, {"learning_rate": 0.1, "alpha": 0.2, "radius": 2.0, "other_radius": 1.0, "eps": 1e-8},
