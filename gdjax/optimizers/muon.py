@@ -1,5 +1,6 @@
 """Muon: momentum with its singular values made equal."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,14 +12,15 @@ from gdjax.combine.groups import routed
 from gdjax.core.base import GradientTransformation, identity, part_of, transform
 from gdjax.core.growth import Law
 from gdjax.core.misuse import Dialect, dialects
-from gdjax.core.types import Decay, Dimensions, DType, Floating, Mask, Params, PerLeaf, Rate, Size, Steps
+from gdjax.core.types import Decay, Dimensions, DType, Finite, Floating, Mask, Params, PerLeaf, Rate, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import JORDAN, Equilibrate, Polar, Renormalize, coefficients
+from gdjax.linalg.stacks import in_stacks
 from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
-from gdjax.numerics import Array, bounded, debias
+from gdjax.numerics import Array, bounded, debias, scalar, unit_and_norm
 from gdjax.optimizers.adam import adamw
 from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
 from gdjax.transforms.decay import add_decayed_weights
@@ -44,10 +46,13 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 def orthogonal(
-    ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar, adaptive: bool, scaled: bool, rms: Hyper
-) -> list[Array]:
+    ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar, adaptive: bool, scaled: bool, rms: Hyper,
+    power: Hyper = None,
+) -> list[Array]:  # fmt: skip
     """Stacks of matrices orthogonalized, those of one shape together, and scaled."""
     os = polar.factors(ms, coeffs, eps)
+    if power is not None:
+        os = in_stacks(functools.partial(_to_the_power, power=power), os, ms)
     if adaptive:
         os = list(map(_times_inner_product, os, ms))
     return [jnp.asarray(by_shape(o.shape[-2], o.shape[-1], rms)).astype(o.dtype) * o for o in os] if scaled else os
@@ -58,7 +63,24 @@ def _times_inner_product(o: Array, m: Array) -> Array:
     return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o
 
 
-def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
+@jax.jit
+def _to_the_power(o: Array, m: Array, power: Any) -> Array:
+    """o with singular values of about s^power in the place of 1, for those s of m that are near |m|."""
+    unit, norm = unit_and_norm(m, (-2, -1))
+    x = m * (1 / unit).astype(m.dtype) / jnp.where(norm == 0, 1, norm).astype(m.dtype)
+    tall = m.shape[-2] > m.shape[-1]
+    x, y = (z.conj().swapaxes(-1, -2) if tall else z for z in (x, o))
+    E = x @ x.conj().swapaxes(-1, -2) - jnp.eye(x.shape[-2], dtype=x.dtype)  # noqa: N806
+    power = scalar(power, norm.dtype)
+    delta = (power / 2).astype(x.dtype)
+    y = y + delta * (E @ y) + delta * (delta - 1) / 2 * (E @ (E @ y))
+    size = jnp.where(norm == 0, 1, (unit * norm) ** power)
+    return size.astype(x.dtype) * (y.conj().swapaxes(-1, -2) if tall else y)
+
+
+def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str | None:
+    if given["power"] is not None:
+        return None  # between those of the gradient and of its polar factor
     if given["adaptive"]:  # times the sum of the singular values of the gradient
         return Law(0.5, -0.5, full=True, gradient=True)
     by = "by_shape" if given["consistent_rms"] is None else "by_rms"
@@ -75,6 +97,7 @@ def _muon(
     ns_coeffs: Any, ns_steps: hyper.Steps, beta: Hyper, eps: hyper.Size, mu_dtype: DType | None, nesterov: bool,
     adaptive: bool, preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Floating | None,
     scaled: bool, consistent_rms: hyper.Size = None, equilibrate: str | None = None, renormalize: str | None = None,
+    power: hyper.Finite = None,
 ) -> tuple[Array, MuonState]:  # fmt: skip
     refuse_complex(ns_dtype, g)
     g = bounded(g)
@@ -86,7 +109,7 @@ def _muon(
     X = of_stacks(  # noqa: N806
         orthogonal, m, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps,
         polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
-        adaptive=adaptive, scaled=scaled, rms=consistent_rms,
+        adaptive=adaptive, scaled=scaled, rms=consistent_rms, power=power,
     )  # fmt: skip
     return X, s._replace(mu=mu)
 
@@ -96,7 +119,7 @@ def scale_by_muon(
     ns_coeffs: Any = JORDAN, ns_steps: Steps = 5, beta: Decay = 0.95, eps: Size = 1e-8, mu_dtype: DType | None = None,
     *, nesterov: bool = True, adaptive: bool = False, preconditioning: Preconditioning = "frobenius",
     weight_dimension_numbers: Dimensions = None, bias_correction: bool = True, ns_dtype: Floating | None = None,
-    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None,
+    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, power: Finite | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """Muon's direction, the momentum with its singular values made about 1.
 
@@ -126,6 +149,7 @@ def scale_by_muon(
         the norms of "both".
       renormalize: divide its result by the norms of "outputs", of "inputs", or of both one after the other; or
         "frobenius".
+      power: p of DynMuon, which gives back a power of the singular values, about s^p; None for 0.
 
     Raises:
       ValueError: an unknown preset or preconditioning; coefficients of another shape or for more steps than ns_steps.
@@ -143,7 +167,7 @@ def scale_by_muon(
     coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
     return _muon(
         ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning, weight_dimension_numbers,
-        bias_correction, ns_dtype, scaled=False, equilibrate=equilibrate, renormalize=renormalize,
+        bias_correction, ns_dtype, scaled=False, equilibrate=equilibrate, renormalize=renormalize, power=power,
     )  # fmt: skip
 
 
@@ -159,7 +183,8 @@ def muon(
     adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps_root: Size = 0.0, adam_weight_decay: Size = 0.0,
     adam_learning_rate: Rate | None = None, muon_weight_dimension_numbers: Dimensions = None,
     consistent_rms: Size | None = None, bias_correction: bool = True, ns_dtype: Floating | None = None,
-    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, like: Dialect = "optax",
+    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, power: Finite | None = None,
+    like: Dialect = "optax",
 ) -> GradientTransformation:  # fmt: skip
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
 
@@ -199,6 +224,10 @@ def muon(
         all "inputs", or divide by the norms of "both".
       renormalize: divide X by the norms of the vectors of its "outputs" or "inputs", or of both in the order "inputs
         outputs" or "outputs inputs" (Muon+); or give it the norm of a polar factor, the root of its rank: "frobenius".
+      power: p of DynMuon, a number or a schedule, 0.25 at first and -0.25 later: the update gets singular values of
+        about s^p, as X <- |m_t|^p (1 + d E + d (d - 1) E^2 / 2) X with d = p / 2 and E = m_t m_t^T / |m_t|^2 - 1, the
+        expansion of (m_t m_t^T)^d. The update grows with the gradient as its power p. None for 0. The authors' m_t is
+        a sum, 1 / (1 - beta) times as large.
       bias_correction: False for the reference's m_t = beta mu_t + (1 - beta) g_t. A common factor makes no difference
         to X; the two mix mu and g differently in the first steps.
       ns_dtype: the dtype that X, A and b A + c A^2 are rounded to before they are multiplied; products are summed in
@@ -243,7 +272,9 @@ def muon(
       Amsel et al. 2025, The Polar Express, Algorithm 1, https://arxiv.org/abs/2505.16932;
       DeepSeek-AI 2026, DeepSeek-V4 ("deepseek");
       Chang et al. 2026, MuonEq, https://arxiv.org/abs/2603.28254 (`equilibrate`);
-      Zhang et al. 2026, Muon+, https://arxiv.org/abs/2602.21545 (`renormalize`)
+      Zhang et al. 2026, Muon+, https://arxiv.org/abs/2602.21545 (`renormalize`);
+      Wu, Zhang, Shah & Silwal 2026, DynMuon, https://arxiv.org/abs/2605.17109, as in their record of modded-nanogpt,
+      https://github.com/KellerJordan/modded-nanogpt/tree/master/records/track_3_optimization (`power`)
     """
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
     coefficients(label, ns_coeffs, ns_steps)
@@ -251,7 +282,7 @@ def muon(
         ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning,
         MuonDimensionNumbers() if dimensions is None else dimensions,
         bias_correction, ns_dtype, scaled=True, consistent_rms=consistent_rms, equilibrate=equilibrate,
-        renormalize=renormalize,
+        renormalize=renormalize, power=power,
     )  # fmt: skip
     spectral = chain(
         part_of(direction).labelled(label),

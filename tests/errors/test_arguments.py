@@ -116,7 +116,8 @@ NAMES = {"betas": "beta", "param_labels": "no transform for", "boundaries": "bou
 NAMES |= {"muon_weight_dimension_numbers": "", "seed": "", "random_seed": "", "base_optimizer": "argument"}
 # Numbers of either sign.
 SIGNED = (
-    "step_size gamma f_min lower_bound scale_factor global_scale lookahead optimism weight_lr_power r galore.scale "
+    "step_size gamma f_min lower_bound scale_factor global_scale lookahead optimism weight_lr_power r muon.power "
+    "scale_by_muon.power galore.scale "
     "scale_by_galore.scale optimistic_gradient_descent.alpha optimistic_gradient_descent.beta optimistic_adam_v2.alpha "
     "for_length.exponent optimistic_adam_v2.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta"
 ).split()

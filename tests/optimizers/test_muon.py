@@ -24,7 +24,18 @@ def newton_schulz(m, steps=5, eps=1e-8):
     return x.T if m.shape[0] > m.shape[1] else x
 
 
-def muon(x, gradient, lr=0.05, beta=0.95, corrected=True, nesterov=True, rms=None, weight_decay=0.0, adaptive=False):
+def muon(
+    x,
+    gradient,
+    lr=0.05,
+    beta=0.95,
+    corrected=True,
+    nesterov=True,
+    rms=None,
+    weight_decay=0.0,
+    adaptive=False,
+    power=None,
+):
     """Muon for the matrix, AdamW without decay for the rest."""
     mu, nu = np.zeros(np.shape(x)), np.zeros(np.shape(x))
     b1, b2 = 0.9, 0.999
@@ -38,6 +49,10 @@ def muon(x, gradient, lr=0.05, beta=0.95, corrected=True, nesterov=True, rms=Non
             else:
                 m = g + beta * (mu - g) if nesterov else mu  # torch's lerp
             o = newton_schulz(m)
+            if power is not None:
+                norm, d = np.linalg.norm(m), oracles.at(power, t) / 2
+                E = m @ m.T / norm**2 - np.eye(len(m))
+                o = norm ** (2 * d) * (o + d * E @ o + d * (d - 1) / 2 * E @ E @ o)
             o = np.sum(m * o) * o if adaptive else o
             into, out = x.shape
             o = o * (np.sqrt(max(1, out / into)) if rms is None else rms * np.sqrt(max(into, out)))
@@ -48,6 +63,11 @@ def muon(x, gradient, lr=0.05, beta=0.95, corrected=True, nesterov=True, rms=Non
             m = b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t) if nesterov else mu / (1 - b1**t)
             x = x - lr * m / (np.sqrt(nu / (1 - b2**t)) + 1e-8)
             yield x, {"mu": mu}
+
+
+def falling(count):
+    """From positive to negative, in numbers that every dtype holds exactly."""
+    return jnp.where(count < 20, 0.25, -0.25)
 
 
 CASES = {
@@ -61,6 +81,7 @@ CASES = {
         {"bias_correction": False, "consistent_rms": 0.2, "weight_decay": 0.1},
         {"corrected": False, "rms": 0.2, "weight_decay": 0.1},
     ),
+    "DynMuon": ({"power": falling, "weight_decay": 0.1}, {"power": falling, "weight_decay": 0.1}),
     "adaptive": ({"adaptive": True, "nesterov": False}, {"adaptive": True, "nesterov": False}),
 }
 
