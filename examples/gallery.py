@@ -16,7 +16,8 @@ from portraits.methods import RATES, best_runs, methods
 import gdjax
 
 LIMIT = 25_000  # bytes of a picture
-NO_RATES = {"precond_update_prob_schedule", "batch_ramp"}  # a probability, of PSGD; sizes of batches
+# A probability, of PSGD; sizes of batches; decays of averages.
+NO_RATES = {"precond_update_prob_schedule", "batch_ramp", "log_time_schedule"}
 
 
 def schedules() -> list[str]:

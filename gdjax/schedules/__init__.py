@@ -30,7 +30,13 @@ from gdjax.schedules.decay import (
     polynomial_schedule,
 )
 from gdjax.schedules.piecewise import join_schedules, piecewise_constant_schedule, piecewise_interpolate_schedule
-from gdjax.schedules.powers import inverse_sqrt_schedule, power_schedule, powercool_schedule, rex_schedule
+from gdjax.schedules.powers import (
+    inverse_sqrt_schedule,
+    log_time_schedule,
+    power_schedule,
+    powercool_schedule,
+    rex_schedule,
+)
 from gdjax.schedules.ramp import BatchRamp, batch_ramp
 from gdjax.schedules.warmup import (
     warmup_constant_schedule,
@@ -60,6 +66,7 @@ __all__ = [
     "join_schedules",
     "linear_onecycle_schedule",
     "linear_schedule",
+    "log_time_schedule",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "polynomial_schedule",

@@ -176,7 +176,12 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "scale_by_param_block_rms ema_nesterov sgld sghmc for_length"),
     (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd gpa"),
     (0, False, 0, "adam adam/nesterov adam/mu_bfloat16 adamw adamw/mask nadam nadamw adamax adamaxw amsgrad adabelief"),
-    (0, False, 0, "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix adopt novograd"),
+    (
+        0,
+        False,
+        0,
+        "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix adopt novograd",
+    ),
     (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain came"),
     (0, False, 0, "psgld lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
     (0, False, 0, "cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol for_batch"),
@@ -186,8 +191,14 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
     (0, False, 0, "adam_mini scale_by_adam_mini adamc scale_by_came scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
+    (0, False, 0, "adana scale_by_adana"),
     (0, False, 0, "adafactor/torch adagrad/torch amsgrad/torch nadam/torch adafactor/layers novograd/layers"),
-    (0, False, 0, "laprop scale_by_laprop adam_atan2 scale_by_adam_atan2 stable_adamw scale_by_stable_adamw"),
+    (
+        0,
+        False,
+        0,
+        "laprop scale_by_laprop adam_atan2 scale_by_adam_atan2 stable_adamw scale_by_stable_adamw",
+    ),
     (0, False, 1e-3, "sm3"),  # whose eps of 1e-8 stands beside squares of 2^-16 and above
     (
         0,

@@ -50,6 +50,10 @@ _MOMO = {"learning_rate": 0.1, "lower_bound": 0.0, "weight_decay": 0.01}
 CASES = (
     Case("acprop", gdjax.acprop, {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-16, "eps_root": 1e-16,
                                   "weight_decay": 0.01}, quiet=_NO_DECAY, needs_params=True),
+    Case("adana", gdjax.adana, {"learning_rate": 0.1, "kappa": 0.75, "delta": 4.0, "eps": 1e-8, "weight_decay": 0.01},
+         quiet=_NO_DECAY, needs_params=True),
+    Case("scale_by_adana", gdjax.scale_by_adana, {"kappa": 0.75, "delta": 4.0, "eps": 1e-8}, {"mu_dtype": "bfloat16"},
+         slow=True),
     Case("ademamix", gdjax.ademamix, {"learning_rate": 0.1, **_AMIX}, quiet=_NO_DECAY),
     Case("simplified_ademamix", gdjax.simplified_ademamix, {"learning_rate": 0.1, **_SIMPLE}, quiet=_NO_DECAY),
     Case("adopt", gdjax.adopt, {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6}, {"nesterov": True}),

@@ -63,7 +63,7 @@ VALUES: dict[str, Any] = {
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
     "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
     "half_life": 10.0, "momentum_decay": 0.004, "hyperball_learning_rate": 0.1, "peak_learning_rate": 0.1,
-    "batch": 4, "base_batch": 2, "tokens": 4, "base_tokens": 2, "base": {"w": 1.0},
+    "delta": 8.0, "batch": 4, "base_batch": 2, "tokens": 4, "base_tokens": 2, "base": {"w": 1.0},
     "layer_axes": 1, "n_heads": 4, "n_kv_heads": 2, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.

@@ -203,6 +203,9 @@ CASES = {
         {-1: 0.5, 0: 0.5, 1: 0.5, 2: 0.5, 4: 0.25, 8: 0.125},
         {3: 1 / 3, 10: 0.1},
     ),
+    "log_time": Case(
+        "log_time_schedule", {"delta": 8.0}, {7: 0.5, LAST: 1.0}, {-1: 1 / 9, 0: 1 / 9, 71: 0.9, 7991: 0.999}
+    ),
     "triangular": Case(
         "cyclic_schedule",
         {"init_value": 0.1, "peak_value": 0.7, "up_steps": 10, "down_steps": 5},

@@ -245,6 +245,7 @@ DEFINITIONS = {
     "piecewise_interpolate_schedule": piecewise_interpolate,
     "polynomial_schedule": polynomial,
     "half_life_schedule": lambda t, half_life, tokens_per_step=1: 2 ** (-tokens_per_step / half_life),
+    "log_time_schedule": lambda t, delta: 1 - delta / (delta + t + 1),
     "power_schedule": power,
     "powercool_schedule": powercool,
     "rex_schedule": rex,

@@ -83,6 +83,7 @@ ERRORS = {
     "inverse_sqrt_schedule(0.0, 1.0, -1)": "ValueError: warmup_steps must not be negative, got -1",
     "inverse_sqrt_schedule(0.0, 1.0, 0)": "ValueError: without a warm-up timescale must be given, got None and ",
     "inverse_sqrt_schedule(0.0, 1.0, 5, 0.0)": "ValueError: timescale must be positive and finite, got 0.0",
+    "log_time_schedule(0.0)": "ValueError: delta must be positive and finite, got 0.0",
     "power_schedule(1.0, 0.0, -0.5)": "ValueError: amplitude must be positive and finite, got 0.0",
     "power_schedule(1.0, 4.0, 0.5)": "ValueError: exponent must be negative, got 0.5",
     "power_schedule(1.0, 4.0, math.nan)": "ValueError: exponent must be finite, got nan",

@@ -382,7 +382,7 @@ def test_no_boundaries(none):
 
 
 NUMERIC = (
-    "value init_value end_value peak_value power decay_rate alpha exponent div_factor final_div_factor timescale "
+    "delta value init_value end_value peak_value power decay_rate alpha exponent div_factor final_div_factor timescale "
     "amplitude tokens_per_step gamma half_life"
 ).split()
 
