@@ -15,7 +15,7 @@ import gdjax
 TABLES = Path(__file__).resolve().parents[1] / "optimizers.md"
 MODULES = (
     "losses", "projections", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order", "assignment",
-    "perturbations", "microbatching", "plots", "experimental.aggregating",
+    "perturbations", "microbatching", "plots", "recipes", "experimental.aggregating",
 )  # fmt: skip
 
 # A section of the reference: its folder, title, and a sentence. The order is that of the navigation.
@@ -48,7 +48,7 @@ PLACES = {
     "tree.accumulators": "training/microbatching", "matrices.plan": "combine/roles",
     "matrices.matrixwise": "rules/matrixwise", "matrices.in_turns": "rules/matrixwise",
     "matrices.slots": "rules/matrixwise", "matrices.together": "rules/stacks", "core.paths": "combine/paths",
-    "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
+    "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles", "recipes": "combine/recipes",
 }  # fmt: skip
 
 TITLES = {
@@ -70,6 +70,7 @@ TITLES = {
     "tree/tree_utils": "Older names", "training/gradients": "Checks of gradients",
     "projections/boxes": "Boxes, lines, planes, half-spaces",
     "projections/balls": "Balls, spheres, the simplex", "linesearch/line": "Values from the state",
+    "combine/recipes": "Recipes of public models",
     "transforms/qk_clip": "QK-Clip", "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",
 }  # fmt: skip
 

@@ -156,7 +156,7 @@ class Walk:
         if numbers is not None and not is_numbers(numbers):
             plan = plan_of(label, tree, numbers, quiet=True)
             taken = [x for x, leaf in zip(jax.tree.leaves(tree), plan.leaves, strict=True) if leaf.is_matrix]
-        looks = [leaf.kind for leaf in route.read(self.shapes)]
+        looks = ["matrix" if leaf.kind in route.also else leaf.kind for leaf in route.read(self.shapes)]
         return {i: looks[i] for i in sorted(self.seen(taken))}
 
     def factors(self, per_leaf: Factors, tree: ArrayTree) -> dict[int, Any]:

@@ -1,5 +1,6 @@
 """Which leaves of a tree are which matrices: their roles, and one plan for each tree of shapes."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gdjax.lift.rule import OfLeaf
 from gdjax.lift.slots import Tree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
 from gdjax.matrices import reading
+from gdjax.matrices.context import Context
 from gdjax.numerics import Array
 
 ROLES = "matrix embedding head norm bias router other".split()
@@ -29,9 +31,13 @@ class ByRole:
     """Routing by role: a function from a tree to a tree of `Matrix`, with None for any leaf but a hidden matrix."""
 
     overrides: tuple[tuple[Any, Any], ...] = ()  # (pattern of paths, role or `Matrix`), the first that matches wins
+    also: tuple[str, ...] = ()  # the roles whose leaves are matrices too
+    per_head: bool | int = False  # whether queries, keys and values are a matrix for each head; the size of a head
 
     def __repr__(self) -> str:
-        return f"matrices_by_role({dict(self.overrides) if self.overrides else ''})"
+        given = [repr(dict(self.overrides))] if self.overrides else []
+        given += [f"also={self.also!r}"] if self.also else []
+        return f"matrices_by_role({', '.join(given + [f'per_head={self.per_head}'] * bool(self.per_head))})"
 
     def __call__(self, tree: ArrayTree) -> Any:
         found = [x if isinstance(x, Matrix) else None for x in self.roles(LABEL, tree)]
@@ -51,7 +57,7 @@ class ByRole:
           UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
             mask hides leaves.
         """
-        leaves = self.read(tree, label)
+        leaves = self._chosen(label, self.read(tree, label), tree)
         self._check_axes(label, tree)
         if leaves and not (quiet or is_masked(tree)):
             for leaf in leaves:
@@ -61,6 +67,17 @@ class ByRole:
             found = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in items]
             warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
         return [leaf.role for leaf in leaves]
+
+    def _chosen(self, label: str, leaves: list[reading.Read], tree: ArrayTree) -> list[reading.Read]:
+        """The leaves as they were read, but where `also` and `per_head` say otherwise and no override does."""
+
+        def of(leaf: reading.Read) -> reading.Read:
+            leaf = _as_matrix(leaf) if leaf.role in self.also else leaf
+            return _by_head(label, leaf, self.per_head) if self.per_head else leaf
+
+        if not (self.also or self.per_head):
+            return leaves
+        return [leaf if self.decides(*item) else of(leaf) for leaf, item in zip(leaves, paths_of(tree), strict=True)]
 
     def _check_axes(self, label: str, tree: ArrayTree) -> None:
         for path, x in paths_of(tree):
@@ -118,8 +135,32 @@ class ByRole:
             reading.read(path, x, role, frozenset(beside[reading.split(path)[0]]))
             for (path, x), role in zip(items, given, strict=True)
         ]
-        context = reading.Context(leaves, hidden)
+        context = Context(leaves, hidden)
         return [leaf if role else context.corrected(leaf) for leaf, role in zip(leaves, given, strict=True)]
+
+
+def _as_matrix(leaf: reading.Read) -> reading.Read:
+    """A leaf of another role as a matrix; a vector stays what it is."""
+    return leaf._replace(role=reading.matrix_of(leaf.name, leaf.shape)[0]) if len(leaf.shape) > 1 else leaf
+
+
+def _by_head(label: str, leaf: reading.Read, size: bool | int) -> reading.Read:
+    """A query, key or value, or all of them, with a matrix for each head; any other leaf as it is.
+
+    Args:
+      size: of a head, where heads have no axis of their own; True where it is not known.
+    """
+    role, name = leaf.role, leaf.name
+    if not (isinstance(role, Matrix) and reading.has_heads(name)):
+        return leaf
+    if not isinstance(role.output_axis, int):  # heads and their width
+        return leaf._replace(role=role._replace(output_axis=role.output_axis[-1]), unknown="")
+    outputs = reading.sizes_of(role, leaf.shape)[1]
+    if size is True or outputs % size or reading.is_latent(name):
+        how = f"{{{leaf.path!r}: gdjax.Matrix({role.reduction_axis}, {role.output_axis}, parts=...)}}"
+        why = f"it cannot be known where the {outputs} outputs of {leaf.path} are cut into heads"
+        raise ValueError(f"{label}: {why}; give the size of a head, or override it by {how}")
+    return leaf._replace(role=role._replace(parts=outputs // size), unknown="")
 
 
 def _lead(leaf: reading.Read) -> int:
@@ -135,7 +176,9 @@ def is_headless(leaves: Sequence[reading.Read]) -> bool:
     return len(matrices) > 1 and not (tied or any(leaf.role == "head" for leaf in leaves))
 
 
-def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
+def matrices_by_role(
+    overrides: Mapping[Any, Any] | None = None, *, also: Sequence[str] = (), per_head: bool | int = False
+) -> ByRole:
     """Which leaves are hidden matrices, and how, by their paths and shapes.
 
     Embeddings, heads, norms, biases, routers and depthwise convolutions are none. It reads the names of Flax (nnx and
@@ -147,16 +190,20 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
       overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
         searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix",
         "embedding", "head", "norm", "bias", "router" or "other".
+      also: roles whose leaves are matrices too: "router", "head" or "embedding".
+      per_head: whether each head of a query, key or value is a matrix by itself, in multi-head latent attention too
+        (`q_b_proj`, `wkv_b`), where no override decides. Give the size of a head, such as 128, where heads have no
+        axis of their own.
 
     Returns:
       A function from a tree to a tree of `Matrix` and None, for the arguments of dimension numbers. It is equal, hashed
-      and pickled by the overrides. As `layer_axes`, of LAMB or Adafactor, it tells how many axes lie before those of a
+      and pickled by the arguments. As `layer_axes`, of LAMB or Adafactor, it tells how many axes lie before those of a
       matrix. A norm or bias has those that it shares with the matrices beside it, or the first, where its path tells of
       a stack (`layers`, `blocks`, `stages`, `stack`, `h`) with such matrices.
 
     Raises:
       ValueError: an unknown role; a pattern is no regular expression; (when used) a leaf of a pattern has not the axes
-        of its `Matrix`.
+        of its `Matrix`; heads have no axis and no known size, or not one that divides the outputs.
       TypeError: the overrides are no mapping; a pattern is neither text nor a function.
 
     Warns:
@@ -171,7 +218,11 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
       >>> gdjax.matrices_by_role()(params)["embed"] is None
       True
     """
-    return _by_role(LABEL, overrides)
+    if unknown := [role for role in also if role not in ("router", "head", "embedding")]:
+        raise ValueError(f"{LABEL}: also: {unknown}: only a router, a head or an embedding may be a matrix too")
+    if per_head is not False and per_head is not True:
+        checks.structural(LABEL, "per_head", per_head, 1)
+    return dataclasses.replace(_by_role(LABEL, overrides), also=tuple(also), per_head=per_head)
 
 
 @value

@@ -35,6 +35,7 @@ _HEADS_FIRST = re.compile(r"^(q|kv|qkv)_einsum$")  # (heads, inputs, outputs of 
 _QKV = re.compile(r"^(to_|w_?)?qkv(_?proj)?$|^c_attn$")
 _KV = re.compile(r"^(to_|w_?)?kv(_?proj)?$")
 _TWO = re.compile(r"^(w_?)?(gate_(and_)?up|up_gate)(_?proj)?$|^(wi|w1)_fused$|^w12$")
+_UP = re.compile(r"^(linear_|w_?)?(q|kv)_(b|up)(_proj)?$|^w_?u[qkv]$")  # of latent attention, to all heads
 _PER_HEAD = re.compile(r"^query_key_value$")  # GPT-NeoX and BLOOM have q, k, v of each head beside each other
 _GATES = re.compile(r"^(weight_([ih])h|dense_([ih]))(_l\d+(_reverse)?)?$")  # of a recurrent cell, beside each other
 _ATTENTION = re.compile(r"att(n|ention)|mha")
@@ -177,6 +178,16 @@ def is_out(name: Name) -> bool:
     return _OUT.search(name.what) is not None and not name.outputs_first
 
 
+def has_heads(name: Name) -> bool:
+    """Whether its outputs are those of the heads of queries, keys or values."""
+    return any(x.search(name.what) for x in (_QUERY, _QKV, _KV, _PER_HEAD)) or is_latent(name)
+
+
+def is_latent(name: Name) -> bool:
+    """Whether it makes the heads of multi-head latent attention, which are of several sizes."""
+    return _UP.search(name.what) is not None
+
+
 def is_qkv(name: Name) -> bool:
     in_attention = name.leaf == "in_proj_weight" or name.what == "in_proj" and name.within(_ATTENTION)
     return in_attention or _QKV.search(name.what) is not None
@@ -205,8 +216,8 @@ def _heads(name: Name, shape: Sequence[int]) -> Matrix | None:
         if b == fused:
             return Matrix(-4, (-3, -1)) if len(shape) > 3 else Matrix(-3, -1)
         return Matrix(-3, (-2, -1)) if len(shape) > 3 and a > b else None
-    if _QUERY.search(name.what):  # not a stack, of which the first axis is the shortest
-        return Matrix(-3, (-2, -1)) if a > b and b * c <= 16 * a else None
+    if _QUERY.search(name.what) or is_latent(name):  # not a stack, of which the first axis is the shortest
+        return Matrix(-3, (-2, -1)) if a > b and (b * c <= 16 * a or is_latent(name)) else None
     if _OUT.search(name.what) and not name.within(_EXPERTS):
         return Matrix((-3, -2), -1) if b < c and a * b <= 4 * c else None
     return None
@@ -241,12 +252,6 @@ def _convolution(name: Name, shape: Sequence[int], window: int) -> tuple[Matrix 
     if channels == 3 and window == 2:
         return "embedding", ""  # of coloured pictures
     return _convolution_axes(name, window), ""
-
-
-_MATRIX = re.compile(r"^w(_|\d|[qkvoi]|$)|proj|kernel|weight|dense|linear|lora|^(up|down|gate|out|fc\d*|c_\w+|[qkvo])$")
-
-_OF_INPUTS = re.compile(r"(?<=weight_)i(?=h(_l\d+(_reverse)?)?$)|(?<=dense_)i(?=(/kernel)?$)")  # the gates' weights
-_WIDEST_HEAD = 256  # numbers; the inputs of a layer without an axis of heads are more
 
 
 class Read(NamedTuple):
@@ -332,115 +337,3 @@ def _read(path: str, shape: tuple[int, ...], trained: bool, given: Any, siblings
     else:
         role = given
     return Read(path, name, shape, role).but(unknown)
-
-
-class Context:
-    """Facts about a leaf from other leaves: it is no matrix; or, for an output of attention, it has an axis of heads.
-
-    It asks only whether leaves are present, never whether they are absent, since a mask may hide them. The axes of an
-    output follow from query, key and value, hidden matrices like it, so a group of the hidden matrices has them all.
-    So it has the recurrent weights, whose shape shows the gates of the input weights. In a group of outputs alone, only
-    the shape of an output can show heads.
-
-    Args:
-      hidden: the paths of the leaves that a mask hides.
-    """
-
-    def __init__(self, leaves: Sequence[Read], hidden: Sequence[str] = ()):
-        self.leaves = leaves
-        unseen = [Read(path, name_of(path), (), "other") for path in hidden]
-        self.queries = {_around(x) for x in unseen if is_query(x.name)}
-        self.shapes = {leaf.path: leaf.shape for leaf in leaves} | dict.fromkeys(hidden, ())
-        self.beside: dict[str, list[Read]] = {}
-        for leaf in leaves:
-            self.beside.setdefault(leaf.place, []).append(leaf)
-        self.embeddings = {leaf.shape for leaf in leaves if leaf.role == "embedding"}
-        self.heads = {(_around(x), len(x.shape), x.shape[-2:]) for x in leaves if _has_heads(x)}
-
-    def corrected(self, leaf: Read) -> Read:
-        if not isinstance(leaf.role, Matrix):
-            return leaf
-        if is_out(leaf.name) and (_around(leaf), len(leaf.shape), leaf.shape[-3:-1]) in self.heads:
-            return self._of(leaf._replace(unknown=""), Matrix((-3, -2), -1))  # from the heads and their width
-        if is_out(leaf.name) and _around(leaf) in self.queries and _may_be_heads(leaf):
-            first = len(leaf.shape) - 3
-            why = "whether it has an axis of heads, as a mask hides the query"
-            return self._of(leaf.but(why, [leaf.cut(2, first)]), leaf.role)
-        state = _OF_INPUTS.sub("h", leaf.path)
-        if state != leaf.path and state in self.shapes:
-            return self._of_gates(leaf, leaf.role, state, self.shapes[state])
-        return self._of(leaf, leaf.role)
-
-    def _of_gates(self, leaf: Read, role: Matrix, state: str, hidden: Sequence[int]) -> Read:
-        """The gates of a recurrent cell, whose size the weights for the hidden state show."""
-        if not hidden:
-            _, outputs = sizes_of(role, leaf.shape)
-            return self._of(leaf.but(f"where its {outputs} outputs are cut, as a mask hides {state}"), role)
-        if len(hidden) == len(leaf.shape):
-            size, outputs = sizes_of(role, hidden)
-            role = role._replace(parts=outputs // size) if outputs in (size, 3 * size, 4 * size) else role
-        return self._of(leaf, role)
-
-    def _of(self, leaf: Read, role: Matrix) -> Read:
-        leaf = leaf._replace(role=role)
-        inputs, outputs = sizes_of(role, leaf.shape)
-        others = [x for x in self.beside[leaf.place] if x is not leaf]
-        biases = [x.shape for x in others if x.role == "bias" and x.name.leaf in ("bias", "b") and leaf.name.is_array]
-        if leaf.shape in biases:
-            return leaf._replace(role="norm", unknown="")  # stacked: a linear map has an axis more than its biases
-        if any(math.prod(shape) != math.prod(leaf.shape) // inputs for shape in biases):
-            misfit = f"which of its axes are inputs, as its bias has the shape {biases[0]}"
-            return leaf._replace(role="other").but(misfit, _fitting(leaf, biases[0]))
-        if is_gate(leaf.name) and self._are_experts(leaf, outputs):
-            return leaf._replace(role="router", unknown="")
-        if not leaf.name.in_layer and inputs != outputs and (outputs, inputs) in self.embeddings:
-            return leaf._replace(role="head", unknown="")  # from the width to the vocabulary
-        nameless = len(leaf.shape) == 2 and not _MATRIX.search(leaf.name.leaf)
-        if nameless and any(x.is_stack and x.shape[0] == leaf.shape[0] for x in others):
-            return leaf._replace(role="other", unknown="")  # a vector for each matrix of a stack
-        if is_query(leaf.name) and leaf.is_stack and _may_have_heads(leaf):
-            first = len(leaf.shape) - 3
-            return leaf.but("whether its first axis is the inputs or a stack of layers", [leaf.cut(1, first)])
-        return leaf
-
-    def _are_experts(self, gate: Read, outputs: int) -> bool:
-        """Whether beside the layer of a gate are experts, or as many matrices as the gate has outputs."""
-        start = (place := _around(gate)) and f"{place}/"
-        paths = [(x, x.path.replace(".", "/")) for x in self.leaves if x is not gate]
-        below = [(x, path.removeprefix(start).lower()) for x, path in paths if path.startswith(start)]
-        return any("expert" in path or x.is_stack and outputs in x.shape[:-2] for x, path in below)
-
-
-def _around(leaf: Read) -> str:
-    """The path around the layer of a leaf: attn for attn/query/kernel and for attn/query."""
-    return split(leaf.place)[0] if leaf.name.is_array else leaf.place
-
-
-def _has_heads(leaf: Read) -> bool:
-    """Whether it is a query, key or value from one axis to the heads and their width, the last two axes."""
-    if not (is_query(leaf.name) and isinstance(leaf.role, Matrix)):
-        return False
-    n, outputs = len(leaf.shape), leaf.role.output_axis
-    return not isinstance(outputs, int) and [i % n for i in outputs] == [n - 2, n - 1]
-
-
-def _may_have_heads(leaf: Read) -> bool:
-    """Whether a query read as a stack may be one matrix, for instance with as many heads as inputs."""
-    a, b, c = leaf.shape[-3:]
-    return a == b and c <= 16 and not (leaf.name.stacked and len(leaf.shape) == 3)
-
-
-def _may_be_heads(leaf: Read) -> bool:
-    """Whether an output read as a stack may have heads and their width as the two axes of its inputs."""
-    stacked = leaf.name.stacked and len(leaf.shape) == 3
-    of_one_axis = isinstance(leaf.role, Matrix) and isinstance(leaf.role.reduction_axis, int)
-    return of_one_axis and len(leaf.shape) > 2 and leaf.shape[-2] <= _WIDEST_HEAD and not stacked
-
-
-def _fitting(leaf: Read, bias: tuple[int, ...]) -> list[tuple[Any, Any]]:
-    """The axes with which a leaf fits its bias, if its outputs are its last axes."""
-    first = int(leaf.name.stacked and len(bias) > 1 and bias[0] == leaf.shape[0])
-    outputs = bias[first:]
-    inputs = len(leaf.shape) - first - len(outputs)
-    fits = inputs > 0 and leaf.shape[first + inputs :] == outputs and not leaf.name.outputs_first
-    return [leaf.cut(inputs, first)] if fits else []

@@ -9,10 +9,23 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.combine.groups import routed
-from gdjax.core.base import GradientTransformation, identity, part_of, transform
+from gdjax.core.base import GradientTransformation, check_transform, identity, part_of, transform
 from gdjax.core.growth import Law
 from gdjax.core.misuse import Dialect, dialects
-from gdjax.core.types import Decay, Dimensions, DType, Finite, Floating, Mask, Params, PerLeaf, Rate, Size, Steps
+from gdjax.core.types import (
+    Decay,
+    Dimensions,
+    DType,
+    Finite,
+    Floating,
+    Mask,
+    Params,
+    PerLeaf,
+    Rate,
+    Size,
+    Steps,
+    Transform,
+)  # fmt: skip
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
@@ -184,6 +197,7 @@ def muon(
     adam_learning_rate: Rate | None = None, muon_weight_dimension_numbers: Dimensions = None,
     consistent_rms: Size | None = None, bias_correction: bool = True, ns_dtype: Floating | None = None,
     equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, power: Finite | None = None,
+    others: Transform | None = None,
     like: Dialect = "optax",
 ) -> GradientTransformation:  # fmt: skip
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
@@ -233,6 +247,7 @@ def muon(
       ns_dtype: the dtype that X, A and b A + c A^2 are rounded to before they are multiplied; products are summed in
         float32. By default nothing is rounded further. With bfloat16 updates differ by 1 to 2 %, and a step is two to
         four times faster where the processor multiplies such numbers faster (AMX on a CPU; a GPU).
+      others: a transform in the place of AdamW.
       like: "optax", or other defaults: eps 1e-7, bias_correction False and ns_dtype "bfloat16" with "paper", Jordan's
         code; with "torch", for `torch.optim.Muon`, a weight_decay of 0.1 too. Weights of (outputs, inputs), as torch's
         are, need their dimension numbers all the same.
@@ -294,8 +309,9 @@ def muon(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
         adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov,
     )  # fmt: skip
+    rest = adam if others is None else check_transform(label, "others", others)
     return routed(
-        label, {"muon": spectral, "adam": adam}, dimensions, "muon", argument="muon_weight_dimension_numbers",
+        label, {"muon": spectral, "adam": rest}, dimensions, "muon", argument="muon_weight_dimension_numbers",
         adams_rates=consistent_rms is not None or isinstance(learning_rate, PerLeaf),
-        own_rate=adam_learning_rate is not None,
+        own_rate=adam_learning_rate is not None or others is not None,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """NorMuon: Muon with a second moment for each neuron."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,13 @@ class ScaleByNorMuonState(NamedTuple):
 
     count: Array  # () int32, updates made so far
     mu: Params  # like params, momentum
-    v: Params  # like params with axes of length 1 for the inputs, mean squares of the polar factors, float32 at least
+    # Mean squares of the polar factors, float32 at least: like params with axes of length 1 for the inputs; with
+    # neurons="longer" for the shorter of inputs and outputs.
+    v: Params
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
+
+
+Neurons = Literal["outputs", "longer"]
 
 
 def first_of_outputs(label: str) -> Callable[[Params, Mapping[str, Any]], list[Any]]:
@@ -40,9 +45,11 @@ def first_of_outputs(label: str) -> Callable[[Params, Mapping[str, Any]], list[A
         leaves = plan_of(label, params, routing(given["roles"]), Matrix()).leaves
         kept = []
         for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
-            outputs = [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]
-            v = jnp.zeros([1 if i is None else leaf.shape[i] for i in outputs], numerics.widest_real(p))
-            kept.append(meshes.along(v, p, outputs))
+            by_inputs = given.get("neurons") == "longer" and leaf.rows > leaf.columns and not leaf.parts
+            alone = leaf.axes.columns if by_inputs else leaf.axes.rows
+            neurons = [None if i in alone else i for i in range(len(leaf.shape))]
+            v = jnp.zeros([1 if i is None else leaf.shape[i] for i in neurons], numerics.widest_real(p))
+            kept.append(meshes.along(v, p, neurons))
         return kept
 
     return first
@@ -54,14 +61,14 @@ def _normalized(
     """The directions of stacks of matrices, and the new mean squares."""
     os = polar.factors(ms, coeffs, eps)
     vs = [v.astype(o.real.dtype) for o, v in zip(os, vs, strict=True)]
-    return in_stacks(lambda o, v: _by_outputs(o, v, b2, eps, rms), os, vs)
+    return in_stacks(lambda o, v: _by_neurons(o, v, b2, eps, rms), os, vs)
 
 
-def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Array, Array]:
-    """The polar factor with each output over the root of its v, scaled; and v with this step."""
+def _by_neurons(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Array, Array]:
+    """The polar factor with each output, or input, over the root of its v, scaled; and v with this step."""
     b2, eps = numerics.scalar(b2, v.dtype), numerics.scalar(eps, v.dtype)
     square = numerics.abs_sq(o)
-    v = b2 * v + (1 - b2) * jnp.mean(square, -2, keepdims=True)
+    v = b2 * v + (1 - b2) * jnp.mean(square, -2 if v.shape[-2] == 1 else -1, keepdims=True)
     root = jnp.sqrt(v) + eps
     scaled = o / jnp.where(root == 0, 1, root).astype(o.dtype)
     norm = jnp.sqrt(jnp.sum(numerics.abs_sq(scaled), (-2, -1), keepdims=True))
@@ -79,7 +86,7 @@ def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
 
 
 @leafwise(
-    ScaleByNorMuonState, mu=matrix_moment, v=Planned(first_of_outputs("gdjax.scale_by_normuon")),
+    ScaleByNorMuonState, mu=matrix_moment, v=Planned(first_of_outputs("gdjax.scale_by_normuon"), "neurons"),
     static={"roles": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, growth=_growth,
 )  # fmt: skip
 def scale_by_normuon(
@@ -88,7 +95,7 @@ def scale_by_normuon(
     ns_steps: hyper.Steps = 5,
     *, nesterov: bool = True, consistent_rms: hyper.Size | None = 0.2, preconditioning: Preconditioning = "frobenius",
     equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
-    mu_dtype: DType | None = None, roles: Roles = None,
+    mu_dtype: DType | None = None, neurons: Neurons = "outputs", roles: Roles = None,
 ) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
     """NorMuon's direction: Muon's, with its outputs, the neurons, made alike in size.
 
@@ -118,6 +125,8 @@ def scale_by_normuon(
       ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
         nothing.
       mu_dtype: the dtype of mu, the parameter's by default.
+      neurons: what has a number in v: the "outputs"; or, of a matrix that is not cut, the "longer" of inputs and
+        outputs, as in modded-nanogpt.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
 
@@ -151,7 +160,8 @@ def normuon(
     ns_steps: Steps = 5,
     *, nesterov: bool = True, consistent_rms: Size | None = 0.2, preconditioning: Preconditioning = "frobenius",
     equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
-    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
+    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
+    neurons: Neurons = "outputs", roles: Roles = None,
     adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,
     adam_weight_decay: Size = 0.0, others: Transform | None = None,
 ) -> GradientTransformation:  # fmt: skip
@@ -187,6 +197,8 @@ def normuon(
       weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
         the parameters, or a function from them to one; None for all.
       mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
+      neurons: what has a number in v: the "outputs"; or, of a matrix that is not cut, the "longer" of inputs and
+        outputs, as in modded-nanogpt.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
@@ -216,7 +228,7 @@ def normuon(
     direction = scale_by_normuon(
         b1, b2, eps, ns_coeffs, ns_steps, nesterov=nesterov, consistent_rms=consistent_rms,
         preconditioning=preconditioning, equilibrate=equilibrate, renormalize=renormalize, ns_dtype=ns_dtype,
-        mu_dtype=mu_dtype, roles=routing(roles),
+        mu_dtype=mu_dtype, neurons=neurons, roles=routing(roles),
     )  # fmt: skip
     return with_adam(
         "gdjax.normuon", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,

@@ -245,6 +245,64 @@ def test_heads_apart():
     }  # fmt: skip
 
 
+def axes_of(shapes: dict[str, tuple[int, ...]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """For each path the axes of the matrix, None for no matrix."""
+    found = gdjax.matrices_by_role(*args, **kwargs)(tree_of(shapes))
+    return {path: functools.reduce(dict.__getitem__, path.split("/"), found) for path in shapes}
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "size", "axes"),
+    [
+        ("attn/query/kernel", (32, 4, 8), True, Matrix(-3, -1)),
+        ("attn/query/kernel", (2, 32, 4, 8), True, Matrix(-3, -1)),
+        ("attn/qkv/kernel", (3, 32, 4, 8), True, Matrix(-3, -1)),
+        ("attn/qkv/kernel", (32, 3, 4, 8), True, Matrix(-4, -1)),
+        ("attn/wkv_b/kernel", (16, 4, 80), True, Matrix(-3, -1)),  # MaxText's latent attention
+        ("attn/k_proj/kernel", (32, 16), 8, Matrix(-2, -1, parts=2)),
+        ("attn/q_proj/weight", (32, 32), 8, Matrix(-1, -2, parts=4)),
+        ("attn/qkv/kernel", (32, 96), 8, Matrix(-2, -1, parts=12)),
+        ("attn/query_key_value/weight", (96, 32), 8, Matrix(-1, -2, parts=12)),
+        ("attn/out/kernel", (4, 8, 32), True, Matrix((-3, -2), -1)),
+        ("attn/query/bias", (4, 8), True, None),
+        ("mlp/up/kernel", (32, 64), 8, Matrix(-2, -1)),
+    ],
+)
+def test_a_matrix_for_each_head(path: str, shape: tuple[int, ...], size: Any, axes: Any):
+    beside = {"attn/query/kernel": (32, 4, 8)} if "out" in path else {}
+    assert axes_of({path: shape, **beside}, per_head=size)[path] == axes
+
+
+def test_heads_whose_size_is_not_known():
+    said = r"it cannot be known where the 32 outputs of q_proj/kernel are cut into heads; give the size of a head, or"
+    for size in (True, 5):
+        with pytest.raises(ValueError, match=said):
+            axes_of({"q_proj/kernel": (32, 32)}, per_head=size)
+    with pytest.raises(ValueError, match=r"override it by \{'kv_b_proj/weight': gdjax.Matrix\(-1, -2, parts=...\)\}"):
+        axes_of({"kv_b_proj/weight": (64, 16)}, per_head=8)
+    own = {"kv_b": Matrix(-1, -2, parts=(5, 3) * 8)}
+    assert axes_of({"kv_b_proj/weight": (64, 16)}, own, per_head=8) == {"kv_b_proj/weight": own["kv_b"]}
+    with pytest.raises(ValueError, match="per_head must be at least 1, got 0"):
+        gdjax.matrices_by_role(per_head=0)
+
+
+def test_other_roles_as_matrices():
+    shapes = {"embed": (50, 8), "moe/router/kernel": (8, 4), "moe/router/bias": (4,), "lm_head/weight": (50, 8)}
+    found = axes_of(shapes, also=("router", "head"))
+    assert found == {"embed": None, "moe/router/kernel": Matrix(-2, -1), "moe/router/bias": None,
+                     "lm_head/weight": Matrix(-1, -2)}  # fmt: skip
+    assert axes_of(shapes, {"head": "other"}, also=("head",))["lm_head/weight"] is None
+    assert roles(shapes)["lm_head/weight"] == "head"
+    with pytest.raises(ValueError, match=r"gdjax.matrices_by_role: also: \['bias'\]: only a router, a head or"):
+        gdjax.matrices_by_role(also=("bias",))
+    route = gdjax.matrices_by_role(also=("head",))
+    tx = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=route)
+    table = gdjax.explain(tx, tree_of(shapes))
+    assert table["group"] == ["adam", "muon", "adam", "adam"] and not table.warnings
+    assert route == pickle.loads(pickle.dumps(route)) != gdjax.matrices_by_role()
+    assert repr(gdjax.matrices_by_role(also=["head"], per_head=8)) == "matrices_by_role(also=('head',), per_head=8)"
+
+
 def test_overrides_that_fail():
     with pytest.raises(ValueError, match="gdjax.matrices_by_role: 'x': unknown role 'heda'; there are matrix,"):
         gdjax.matrices_by_role({"x": "heda"})

@@ -230,3 +230,11 @@ def test_the_momentum_of_a_large_matrix_is_written_once_before_its_norms():
     # A bounded gradient is read for the new momentum, and for what Newton-Schulz starts from.
     bounded = [x for x in text.split("\n\n") if "xor(" in x and "f32[256,300]" in x]
     assert len(bounded) == 2 * len(params)
+
+
+def test_the_rest_may_have_another_optimizer():
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    tx = gdjax.muon(0.1, others=gdjax.sgd(0.5))
+    np.testing.assert_allclose(tx.update(params, tx.init(params), params)[0]["b"], -0.5)
+    with pytest.raises(TypeError, match="gdjax.muon: argument others is 3"):
+        gdjax.muon(0.1, others=3)

@@ -10,12 +10,14 @@ from gdjax.linalg.matrices import Matrix
 from tests.polar_oracles import gradients, points, polar
 
 
-def normuon(x, gs, lr=0.05, b1=0.95, b2=0.95, eps=1e-8, rms=0.2, nesterov=True, coeffs="polar_express", decay=0.0):
-    mu, v = np.zeros_like(x), np.zeros((1, x.shape[1]))
+def normuon(x, gs, lr=0.05, b1=0.95, b2=0.95, eps=1e-8, rms=0.2, nesterov=True, coeffs="polar_express", decay=0.0,
+            longer=False):  # fmt: skip
+    axis = 1 if longer and x.shape[0] > x.shape[1] else 0
+    mu, v = np.zeros_like(x), 0.0
     for g in gs:
         mu = b1 * mu + (1 - b1) * g
         o = polar(b1 * mu + (1 - b1) * g if nesterov else mu, coeffs)
-        v = b2 * v + (1 - b2) * np.mean(o**2, axis=0, keepdims=True)
+        v = b2 * v + (1 - b2) * np.mean(o**2, axis=axis, keepdims=True)
         u = o / (np.sqrt(v) + eps)
         into, out = x.shape
         size = np.sqrt(max(1, out / into)) * np.linalg.norm(o) if rms is None else rms * np.sqrt(into * out)
@@ -27,6 +29,7 @@ CASES = {
     "default": ({}, {}),
     "paper": ({"nesterov": False, "ns_coeffs": "jordan"}, {"nesterov": False, "coeffs": "jordan"}),
     "code": ({"consistent_rms": None, "ns_coeffs": "jordan"}, {"rms": None, "coeffs": "jordan"}),
+    "longer": ({"neurons": "longer"}, {"longer": True}),
     "numbers": (
         {"b1": 0.8, "b2": 0.7, "eps": 0.1, "consistent_rms": 0.5, "weight_decay": 0.1},
         {"b1": 0.8, "b2": 0.7, "eps": 0.1, "rms": 0.5, "decay": 0.1},
@@ -64,6 +67,9 @@ def test_the_second_moment_has_a_number_for_each_output():
     assert jax.tree.map(jnp.shape, state.v) == shapes
     assert {x.dtype.name for x in jax.tree.leaves(state.v)} == {"float32"}
     assert {x.dtype.name for x in jax.tree.leaves(state.mu)} == {"bfloat16"}
+    longer = gdjax.scale_by_normuon(roles=lambda tree: roles, neurons="longer").init(params)
+    shapes |= {"linear": (4, 1), "torch": (1, 4), "conv": (3, 3, 4, 1)}
+    assert jax.tree.map(jnp.shape, longer.v) == shapes
 
 
 def test_the_rest_is_adamws():
