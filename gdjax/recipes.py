@@ -12,7 +12,9 @@ import jax
 from gdjax.combine.chain import chain
 from gdjax.combine.groups import partition, routed
 from gdjax.core.base import GradientTransformation, init_empty_state, transform
+from gdjax.core.growth import SAME
 from gdjax.core.number_domains import POSITIVE, RATE, SIZE, Integer, Kind
+from gdjax.core.parts import holding
 from gdjax.core.paths import paths_of
 from gdjax.core.types import (
     Array,
@@ -87,7 +89,7 @@ def _with_qk_clip(label: str, tau: float | Array, heads: Mapping[str, Any]) -> G
 
         return jax.tree.map(of, updates, params, moved, clipped), state
 
-    return GradientTransformation(init_empty_state, update)
+    return holding(init_empty_state, update, growth=SAME)
 
 
 @transform

@@ -197,6 +197,16 @@ def test_explain_has_nothing_to_say(name: str):
     assert not explained(name).warnings
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_it_can_be_scaled_for_a_larger_model(name: str):
+    tx, model, _, _ = MODELS[name]
+    params = model()
+    smaller = jax.tree.map(lambda x: x[..., : max(1, x.shape[-1] // 2)] if x.shape[-1] == 4 * D else x, params)
+    smaller = jax.tree.map(lambda x: x[..., : 2 * D, :] if x.ndim > 1 and x.shape[-2] == 4 * D else x, smaller)
+    for scaled in (gdjax.transfer(tx, smaller), gdjax.for_batch(tx, 1024, 512)):
+        jax.eval_shape(scaled.init, params)
+
+
 def groups_of(name: str) -> dict[str, str]:
     return dict(zip(explained(name)["path"], explained(name)["group"], strict=True))
 
