@@ -278,8 +278,12 @@ def fixed(numbers: Any) -> Matrix:
 
 
 def routing(roles: Any) -> Any:
-    """The argument `roles` of an optimizer as the `numbers` of `plan_of`: None and a dict of patterns are by role."""
-    return matrices_by_role(roles) if roles is None or isinstance(roles, Mapping) else roles
+    """The argument `roles` of an optimizer as the `numbers` of `plan_of`: None and a dict of patterns are by role.
+
+    A dict in which something is neither a role nor a `Matrix`, as None or a dict, is a tree.
+    """
+    patterns = isinstance(roles, Mapping) and all(isinstance(x, str) or is_numbers(x) for x in roles.values())
+    return matrices_by_role(roles) if roles is None or patterns else roles
 
 
 _BY_DEFAULT = Matrix(0, 1)

@@ -303,6 +303,16 @@ def test_other_roles_as_matrices():
     assert repr(gdjax.matrices_by_role(also=["head"], per_head=8)) == "matrices_by_role(also=('head',), per_head=8)"
 
 
+@pytest.mark.parametrize("make", [gdjax.normuon, gdjax.soap, gdjax.adam_mini, gdjax.scion])
+def test_roles_may_be_a_tree_of_dictionaries(make: Any):
+    tree = {"layer": {"kernel": Matrix(1, 0), "bias": None}, "last": None}
+    params = tree_of({"layer/kernel": (4, 8), "layer/bias": (8,), "last/kernel": (8, 3)})
+    tx, same = make(0.1, roles=tree), make(0.1, roles=lambda _: tree)
+    (updates, state), (expected, other) = (x.update(params, x.init(params), params) for x in (tx, same))
+    assert_close((updates, state), (expected, other), rtol=0)
+    assert tx == make(0.1, roles=dict(tree)) and hash(tx) == hash(make(0.1, roles=dict(tree)))
+
+
 def test_overrides_that_fail():
     with pytest.raises(ValueError, match="gdjax.matrices_by_role: 'x': unknown role 'heda'; there are matrix,"):
         gdjax.matrices_by_role({"x": "heda"})

@@ -1,0 +1,53 @@
+"""Flax's example `gemma` with `examples/patches/flax.patch`: `config.optimizer` names an optimizer of gdjax.
+
+The whole of its `train_and_evaluate` runs, on a tiny Gemma. Data, tokenizer and writer are made here; the sampler, and
+what the example imports for them, are mocks.
+"""
+
+import dataclasses
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import train
+from configs import tiny
+
+import gdjax
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+STEPS = 8
+MODEL = dict(num_layers=2, embed_dim=16, hidden_dim=32, num_heads=4, head_dim=8, num_kv_heads=1)
+MODEL |= dict(use_post_attn_norm=False, use_post_ffw_norm=False, attention_types=(1, 1), final_logit_softcap=None)
+# Heads lie along the first axis, but of the query, ... ; a key and a value along the first, too.
+
+
+def trained(monkeypatch, tmp_path, optimizer: str):
+    """The optimizer at the end of a run, and the losses of its steps."""
+    ids = np.random.default_rng(0).integers(2, 20, (4, 17))
+    batch = {"inputs": jnp.asarray(ids[:, :-1]), "targets": jnp.asarray(ids[:, 1:])}
+    encoder = mock.Mock(**{"vocab_size.return_value": 20, "pad_id.return_value": 0})
+    writer, made = mock.Mock(), []
+    monkeypatch.setattr(train.input_pipeline, "get_datasets", lambda **_: ([batch] * STEPS, [batch], encoder))
+    monkeypatch.setattr(train.tokenizer, "load_sentencepiece_processor", mock.Mock())
+    monkeypatch.setattr(train.sampler_lib, "Sampler", mock.Mock())
+    monkeypatch.setattr(train.metric_writers, "create_default_writer", lambda *_, **__: writer)
+    real = train.nnx.Optimizer
+    monkeypatch.setattr(train.nnx, "Optimizer", lambda *args, **kw: made.append(real(*args, **kw)) or made[-1])
+    config = dataclasses.replace(
+        tiny.get_config(), optimizer=optimizer, transformer_params=MODEL, num_train_steps=STEPS, num_eval_steps=1,
+        eval_every_steps=1, warmup_steps=2, learning_rate=3e-2, use_bfloat16=False, save_checkpoints=False,
+        restore_checkpoints=False,
+    )  # fmt: skip
+    train.train_and_evaluate(config, str(tmp_path))
+    scalars = [call.args[1] for call in writer.write_scalars.call_args_list]
+    return made[0], [float(x["eval_loss"]) for x in scalars if "eval_loss" in x]
+
+
+@pytest.mark.parametrize("name", ["adamw", "normuon", "soap"])
+def test_it_trains(name, monkeypatch, tmp_path, numbers):
+    optimizer, losses = trained(monkeypatch, tmp_path, name)
+    print(losses, optimizer.opt_state)
+    assert losses[-1] < losses[0] - 0.3
+    numbers(losses)
