@@ -26,7 +26,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest test-newest test-fused mutants clients lint types examples notebooks bench race docs look clean
+.PHONY: help train test test-slow test-oldest test-newest test-fused mutants clients patches lint types examples notebooks bench race docs look clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -55,6 +55,9 @@ mutants: $(VENV)/.stamp-test ## Break each rule on purpose and demand a failing 
 
 clients: $(CLIENTS)/.stamp-clients ## Run the tests of libraries that use Optax, with Optax and with gdjax; ARGS="flax" runs one's
 	$(CLIENTS)/bin/python tests/clients/run.py $(ARGS)
+
+patches: $(CLIENTS)/.stamp-clients ## Apply examples/patches to checkouts of Levanter, MaxText and Flax, and train there
+	$(CLIENTS)/bin/python tests/clients/patches.py $(ARGS)
 
 lint: $(VENV)/.stamp-lint ## Check style and format, workflows, forms and the citation
 	$(VENV)/bin/ruff check .

@@ -252,4 +252,22 @@ CLIENTS = [
         mention=("test/driver/test_srt.py", "test/driver/test_vmc_ngd.py", "test/variational/test_autoreg.py"),
         options=("--override-ini=addopts=", "--import-mode=importlib"),  # its own settings want other plugins
     ),
+    Client(
+        name="jaxley",
+        packages=(),
+        url="https://github.com/jaxleyverse/jaxley",
+        commit="2638cca2665ec056c40c932dcee924192fc94da2",  # main of 2026-05-20
+        tests=("tests/test_optimize.py",),
+        paths=(".",),
+        note="The checkout's code.",
+    ),
+    Client(
+        name="evosax",
+        packages=(),
+        url="https://github.com/RobertTLange/evosax",
+        commit="d4b4127708cb2cd0cc906b910ddcd091013153a9",  # main of 2026-08-17
+        mention=("tests/test_algorithms/test_distribution_based.py",),
+        paths=(".",),
+        note="The checkout's code.",
+    ),
 ]
