@@ -38,13 +38,19 @@ ROLES = {
 def trained(monkeypatch, tmp_path, optimizer: str):
     """The optimizer at the end of a run, and the losses of its steps."""
     ids = np.random.default_rng(0).integers(2, 20, (4, 17))
-    batch = {"inputs": jnp.asarray(ids[:, :-1]), "targets": jnp.asarray(ids[:, 1:])}
+    batch = {"inputs": ids[:, :-1], "targets": ids[:, 1:], "inputs_position": np.arange(16)[None].repeat(4, 0)}
     encoder = mock.Mock(**{"vocab_size.return_value": 20, "pad_id.return_value": 0})
     writer, made = mock.Mock(), []
-    monkeypatch.setattr(train.input_pipeline, "get_datasets", lambda **_: ([batch] * STEPS, [batch], encoder))
+
+    def data(data_sharding, **_):
+        placed = jax.device_put(jax.tree.map(jnp.int32, batch), data_sharding)
+        return [placed] * STEPS, [placed], encoder
+
+    monkeypatch.setattr(train.input_pipeline, "get_datasets", data)
     monkeypatch.setattr(train.tokenizer, "load_sentencepiece_processor", mock.Mock())
     monkeypatch.setattr(train.sampler_lib, "Sampler", mock.Mock())
-    monkeypatch.setattr(train.metric_writers, "create_default_writer", lambda *_, **__: writer)
+    writers = mock.MagicMock(**{"create_default_writer.return_value": writer})
+    monkeypatch.setattr(train, "metric_writers", writers)
     real = train.nnx.Optimizer
     monkeypatch.setattr(train.nnx, "Optimizer", lambda *args, **kw: made.append(real(*args, **kw)) or made[-1])
     config = dataclasses.replace(
