@@ -7,6 +7,7 @@ what the example imports for them, are mocks.
 import dataclasses
 import functools
 import types
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -35,7 +36,7 @@ ROLES = {
 }
 
 
-def trained(monkeypatch, tmp_path, optimizer: str):
+def trained(monkeypatch, folder: Path, optimizer: str):
     """The optimizer at the end of a run, and the losses of its steps."""
     ids = np.random.default_rng(0).integers(2, 20, (4, 17))
     batch = {"inputs": ids[:, :-1], "targets": ids[:, 1:], "inputs_position": np.arange(16)[None].repeat(4, 0)}
@@ -55,28 +56,30 @@ def trained(monkeypatch, tmp_path, optimizer: str):
     monkeypatch.setattr(train.nnx, "Optimizer", lambda *args, **kw: made.append(real(*args, **kw)) or made[-1])
     config = dataclasses.replace(
         tiny.get_config(), optimizer=optimizer, transformer_params=MODEL, num_train_steps=STEPS, num_eval_steps=1,
-        eval_every_steps=1, warmup_steps=2, learning_rate=3e-2, use_bfloat16=False, save_checkpoints=False,
-        restore_checkpoints=False,
+        eval_every_steps=1, warmup_steps=2, learning_rate=3e-2, use_bfloat16=False,
     )  # fmt: skip
-    train.train_and_evaluate(config, str(tmp_path))
+    train.train_and_evaluate(config, str(folder))
     scalars = [call.args[1] for call in writer.write_scalars.call_args_list]
     return made[0], [float(x["eval_loss"]) for x in scalars if "eval_loss" in x]
 
 
 @pytest.mark.parametrize("name", ["normuon", "soap"])
 def test_it_trains_as_the_optimizer_of_that_name(name, monkeypatch, tmp_path, numbers):
-    """With the axes of all matrices written down, the run is the same."""
-    optimizer, losses = trained(monkeypatch, tmp_path, name)
+    """With the axes of all matrices written down, the run is the same; its checkpoint comes back."""
+    optimizer, losses = trained(monkeypatch, tmp_path / name, name)
     assert losses[-1] < losses[0] - 0.3
     numbers(losses)
+    resumed, none = trained(monkeypatch, tmp_path / name, name)  # from the last checkpoint, with no step left
+    assert not none
     written = types.SimpleNamespace(written=functools.partial(getattr(gdjax, name), roles=ROLES))
     monkeypatch.setattr(train, "gdjax", written)
-    same, expected = trained(monkeypatch, tmp_path, "written")
+    same, expected = trained(monkeypatch, tmp_path / "written", "written")
     assert losses == expected
-    states = [nnx.as_pure(x.opt_state) for x in (optimizer, same)]
-    jax.tree.map(np.testing.assert_array_equal, *states)
+    for other in (resumed, same):
+        states = [nnx.as_pure(x.opt_state) for x in (optimizer, other)]
+        jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 def test_the_default_is_as_it_was(monkeypatch, tmp_path):
-    optimizer, losses = trained(monkeypatch, tmp_path, "adamw")
+    optimizer, losses = trained(monkeypatch, tmp_path / "adamw", "adamw")
     assert isinstance(optimizer.opt_state[0], optax.ScaleByAdamState) and losses[-1] < losses[0]
