@@ -234,6 +234,27 @@ def test_which_leaf_gets_what(recipe: Recipe, name: str):
             assert "set_to_zero" in names or not own or number(rate_of(mine, i)) in own, path
 
 
+PUBLIC: dict[str, Any] = {
+    "kimi_k2": gdjax.recipes.kimi_k2(0.02, tau=None),
+    "deepseek_v4": gdjax.recipes.deepseek_v4(0.02),
+    "glm_5": gdjax.recipes.glm_5(0.02, head_size=8),
+    "marin": gdjax.recipes.marin(0.02, 0.005),
+    "nanochat": gdjax.recipes.nanochat(200, 32),
+    "modded_nanogpt": gdjax.recipes.modded_nanogpt(200),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("recipe", PUBLIC)
+def test_which_leaf_gets_what_in_the_recipes_of_public_models(recipe: str, name: str):
+    params = model(name)
+    table = gdjax.explain(PUBLIC[recipe], params)
+    heads = {row.path for row in gdjax.roles(params) if row.role == "head"} if recipe == "glm_5" else set()
+    matrices = {row.path for row in table if row.group in ("muon", "rest/matrix")}
+    assert matrices == {*hidden(name)} | heads
+    assert [text for text in table.warnings if not text.startswith("no leaf is in the group")] == []
+
+
 def test_recipes_are_found_and_mistakes_warn():
     pages = "choose cookbook from_pytorch groups_and_rates hyperball inspect kronecker matrix_methods muon".split()
     assert {recipe.page for recipe in RECIPES.values()} >= {*pages, "metrics_and_states"}
