@@ -79,6 +79,7 @@ from gdjax.inspection.roles import roles, transfer_table
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.tabulate import Table, state_bytes, tabulate
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.leafwise import Reduced as Reduced
 from gdjax.lift.meetings import largest, total, total_norm
 from gdjax.lift.slots import (
     Factor,

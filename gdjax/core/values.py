@@ -370,6 +370,7 @@ def _show(x: object) -> str:
 
 # Modules of version 0.2 that are parts of others now. A pickle names the module of a class or a function.
 MOVED = {
+    "": "base inject leafwise masking",  # what they had of states is public
     "codes.formats": "codes.narrow codes.logs",
     "codes.rounding": "codes.random_rounding codes.with_error",
     "combine.conditional": "combine.evaluation",
@@ -392,7 +393,7 @@ MOVED = {
 
 
 def _now(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"gdjax.{module}"), name)
+    return getattr(importlib.import_module(f"gdjax.{module}".strip(".")), name)
 
 
 def _under_old_names() -> None:

@@ -38,6 +38,8 @@ from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule, named
 from gdjax.lift.slots import Planned, ScaleByScheduleState, Shared, Whole, read_by
 
+Reduced = Any  # in a rule of version 0.2: a number from its `reduce`
+INFERRED = "needs_params", "reads_old"  # arguments of version 0.2
 TOLD = "gdjax.leafwise: reduce is deprecated: call gdjax.total, gdjax.largest or gdjax.total_norm in the rule"
 
 
@@ -162,6 +164,10 @@ def leafwise(
       >>> gdjax.chain(heavy_ball(0.5), gdjax.scale(-0.1))
       chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
+    for name in INFERRED:
+        if slots.pop(name, None) is not None:
+            told = f"gdjax.leafwise: {name} is deprecated: it is inferred from the rule; leave it out"
+            callers.warn(told, DeprecationWarning)
     rule_checks.declaration(State, slots)
     if count is not None and "count" in getattr(State, "_fields", ()):
         slots = {"count": Shared(0, jnp.int32), **slots}

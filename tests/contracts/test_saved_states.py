@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pickle
 from typing import Any
 
 import jax
@@ -56,5 +57,18 @@ def test_pickles_of_0_2_may_name_any_module_that_it_had():
     for new, olds in MOVED.items():
         for old in olds.split():
             module = importlib.import_module(f"gdjax.{old}")
-            here = importlib.import_module(f"gdjax.{new}")
+            here = importlib.import_module(f"gdjax.{new}".strip("."))
             assert any(getattr(module, name) is x for name, x in vars(here).items() if inspect.isroutine(x))
+
+
+RELEASED = {
+    "base": "EmptyState MaskedNode",
+    "inject": "InjectHyperparamsState InjectStatefulHyperparamsState WrappedScheduleState",
+    "leafwise": "ScaleByScheduleState ScheduledState",
+    "masking": "MaskedState PartitionState",
+}
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, x) for module, names in RELEASED.items() for x in names.split()])
+def test_pickles_of_0_2_0_name_a_class_by_its_module_of_then(module: str, name: str):
+    assert pickle.loads(f"cgdjax.{module}\n{name}\n.".encode()) is getattr(gdjax, name)

@@ -10,6 +10,7 @@ import pytest
 
 import gdjax
 from gdjax import EmptyState, Shared, leafwise, numerics
+from gdjax.lift.leafwise import INFERRED
 from tests.trees import assert_close, assert_equal, signature
 
 PARAMS = {"a": jnp.ones((2, 3), "bfloat16"), "b": {"c": jnp.array([3.0, -4.0])}, "none": None}
@@ -34,6 +35,24 @@ def test_numbers_for_the_rule():
     assert_close(u, jax.tree.map(lambda x: x / 8, PARAMS))
     with pytest.raises(ValueError, match=r"normalised: this transform needs value=\.\.\.: call update\(updates, state"):
         made().update(PARAMS, EmptyState())
+
+
+def test_a_rule_as_0_2_wrote_it():
+    def norm(gs: Any, s: Any, ps: Any, t: Any) -> Any:
+        return {"norm": gdjax.global_norm(gs)}
+
+    def unit(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0, *, norm: gdjax.Reduced = None) -> Any:
+        return gain * g / norm + p, s
+
+    flags: Any = dict(zip(INFERRED, (True, False), strict=True))
+    with pytest.warns(DeprecationWarning) as told:
+        made = leafwise(reduce=norm, **flags)(unit)
+    said = [f"{name} is deprecated: it is inferred from the rule" in str(x.message) for x in told for name in INFERRED]
+    assert said == [True, False, False, True, False, False]
+    x = jnp.array([3.0, 4.0])
+    assert_close(made(2.0).update(x, EmptyState(), x)[0], x * 1.4)
+    with pytest.raises(ValueError, match=r"params"):
+        made().update(x, EmptyState())
 
 
 class Furthest(NamedTuple):
