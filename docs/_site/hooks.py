@@ -188,6 +188,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def _text(text: str) -> str:
     # Links out of `docs/` lead to where the site has these pages; what it has not becomes plain text.
     text = re.sub(r"\]\(\.\./(benchmarks/|CHANGELOG)", r"](\1", text.replace("/README.md)", "/about.md)"))
+    text = text.replace("](docs/", "](")  # of the changelog, which lies outside of it
     text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)
     text = re.sub(r"\[(\w+)\.md\]", lambda x: f"[{x[1].replace('_', ' ')}]", text)
     # What belongs to an item of a list is indented by four, and an item after it follows an empty line.
