@@ -10,6 +10,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Integer
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
+from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar, coefficients
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
@@ -34,11 +35,12 @@ class SoapMuonState(NamedTuple):
 
 def whole(
     Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,  # noqa: N803
-    by_shape: bool = False, block_size: int | None = None,
+    by_shape: bool = False, block_size: int | None = None, preconditioning: Preconditioning = "frobenius",
 ) -> Sequence[Array]:  # fmt: skip
     """Of blocks the polar factors of the matrices; by shape times sqrt(max(1, columns / rows))."""
     if block_size is not None:
-        Us = Polar(ns_steps).factors(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
+        coeffs = coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
+        Us = Polar(ns_steps, preconditioning).factors(Us, coeffs, 0.0)  # noqa: N806
     return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in Us] if by_shape else Us
 
 
@@ -52,7 +54,7 @@ def _soap_muon(
     beta: Hyper, b2: hyper.Squares, eps: hyper.Size, precondition_frequency: hyper.Steps, max_precond_dim: Count | None,
     block_size: Count | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
     shampoo_beta: hyper.Decay | None = None, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
-    **of_whole: Any,
+    preconditioning: Preconditioning = "frobenius", **of_whole: Any,
 ) -> tuple[Array, SoapMuonState]:  # fmt: skip
     b3 = b2 if shampoo_beta is None else shampoo_beta
     g = into(G, s.QL, s.QR)
@@ -62,7 +64,8 @@ def _soap_muon(
     u = jnp.where(t > 1, normalized(m, nu, eps), m)  # the first step has no bases
     U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), b3)  # noqa: N806
     if block_size is None:
-        U = Polar(ns_steps).one(U, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
+        coeffs = coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
+        U = Polar(ns_steps, preconditioning).one(U, coeffs, 0.0)  # noqa: N806
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 
@@ -70,8 +73,9 @@ def _soap_muon(
 def scale_by_soap_muon(
     beta: Decay = 0.95, b2: Decay = 0.9, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
-    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5, block_size: Count | None = None,
-    sides: Sides = "both", refresh: Refresh = "qr", mu_dtype: DType | None = None, roles: Roles = None,
+    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
+    preconditioning: Preconditioning = "frobenius", block_size: Count | None = None, sides: Sides = "both",
+    refresh: Refresh = "qr", mu_dtype: DType | None = None, roles: Roles = None,
 ) -> GradientTransformation:  # fmt: skip
     """SOAP-Muon's direction, whose singular values are about 1.
 
@@ -93,6 +97,7 @@ def scale_by_soap_muon(
       ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
         "dion", "polar_express", "cans", "deepseek" or "aol".
       ns_steps: how many steps of Newton-Schulz, an int; with a sequence of triples only a bound on their number.
+      preconditioning: the norm that S is divided by before them: "frobenius", "spectral", "schatten" or "aol".
       block_size: matrices are cut evenly into blocks with sides of at most that, each whitened by itself; None for
         whole matrices.
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
@@ -116,7 +121,7 @@ def scale_by_soap_muon(
     coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
     return _soap_muon(
         beta, b2, eps, precondition_frequency, max_precond_dim, block_size, sides, refresh, mu_dtype, roles,
-        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=False,
+        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, preconditioning=preconditioning, by_shape=False,
     )  # fmt: skip
 
 
@@ -124,8 +129,9 @@ def scale_by_soap_muon(
 def soap_muon(
     learning_rate: Rate, beta: Decay = 0.95, b2: Decay = 0.9, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
-    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5, block_size: Count | None = None,
-    sides: Sides = "both", refresh: Refresh = "qr", weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
+    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
+    preconditioning: Preconditioning = "frobenius", block_size: Count | None = None, sides: Sides = "both",
+    refresh: Refresh = "qr", weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
     mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9,
     adam_b2: Decay = 0.999, adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
 ) -> GradientTransformation:  # fmt: skip
@@ -156,6 +162,7 @@ def soap_muon(
       ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
         "dion", "polar_express", "cans", "deepseek" or "aol".
       ns_steps: how many steps of Newton-Schulz, an int; with a sequence of triples only a bound on their number.
+      preconditioning: the norm that S is divided by before them: "frobenius", "spectral", "schatten" or "aol".
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns". Vyas et al.
         take the "short" side, the records of modded-nanogpt both.
       weight_decay: of the matrices, times lr; at least 0.
@@ -167,8 +174,8 @@ def soap_muon(
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in place of that AdamW.
 
-    Departures: the records of modded-nanogpt refresh all bases in one step, and have further parts around this. Vyas et
-    al. take Adam's first moment for the momentum, and a signed square root of S in the bases. Of v as in `soap`.
+    Departures: the records of modded-nanogpt refresh all bases in one step, and have further parts around this. Result
+    44 has precondition_frequency=1, preconditioning="schatten", ns_coeffs=(2.0, -1.5, 0.5), ns_steps=12. Vyas et al. take Adam's first moment for the momentum, and a signed square root of S in the bases. Of v as in `soap`.
 
     Raises:
       ValueError: an unknown preset, `sides` or `refresh`; a size below 1; roles that do not fit.
@@ -194,7 +201,7 @@ def soap_muon(
     coefficients("gdjax.soap_muon", ns_coeffs, ns_steps)
     direction = _soap_muon(
         beta, b2, eps, precondition_frequency, max_precond_dim, block_size, sides, refresh, mu_dtype, routing(roles),
-        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=True,
+        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, preconditioning=preconditioning, by_shape=True,
     )  # fmt: skip
     return with_adam(
         "gdjax.soap_muon", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,

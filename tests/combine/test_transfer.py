@@ -487,12 +487,11 @@ def _is_one(name: str) -> bool:
 
 
 TRANSFERRED = (
-    "acprop adabelief adafactor adam adam_atan2 adam_mini adamax adamaxw adamc adamw adan adana ademamix adopt amsgrad "
-    "came dion dion2 kl_soap lamb laprop lars lion muon nadam nadamw normuon novograd optimistic_adam "
+    "acprop adabelief adafactor adam adam_atan2 adam_mini adamax adamaxw adamc adamw adan adana ademamix adopt "
+    "amsgrad came dion dion2 kl_soap lamb laprop lars lion muon nadam nadamw normuon novograd optimistic_adam "
     "optimistic_adam_v2 optimistic_gradient_descent perturbed_gradient_descent psgd_kron radam rmsprop "
     "scale_by_learning_rate schedule_free_adamw schedule_free_sgd scion sgd shampoo sign_sgd signum "
-    "simplified_ademamix sm3 soap soap_muon "
-    "stable_adamw transformer_optimizer"
+    "simplified_ademamix sm3 soap soap_muon stable_adamw transformer_optimizer"
 ).split()
 
 

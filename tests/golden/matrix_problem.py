@@ -21,11 +21,11 @@ def _spd(rng, n):
     return (q * np.linspace(0.4, 1.2, n)) @ q.T
 
 
-def make() -> dict[str, dict[str, np.ndarray]]:
+def make(steps: int = STEPS, seed: int = 100) -> dict[str, dict[str, np.ndarray]]:
     """{leaf: {"x0", "left", "right", "pull", "noise"}}; a vector has no "right"."""
     problem = {}
     for i, (name, shape) in enumerate(SHAPES.items()):
-        rng = np.random.default_rng(100 + i)
+        rng = np.random.default_rng(seed + i)
         p = {"x0": rng.normal(size=shape), "left": _spd(rng, shape[0])}
         if len(shape) == 2:
             p["right"] = _spd(rng, shape[1])
@@ -33,7 +33,7 @@ def make() -> dict[str, dict[str, np.ndarray]]:
             p["pull"] = 2 * (u * np.linspace(1, 2.5, min(shape))) @ v
         else:
             p["pull"] = rng.normal(size=shape)
-        p["noise"] = 0.3 * rng.normal(size=(STEPS, *shape))
+        p["noise"] = 0.3 * rng.normal(size=(steps, *shape))
         problem[name] = {k: np.asarray(v, np.float32) for k, v in p.items()}
     return problem
 
