@@ -288,8 +288,8 @@ def muon(
       DeepSeek-AI 2026, DeepSeek-V4 ("deepseek");
       Chang et al. 2026, MuonEq, https://arxiv.org/abs/2603.28254 (`equilibrate`);
       Zhang et al. 2026, Muon+, https://arxiv.org/abs/2602.21545 (`renormalize`);
-      Wu, Zhang, Shah & Silwal 2026, DynMuon, https://arxiv.org/abs/2605.17109, as in their result 28 of modded-nanogpt's
-      track 3, https://github.com/KellerJordan/modded-nanogpt (`power`)
+      Wu, Shah, Silwal & Zhang 2026, DynMuon, https://arxiv.org/abs/2605.17109 (`power`, as in their result 28 of
+      modded-nanogpt, track 3, https://github.com/KellerJordan/modded-nanogpt)
     """
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
     coefficients(label, ns_coeffs, ns_steps)

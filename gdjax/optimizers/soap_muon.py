@@ -175,7 +175,8 @@ def soap_muon(
       others: a transform in place of that AdamW.
 
     Departures: the records of modded-nanogpt refresh all bases in one step, and have further parts around this. Result
-    44 has precondition_frequency=1, preconditioning="schatten", ns_coeffs=(2.0, -1.5, 0.5), ns_steps=12. Vyas et al. take Adam's first moment for the momentum, and a signed square root of S in the bases. Of v as in `soap`.
+    44 has precondition_frequency=1, preconditioning="schatten", ns_coeffs=(2.0, -1.5, 0.5), ns_steps=12. Vyas et al.
+    take Adam's first moment for the momentum, and a signed square root of S in the bases. Of v as in `soap`.
 
     Raises:
       ValueError: an unknown preset, `sides` or `refresh`; a size below 1; roles that do not fit.
