@@ -16,6 +16,7 @@ from gdjax.recipes import _SPEEDRUN
 from tests.oracles import precision
 from tests.polar_oracles import gradients, polar
 from tests.support import relaxed
+from tests.trees import finite, signature
 
 V, D, H, S, T = 24, 16, 2, 8, 12  # tokens, width, heads, numbers of a head, length
 TOKENS = (np.arange(T)[None] * np.array([[5], [7], [11], [13]]) + np.arange(4)[:, None]) % V
@@ -286,6 +287,14 @@ def test_muon_of_the_reports(
     followed(tx, WEIGHTS, gs, matrices | {"norm": rest})
 
 
+def test_deepseek_v4_moves_by_the_smallest_gradients():
+    params = {"norm": jnp.ones(2), "up": jnp.eye(3)}
+    tx = recipes.deepseek_v4(0.1, weight_decay=0.0)
+    u, _ = tx.update(jax.tree.map(lambda x: 1e-12 * x, params), tx.init(params), params)
+    np.testing.assert_allclose(u["norm"], -0.1, rtol=1e-5)  # with an eps of 1e-8 a ten thousandth of it
+    np.testing.assert_allclose(u["up"], -0.018 * 3**0.5 * np.eye(3), rtol=1e-2, atol=1e-6)
+
+
 def clipped(params: Any, u: Any, logits: Any, tau: float) -> Any:
     """Of a layer of attention: the parameters after a step and QK-Clip, by the formula."""
     gamma = np.sqrt(np.minimum(1, tau / np.asarray(logits)))[:, None]
@@ -512,7 +521,16 @@ def test_runs_that_are_too_short():
             recipe(99)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_recipes_are_values(name: str):
-    tx = MODELS[name][0]
+def test_recipes_keep_the_contract(name: str, dtype: str):
+    """They are values; the state is a fixed point, updates have the dtype of gradients; zeros and half precision do."""
+    tx, model, _, _ = MODELS[name]
     assert pickle.loads(pickle.dumps(tx)) == tx
+    params = jax.tree.map(lambda x: x.astype(dtype), model())
+    more = {"max_logits": {"layer/attention": jnp.array([200.0, 1.0])}} if name == "kimi_k2" else {}
+    state = tx.init(params)
+    for grads in (jax.tree.map(jnp.zeros_like, params), params):
+        updates, new = jax.jit(tx.update)(grads, state, params, **more)
+        assert signature(updates) == signature(grads) and signature(new) == signature(state)
+        assert finite(updates)
