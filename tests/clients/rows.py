@@ -259,6 +259,7 @@ CLIENTS = [
         url="https://github.com/jaxleyverse/jaxley",
         commit="2638cca2665ec056c40c932dcee924192fc94da2",  # main of 2026-05-20
         tests=("tests/test_optimize.py",),
+        options=mocks("jaxley_mech"),
         paths=(".",),
         note="The checkout's code.",
     ),

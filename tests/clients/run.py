@@ -91,6 +91,9 @@ def main() -> None:
         parser.error(f"no client is named {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in CLIENTS)}")
 
     (OUT / "results").mkdir(parents=True, exist_ok=True)
+    (OUT / "sources").mkdir(exist_ok=True)
+    # For checkouts without settings of their own, which would take this project's.
+    (OUT / "sources" / "pytest.ini").write_text("[pytest]\n", "utf-8")
     for client in CLIENTS:
         if args.clients and client.name not in args.clients:
             continue
