@@ -117,6 +117,14 @@ def schedule_free(h: Any, steps: Any) -> Any:
     return gdjax.contrib.schedule_free(gdjax.chain(inner, down), constant(h["rate"], steps), b1=0.9)
 
 
+OUTER = 25  # steps between two outer ones, so that each run ends with one
+
+
+def outer_steps(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """SNOO around it, judged by its slow parameters."""
+    return lambda h, steps: gdjax.snoo(make(h, steps), every=OUTER, learning_rate=0.7, momentum=h["momentum"])
+
+
 # --- Matrix methods ---------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +138,15 @@ def beside_adam(make: Callable[..., Any], **fixed: Any) -> Callable[[Any, Any], 
         )  # fmt: skip
 
     return of
+
+
+def dynmuon(h: Any, steps: Any) -> Any:
+    """The power goes from 0.25 to -0.25 around a share of 0.04 of the run, as its authors have it."""
+
+    def power(count: Any) -> Any:
+        return -0.25 + 0.5 * jax.nn.sigmoid((0.04 - step(count) / steps) / 0.04)
+
+    return beside_adam(gdjax.muon, consistent_rms=0.2, power=power, **BY_ROLE)(h, steps)
 
 
 def two_rates(h: Any, steps: Any) -> Any:

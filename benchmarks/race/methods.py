@@ -26,6 +26,7 @@ class Method(NamedTuple):
 
 RATES = Log(3e-4, 1e-1)
 DECAYS = Log(1e-3, 1.0)
+OUTER = Log(0.2, 0.8)  # momentum of an outer step
 AVERAGES = Decay(0.9, 0.999)
 TUNED = {"rate": RATES, "weight_decay": DECAYS}
 KIN = TUNED | {"b2": Decay(0.9, 0.999)}
@@ -87,6 +88,15 @@ METHODS: dict[str, Method] = {
     "kl-shampoo": Method(beside_adam(gdjax.kl_shampoo), BESIDE, MATRIX, BOTH, mapped=False),
     "soap-muon": Method(beside_adam(gdjax.soap_muon), BESIDE, MATRIX, BOTH, mapped=False),
     "psgd-kron": Method(beside_adam(gdjax.psgd_kron), BESIDE, MATRIX | {"rate": 1e-3}, BOTH, mapped=False),
+    "adana": Method(adams(gdjax.adana), TUNED, ADAM),
+    "snoo adamw": Method(
+        makers.outer_steps(adams(gdjax.adamw)), KIN | {"momentum": OUTER}, ADAM | {"b2": 0.999, "momentum": 0.5}
+    ),
+    "snoo normuon": Method(
+        makers.outer_steps(beside_adam(gdjax.normuon)), BESIDE | {"momentum": OUTER}, MATRIX | {"momentum": 0.5}, BOTH
+    ),
+    "muown": Method(beside_adam(gdjax.muown), BESIDE, MATRIX, BOTH),
+    "dynmuon": Method(makers.dynmuon, BESIDE, MATRIX, BOTH),
     "lbfgs": Method(searching(lambda: gdjax.lbfgs(memory_size=50)), {}, {}, (), searches=True, mapped=False),
     "bfgs": Method(searching(gdjax.bfgs), {}, {}, (), searches=True, mapped=False),
     "ssbroyden": Method(searching(gdjax.ssbroyden), {}, {}, (), searches=True, mapped=False),
