@@ -167,8 +167,6 @@ def searched(page: str, section: str) -> dict[str, Any]:
     reference = page.startswith("api/")
     if page.startswith(("benchmarks/results/", "CHANGELOG")) or (reference and page.endswith("index.md")):
         return {"exclude": True}
-    if "recipes" in page:
-        return {"boost": 0.1}  # nanochat, all over it, begins as NaN does
     others = reference or page == "faq.md" or section in ("Background", "Examples")
     return {"boost": 0.5 if others else 2}
 
