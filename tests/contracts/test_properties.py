@@ -117,7 +117,9 @@ LARGEST = {"float32": 2.0**30, "bfloat16": 2.0**30, "float16": 2.0**10, "float64
 # Directions that are not bounded, g_t / sqrt(nu_{t-1}) or g_t |p|, and so can be too large for float16.
 UNBOUNDED = "acprop scale_by_acprop scale_by_adopt scale_by_param_block_norm scale_by_param_block_rms".split()
 # Those that keep what they are given in 32 or 16 bits.
-NARROW = "adam/mu_bfloat16 adafactor sgd/nesterov scale_by_ademamix scale_by_distance_over_gradients".split()
+NARROW = (
+    "adam/mu_bfloat16 adafactor sgd/nesterov scale_by_adana scale_by_ademamix scale_by_distance_over_gradients".split()
+)
 
 
 @drawn()
@@ -165,7 +167,7 @@ def times(c: float, tree: Any) -> Any:
 # How updates grow when the gradients do: (power of the factor, is the factor in the parameters too, tolerance, cases).
 # Where no tolerance is named it is to the last bit, the factor being a power of 2 and every `ABSOLUTE` number zero.
 ABSOLUTE = ("eps", "eps_root", "epsilon", "initial_accumulator_value", "weight_decay", "adam_weight_decay")
-ABSOLUTE += ("weight_decay_rate",)
+ABSOLUTE += ("weight_decay_rate", "adam_eps")
 EPS = 1e-5  # for cases that keep an eps of 1e-8, beside means of gradients of 2^-9 and above
 POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "sgd sgd/momentum sgd/nesterov noisy_sgd perturbed_gradient_descent escape_saddles add_noise"),
