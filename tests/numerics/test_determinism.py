@@ -108,6 +108,7 @@ MORE = {
     "schedule_free_plus": 30.0,  # likewise, and an inner product of such
     **dict.fromkeys(("muon", "muon/schatten", "muon/spectral", "muon/aol", "scale_by_muon"), 40.0),  # Newton-Schulz
     "hyperball": 40.0,  # a difference of parameters
+    "muown": 27.0,  # Newton-Schulz, of gradients without a part of theirs
     "momo": 250.0,  # the loss and inner products nearly cancel
     "momo_adam": 11.0,
     "scale_by_zoom_linesearch": 25.0,  # differences of the values along the line
@@ -140,7 +141,7 @@ UNEQUAL = (
     "normalize normalize_by_update_norm novograd scale_by_novograd stable_adamw scale_by_stable_adamw "
     "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "
     "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
-    "muon muon/schatten muon/spectral muon/aol scale_by_muon sam sam/opaque scale_by_sm3 "
+    "muon muon/schatten muon/spectral muon/aol scale_by_muon muown sam sam/opaque scale_by_sm3 "
     "came scale_by_came adam_mini scale_by_adam_mini apollo apollo/tensor scale_by_apollo "
     "hyperball mars spectral psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     # of two products in one sum XLA contracts another one in a leaf of another size;

@@ -255,9 +255,9 @@ def test_n8_clipping_zeros(bound: float):
 # Which elements of a tree a NaN reaches in its step: its own (the default), those of its array, of all arrays.
 REACH = {
     "array": "apollo scale_by_apollo adafactor came scale_by_came clip_by_block_rms scale_by_factored_rms novograd "
-    "scale_by_novograd muon scale_by_muon normuon scale_by_normuon scion scale_by_scion dion scale_by_dion hyperball "
-    "psgd_kron scale_by_psgd_kron shampoo scale_by_shampoo soap scale_by_soap kl_shampoo scale_by_kl_shampoo kl_soap "
-    "scale_by_kl_soap soap_muon scale_by_soap_muon transformer_optimizer scale_by_distance_over_gradients "
+    "scale_by_novograd muon scale_by_muon muown normuon scale_by_normuon scion scale_by_scion dion scale_by_dion "
+    "hyperball psgd_kron scale_by_psgd_kron shampoo scale_by_shampoo soap scale_by_soap kl_shampoo scale_by_kl_shampoo "
+    "kl_soap scale_by_kl_soap soap_muon scale_by_soap_muon transformer_optimizer scale_by_distance_over_gradients "
     "stable_adamw scale_by_stable_adamw mars update_floor radial_brake spectral",
     # Its unit, row, column or projection.
     "some": "adafactor/layers novograd/layers "
