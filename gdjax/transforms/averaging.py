@@ -238,8 +238,8 @@ def snoo(
     due = step % jnp.asarray(every, jnp.int32) == 0
     way = s.slow - moved(p, u, g)
     b = jnp.where(due, momentum * s.b + way, s.b)
-    slow = jnp.where(due, moved(p, s.slow - learning_rate * (momentum * b + way) - p, g), s.slow)
-    return jnp.where(due, slow - p, u), s._replace(slow=slow, b=b, step_count=step)
+    u = jnp.where(due, s.slow - learning_rate * (momentum * b + way) - p, u)
+    return u, s._replace(slow=jnp.where(due, moved(p, u, g), s.slow), b=b, step_count=step)
 
 
 class ParamsEmaState(NamedTuple):

@@ -139,7 +139,7 @@ COST = {
     "swa(adamw)": (gdjax.swa(gdjax.adamw(1e-3), 10, 2), 0),
     "tail_ema(adamw)": (gdjax.tail_ema(gdjax.adamw(1e-3), 10), 0),
     "ema_nesterov(adamw)": (gdjax.ema_nesterov(gdjax.adamw(1e-3), 0.5), 2),
-    "snoo(adamw)": (gdjax.snoo(gdjax.adamw(1e-3)), 0),
+    "snoo(adamw)": (gdjax.snoo(gdjax.adamw(1e-3)), 4),  # of three: two slots and the update
     "gpa(adamw)": (gdjax.gpa(gdjax.adamw(1e-3)), 2),
     "schedule_free(adamw)": (gdjax.contrib.schedule_free_adamw(1e-3), 0),
     "lookahead(lion)": (gdjax.lookahead(gdjax.lion(1e-3), 5, 0.5), 2),
