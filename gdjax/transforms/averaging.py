@@ -205,8 +205,8 @@ def snoo(
         w_{t+1} = w_t - learning_rate (momentum b_t + s_t)
 
     It is DiLoCo of one worker, and with momentum = 0 `lookahead`. It keeps two arrays more a parameter, w and b. The
-    parameters that you train are x, and w after each outer step. `eval_params(tx, state, params)` is w of the last outer
-    step; let a run end with one.
+    parameters that you train are x, and w after each outer step. `eval_params(tx, state, params)` is w of the last
+    outer step; let a run end with one.
 
     Args:
       inner: the optimizer, of any kind, at the rate that it has by itself or a larger one.
