@@ -75,22 +75,22 @@ def _page(runs: dict[Client, dict[str, Any]]) -> str:
     minutes = sum(sum(run["seconds"].values()) for run in runs.values()) / 60
     machine = f"a CPU ({platform.machine()}, {os.cpu_count()} cores shared with other work)"
     python = f"Python {platform.python_version()}, {versions}"
-    ran = textwrap.fill(f"Run on {latest['date']}, {minutes:.0f} minutes in all on {machine}, {python}.", 120)
+    ran = textwrap.fill(
+        f"The last run was on {latest['date']}, {minutes:.0f} minutes in all on {machine}, {python}.", 120
+    )
     lines = [HEAD, ran, "", *_table(runs), "", "## What differs", "", *_differences(runs), "", *_sources()]
     return "\n".join(lines) + "\n"
 
 
 def _table(runs: dict[Client, dict[str, Any]]) -> list[str]:
-    lines = [
-        "| client | version | Optax: passed / failed | gdjax: passed / failed | only with Optax | only with gdjax |"
-    ]
-    lines += ["|---|---|---:|---:|---:|---:|"]
+    counted = "Optax: passed / failed | gdjax: passed / failed | only with Optax | only with gdjax"
+    lines = [f"| client | version | {counted} | run on |", "|---|---|---:|---:|---:|---:|---|"]
     for client, run in runs.items():
         optax, gdjax = run["results"]["optax"], run["results"]["gdjax"]
         version = " ".join(run["versions"][p] for p in client.packages) or client.commit[:12]
         numbers = [f"{count(r, 'passed')} / {count(r, 'failed')}" for r in (optax, gdjax)]
         only = [len(differences(optax, gdjax)), len(differences(gdjax, optax))]
-        lines.append(f"| {client.name} | {version} | {' | '.join(map(str, [*numbers, *only]))} |")
+        lines.append(f"| {client.name} | {version} | {' | '.join(map(str, [*numbers, *only, run['date']]))} |")
     notes = [f"- {client.name}: {client.note}" for client in runs if client.note]
     return [*lines, "", *notes]
 

@@ -261,7 +261,7 @@ CLIENTS = [
         tests=("tests/test_optimize.py",),
         options=mocks("jaxley_mech"),
         paths=(".",),
-        note="The checkout's code.",
+        note="The checkout's code; a package of channels is a mock.",
     ),
     Client(
         name="evosax",
