@@ -13,7 +13,10 @@ import pytest
 from levanter.optim import AdamConfig, OptimizerConfig
 from levanter.optim.clip_update_norm import ClipUpdateNormConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore:No global tracker set", "ignore::DeprecationWarning")
+# Levanter clips a group of its Muon by the norm of that group alone, of which gdjax warns.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:No global tracker set", "ignore::DeprecationWarning", "ignore:gdjax.partition. clip_by_global_norm"
+)
 In, Hidden, Out, Batch = hax.make_axes(In=4, Hidden=8, Out=4, Batch=8)
 
 
