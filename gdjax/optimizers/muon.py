@@ -83,7 +83,8 @@ def _to_the_power(o: Array, m: Array, power: Any) -> Array:
     x = m * (1 / unit).astype(m.dtype) / jnp.where(norm == 0, 1, norm).astype(m.dtype)
     tall = m.shape[-2] > m.shape[-1]
     x, y = (z.conj().swapaxes(-1, -2) if tall else z for z in (x, o))
-    E = x @ x.conj().swapaxes(-1, -2) - jnp.eye(x.shape[-2], dtype=x.dtype)  # noqa: N806
+    one = jnp.eye(x.shape[-2], dtype=x.dtype)[(None,) * (x.ndim - 2)]
+    E = x @ x.conj().swapaxes(-1, -2) - one  # noqa: N806
     power = scalar(power, norm.dtype)
     delta = (power / 2).astype(x.dtype)
     y = y + delta * (E @ y) + delta * (delta - 1) / 2 * (E @ (E @ y))

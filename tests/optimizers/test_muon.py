@@ -107,6 +107,17 @@ def test_the_factor_of_a_wide_matrix_and_its_transpose():
     np.testing.assert_allclose(wide, 2 * tall.T, rtol=1e-5)
 
 
+def test_a_power_of_the_singular_values_of_a_stack():
+    """Each layer of a stack of four axes is a matrix by itself, tall or wide."""
+    stack = jax.random.normal(jax.random.key(0), (2, 3, 4, 6))
+    make = lambda *axes: gdjax.scale_by_muon(power=0.25, weight_dimension_numbers=Axes(*axes))  # noqa: E731
+    for axes in ((2, 3), (3, 2)):
+        u, _ = make(*axes).update(stack, make(*axes).init(stack), stack)
+        one = make(axes[0] - 2, axes[1] - 2)
+        alone = [[one.update(x, one.init(x), x)[0] for x in xs] for xs in stack]
+        np.testing.assert_allclose(u, jnp.array(alone), rtol=2e-5, atol=1e-5)
+
+
 def test_which_leaves():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones(3), "c": jnp.ones((2, 2, 2)), "n": jnp.ones((2, 2), int)}
     with pytest.warns(UserWarning, match="gdjax.muon: its Adam trains .* matrices of more than two axes: c. Pass"):

@@ -115,7 +115,7 @@ def test_each_argument_of_muon_goes_where_its_name_says():
             argument, not default if isinstance(default, bool) else numbers if "numbers" in argument else 0.3
         )
         given = own | {argument: value}
-        if argument in ("like", "weight_decay_mask"):
+        if argument in ("like", "weight_decay_mask", "others"):
             continue
         direction = {renamed.get(k, k): x for k, x in given.items()}
         direction |= {"weight_dimension_numbers": given["muon_weight_dimension_numbers"] or numbers}
