@@ -32,7 +32,7 @@ from gdjax.core.types import (
     per_leaf,
 )  # fmt: skip
 from gdjax.core.values import value
-from gdjax.linalg.polar import JORDAN
+from gdjax.linalg.polar import JORDAN, of_smaller
 from gdjax.matrices.plan import matrices_by_role, plan_of
 from gdjax.optimizers.adam import adam, adamw, scale_by_adam
 from gdjax.optimizers.muon import muon
@@ -273,8 +273,7 @@ def _normuon(
     rate: Any, b1: Any, weight_decay: Any, numbers: Any, safety: float, ns_dtype: Floating | None, **more: Any
 ) -> GradientTransformation:
     """NorMuon of the speedrun, with a cautious decay that grows with the shape as the step does."""
-    a, b, c = _SPEEDRUN[0]
-    coeffs = ((a / safety, b / safety**3, c / safety**5), *_SPEEDRUN[1:])
+    coeffs = (of_smaller(_SPEEDRUN[0], safety), *_SPEEDRUN[1:])
     return chain(
         scale_by_normuon(
             b1, 0.9, 1e-10, coeffs, 5, consistent_rms=None, neurons="longer", ns_dtype=ns_dtype, roles=numbers, **more

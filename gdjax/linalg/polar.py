@@ -30,15 +30,15 @@ _BEST = (
 )
 
 
-def _of_smaller(triple: Sequence[float], factor: float) -> tuple[float, ...]:
+def of_smaller(triple: Sequence[float], factor: float) -> tuple[float, ...]:
     """The polynomial of x / factor."""
     return tuple(x / factor ** (2 * i + 1) for i, x in enumerate(triple))
 
 
 def _polar_express() -> tuple[tuple[float, ...], ...]:
     """With the authors' safety factor of 1.01, on all but the last, and once more on X: it is in the first triple."""
-    safe = [*(_of_smaller(x, 1.01) for x in _BEST[:-1]), _BEST[-1]]
-    return (_of_smaller(safe[0], 1.01), *safe[1:])
+    safe = [*(of_smaller(x, 1.01) for x in _BEST[:-1]), _BEST[-1]]
+    return (of_smaller(safe[0], 1.01), *safe[1:])
 
 
 PRESETS: dict[str, Any] = {

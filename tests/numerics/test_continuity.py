@@ -37,11 +37,22 @@ FORMS = {
 AT_ONCE = {f"{name}/at once": lambda k, f=f: f(precondition_frequency=lambda t: k) for name, f in FAMILY.items()}
 OTHERS = {
     "muon": lambda k: gdjax.scale_by_muon(),
+    "muon/power": lambda k: gdjax.scale_by_muon(power=0.25),
+    "muown": lambda k: of_parameters(gdjax.muown(1.0)),
     "normuon": lambda k: gdjax.scale_by_normuon(),
     "scion": lambda k: gdjax.scale_by_scion(),
     "dion": lambda k: gdjax.scale_by_dion(rank_fraction=0.5),
     "dion2": lambda k: gdjax.scale_by_dion2(),
 }
+
+
+def of_parameters(tx: Any) -> Any:
+    """A method that reads the parameters, at fixed ones."""
+    rng = np.random.default_rng(2)
+    params = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+    return gdjax.GradientTransformation(
+        lambda _: tx.init(params), lambda g, s, p=None: tx.update(g, s, jax.tree.map(jnp.asarray, params))
+    )
 
 
 def gradients(kind: str = "plain") -> list[dict[str, np.ndarray]]:

@@ -9,19 +9,14 @@ from small_lm import HEADS, model, text
 from small_lm import start as dense
 
 from . import Task
-from .language import BATCH, LAYERS, LENGTH, STEPS, WIDTH
+from .language import LAYERS, LENGTH, STEPS, WIDTH, drawing
 
 EXPERTS, CHOSEN, HIDDEN, BALANCE = 4, 2, 128, 0.01
 
 
 def make() -> Task:
     data = text.read()
-    corpus = jnp.asarray(data.train)
     few, many = (jnp.asarray(text.spread(data.held_out, n, LENGTH)) for n in (64, 512))
-
-    def batch(key: Any, times: int = 1) -> Any:
-        starts = jax.random.randint(key, (times * BATCH, 1), 0, len(data.train) - LENGTH)
-        return corpus[starts + jnp.arange(LENGTH + 1)[None]]
 
     def loss(params: Any, windows: Any) -> Any:
         nats, uneven = nats_and_balance(params, windows)
@@ -33,7 +28,7 @@ def make() -> Task:
 
     about = f"`language` with {EXPERTS} experts of width {HIDDEN} a block, {CHOSEN} of them for each byte"
     return Task(
-        about, STEPS, start, batch, loss, held_out(many), held_out(few), "nats a byte, held out",
+        about, STEPS, start, drawing(data.train), loss, held_out(many), held_out(few), "nats a byte, held out",
         data=hashlib.sha256(data.train.tobytes() + data.held_out.tobytes()).hexdigest()[:16],
     )  # fmt: skip
 

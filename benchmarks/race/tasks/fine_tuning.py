@@ -20,7 +20,7 @@ import gdjax
 
 from .. import makers
 from . import Task
-from .language import BATCH, LAYERS, LENGTH, WIDTH
+from .language import LAYERS, LENGTH, WIDTH, drawing
 
 CHECKPOINTS, FIRST_STEPS, STEPS, RANK = 4, 4000, 300, 4
 KEPT = Path("out/race/checkpoints")
@@ -86,13 +86,8 @@ def _whole(method: str, name: str) -> Task:
 def _task(about: str, begin: Any, whole: Any, *before: Any) -> Task:
     """`whole`: from what is trained to the model; `before`: the models that runs begin with."""
     manual, sources = manual_text(), text.read()
-    corpus = jnp.asarray(manual.train)
     few, new = (jnp.asarray(text.spread(manual.held_out, n, LENGTH)) for n in (64, 480))
     old = jnp.asarray(text.spread(sources.held_out, 512, LENGTH))
-
-    def batch(key: Any, times: int = 1) -> Any:
-        starts = jax.random.randint(key, (times * BATCH, 1), 0, len(corpus) - LENGTH)
-        return corpus[starts + jnp.arange(LENGTH + 1)[None]]
 
     def held_out(windows: Any) -> Any:
         def of(params: Any) -> Any:
@@ -106,7 +101,8 @@ def _task(about: str, begin: Any, whole: Any, *before: Any) -> Task:
         return f"{float(jnp.stack(each).mean()):.4g}"
 
     return Task(
-        about, STEPS, begin, batch, lambda params, windows: nats(whole(params), windows), held_out(new), held_out(few),
+        about, STEPS, begin, drawing(manual.train), lambda params, windows: nats(whole(params), windows),
+        held_out(new), held_out(few),
         f"nats a byte of the manual, held out; {at_first(new)} before", aside=held_out(old),
         aside_unit=f"nats a byte of the sources, held out; {at_first(old)} before",
         data=hashlib.sha256(manual.train.tobytes() + sources.train.tobytes()).hexdigest()[:16],

@@ -51,17 +51,24 @@ def _of(about: str, **other: Any) -> Task:
 def _task(
     about: str, read: np.ndarray, data: Any, width: int = WIDTH, batch_size: int = BATCH, steps: int = STEPS
 ) -> Task:
-    corpus = jnp.asarray(read)
     few, many = (jnp.asarray(text.spread(data.held_out, n, LENGTH)) for n in (64, 512))
-
-    def batch(key: Any, times: int = 1) -> Any:
-        starts = jax.random.randint(key, (times * batch_size, 1), 0, len(read) - LENGTH)
-        return corpus[starts + jnp.arange(LENGTH + 1)[None]]
 
     def held_out(windows: Any) -> Any:
         return lambda params: jax.lax.map(lambda w: nats(params, w), windows.reshape(-1, 32, LENGTH + 1)).mean()
 
     return Task(
-        about, steps, lambda key: start(key, width, LAYERS), batch, nats, held_out(many), held_out(few),
+        about, steps, lambda key: start(key, width, LAYERS), drawing(read, batch_size), nats,
+        held_out(many), held_out(few),
         "nats a byte, held out", data=hashlib.sha256(read.tobytes() + data.held_out.tobytes()).hexdigest()[:16],
     )  # fmt: skip
+
+
+def drawing(read: np.ndarray, batch_size: int = BATCH) -> Any:
+    """Batches of windows, each drawn from all of the text."""
+    corpus = jnp.asarray(read)
+
+    def batch(key: Any, times: int = 1) -> Any:
+        starts = jax.random.randint(key, (times * batch_size, 1), 0, len(read) - LENGTH)
+        return corpus[starts + jnp.arange(LENGTH + 1)[None]]
+
+    return batch
