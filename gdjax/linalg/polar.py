@@ -106,7 +106,7 @@ def coefficients(label: str, ns_coeffs: Coefficients, ns_steps: Any) -> Array:
 
 
 _ALONG = {"outputs": -2, "inputs": -1}  # the axis of the vectors of all outputs, or inputs, of (..., inputs, outputs)
-Equilibrate = Literal["outputs", "inputs", "both"]
+Equilibrate = Literal["outputs", "inputs", "both"] | None
 Renormalize = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"] | None
 
 

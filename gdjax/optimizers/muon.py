@@ -133,7 +133,7 @@ def scale_by_muon(
     ns_coeffs: Any = JORDAN, ns_steps: Steps = 5, beta: Decay = 0.95, eps: Size = 1e-8, mu_dtype: DType | None = None,
     *, nesterov: bool = True, adaptive: bool = False, preconditioning: Preconditioning = "frobenius",
     weight_dimension_numbers: Dimensions = None, bias_correction: bool = True, ns_dtype: Floating | None = None,
-    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, power: Finite | None = None,
+    equilibrate: Equilibrate = None, renormalize: Renormalize = None, power: Finite | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """Muon's direction, the momentum with its singular values made about 1.
 
@@ -197,7 +197,7 @@ def muon(
     adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps_root: Size = 0.0, adam_weight_decay: Size = 0.0,
     adam_learning_rate: Rate | None = None, muon_weight_dimension_numbers: Dimensions = None,
     consistent_rms: Size | None = None, bias_correction: bool = True, ns_dtype: Floating | None = None,
-    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, power: Finite | None = None,
+    equilibrate: Equilibrate = None, renormalize: Renormalize = None, power: Finite | None = None,
     others: Transform | None = None,
     like: Dialect = "optax",
 ) -> GradientTransformation:  # fmt: skip

@@ -94,7 +94,7 @@ def scale_by_normuon(
     b1: hyper.Decay = 0.95, b2: hyper.Squares = 0.95, eps: hyper.Size = 1e-8, ns_coeffs: Any = "polar_express",
     ns_steps: hyper.Steps = 5,
     *, nesterov: bool = True, consistent_rms: hyper.Size | None = 0.2, preconditioning: Preconditioning = "frobenius",
-    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
+    equilibrate: Equilibrate = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
     mu_dtype: DType | None = None, neurons: Neurons = "outputs", roles: Roles = None,
 ) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
     """NorMuon's direction: Muon's, with its outputs, the neurons, made alike in size.
@@ -159,7 +159,7 @@ def normuon(
     learning_rate: Rate, b1: Decay = 0.95, b2: Squares = 0.95, eps: Size = 1e-8, ns_coeffs: Any = "polar_express",
     ns_steps: Steps = 5,
     *, nesterov: bool = True, consistent_rms: Size | None = 0.2, preconditioning: Preconditioning = "frobenius",
-    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
+    equilibrate: Equilibrate = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
     weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
     neurons: Neurons = "outputs", roles: Roles = None,
     adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,

@@ -19,7 +19,7 @@ from gdjax.core.values import text_of
 from gdjax.training import sweep
 
 ALIASES = [("ScalarOrSchedule", ScalarOrSchedule), ("Scalar", Scalar), ("Schedule", Schedule)]
-LONGEST = 1020  # characters; shampoo would have 2,600 with each union written out
+LONGEST = 1000  # characters; shampoo would have 2,600 with each union written out
 
 
 @pytest.mark.parametrize(("annotation", "text"), [
