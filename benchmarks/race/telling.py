@@ -25,17 +25,20 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     seeds = len(rows[0].record.stage("final"))
     means = "; geometric means, sigma of logarithms" if figures.decades(rows[0].record) else ""
     lines += [f"{about['unit'].capitalize()}; {seeds} seeds{means}. Baseline: {first or 'not there yet'}.", ""]
-    head = ["method", "end", "±", "sigma", "p", "as it is" if task in LARGER else "untuned", "of the steps"]
-    head.append("aside" if task in FINE_TUNING else "of the time")
+    head = ["method", "end", "±", "sigma", "p", "as it is" if task in LARGER else "untuned"]
+    head += ["difference", "aside"] if task in FINE_TUNING else ["of the steps", "of the time"]
     if task in FINE_TUNING:
-        lines[-1:] = [f"Aside: {about['aside']}.", ""]
+        lines[-1:] = [f"Difference: to the baseline, seed by seed. Aside: {about['aside']}.", ""]
     lines += [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * 7]
     for row in rows:
         name = f"**{row.method}**" if row.method == first else row.method
         spread = f"× {row.spread:.3g}" if figures.decades(row.record) else number(row.spread)
         cell = [name, number(row.mean), spread, sigmas(row.better), probability(row.p)]
-        aside = figures.mean(row.record.aside("final"))
-        cell += [number(row.untuned), share(row), number(aside) if task in FINE_TUNING else of_time(task, row, first)]
+        cell.append(number(row.untuned))
+        if task in FINE_TUNING:
+            cell += [difference(row, cells, first), number(figures.mean(row.record.aside("final")))]
+        else:
+            cell += [share(row), of_time(task, row, first)]
         lines.append(f"| {' | '.join(cell)} |")
     lines += ["", "Best points:", ""]
     return [*lines, *(f"- {row.method}: {point_of(row.point)}" for row in rows), ""]
@@ -43,6 +46,13 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
 
 def point_of(point: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in point.items()) or "nothing is tuned"
+
+
+def difference(row: figures.Row, cells: dict[str, Record], first: str | None) -> str:
+    if first is None or row.method == first:
+        return ""
+    gap, width = figures.paired(row.record, cells[first])
+    return "" if math.isnan(gap) else f"{gap:+.4f} ± {width:.4f}"
 
 
 def share(row: figures.Row) -> str:

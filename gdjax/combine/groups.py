@@ -130,6 +130,8 @@ def grouped(
     ) -> tuple[Updates, PartitionState]:
         checks.state(label, state, PartitionState)
         checks.alike(label, updates, params)
+        if isinstance(param_labels, Routes):  # before a leaf that is no array counts as no matrix
+            checks.gradients(label, updates, params)
         seen, states = masks(updates), {}
         for key, tx in transforms.items():
             old = state.inner_states[key]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, MaskedNode
+from gdjax.core.structures import few
 from gdjax.core.types import is_skipped, left_out
 from gdjax.lift import rule_checks
 from gdjax.lift.leafwise import treewise
@@ -231,9 +232,11 @@ def _blocks_and(
     leads = {name: meshes.dealt(n) for name, n in found.numbers.items()}
     kept = {name: leads.get(name, ()) if lead is None else lead for name, lead in kept.items()} or leads
     if leads != kept:
+        named = [jax.tree_util.keystr(path) for path in (tree.chosen(tree.paths) or tree.paths)]
+        of = few(named, 4) if lists[0] else f"no gradient for {few(named, 4)}"
         raise ValueError(
-            f"{tree.label}: the state has {_listed(kept)}, the gradients are {_listed(leads)}; init(params) anew "
-            "after changing the parameters, and pass params to update where some have no gradient; the state of a "
+            f"{tree.label}: the state has {_listed(kept)}, the gradients are {_listed(leads)} ({of}); init(params) "
+            "anew after changing the parameters, and pass params to update where some have no gradient; the state of a "
             "sharded step is for its own mesh, and step.saved(state) for any"
         )
     own = [None if cut is None else i for i, cut in zip(places, found.cuts, strict=True)]

@@ -90,6 +90,7 @@ class _Sophia(Leafwise):
 
     def estimated(self, updates: Updates, state: Any, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         """The updates as they are, and the state with nu_t and the estimator's new state."""
+        checks.state(self.label, state, self.State)
         hyper, average = self.hyperparams(state), self.average.labelled(self.label)
         tree = leaves_of([self], updates, params).tree(self.label, extra_args)
 

@@ -203,6 +203,12 @@ def test_fine_tuning_begins_with_the_models_and_forgetting_is_a_number_of_its_ow
     kept = record(tmp_path, "m")
     kept.add("final", [{"rate": 0.1}] * 2, [0, 1], [[], []], [1.0, 2.0], 1, [3.0, math.inf])
     assert Record("t", "m", tmp_path).aside("final") == [3.0, math.inf]
+    base = record(tmp_path, "base")
+    base.add("final", [{"rate": 0.1}] * 3, [0, 1, 2], [[], [], []], [11.0, 2.0, 5.0], 1, [0.0] * 3)
+    kept = record(tmp_path, "other")  # seeds in another order; their ends are far apart, their differences are not
+    kept.add("final", [{"rate": 0.1}] * 3, [1, 0, 2], [[], [], []], [1.9, 10.7, 4.8], 1, [0.0] * 3)
+    gap, width = figures.paired(kept, base)
+    assert gap == pytest.approx(-0.2) and width == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)  # t of 2 degrees
     assert telling.front_of([(3, 1), (1, 2), (2, 2), (2.5, 0.5)]) == [(1, 2), (2.5, 0.5)]
 
 
