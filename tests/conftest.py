@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import hashlib
 import os
 import zlib
 from collections import Counter
@@ -126,6 +127,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sample", type=int, metavar="N", help="run N of the selected tests, the same ones every time")
+    parser.addoption("--draw", default="", metavar="KEY", help="of a sample: other tests for each key")
 
 
 # A test with so many cases is a sweep, of which one case in so many is in the ordinary suite: fewer of a method's own.
@@ -157,6 +159,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if size is None or size >= len(items):
         return
     # By a hash of the name: every n-th test would meet the same case of each parametrisation again and again.
-    chosen = set(sorted(items, key=lambda item: zlib.crc32(item.nodeid.encode()))[:size])
+    key = config.getoption("--draw")
+    chosen = set(sorted(items, key=lambda item: hashlib.md5(f"{key} {item.nodeid}".encode()).digest())[:size])
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]

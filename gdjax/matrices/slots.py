@@ -175,11 +175,11 @@ class Blocks:
 
 
 def stands_for_a_tree(params: Params) -> bool:
-    """Whether this is the placeholder with which `map_params` calls `init` instead of parameters.
+    """Whether this is the placeholder with which Optax's `tree_map_params` calls `init` instead of parameters.
 
     The state of a placeholder has one leaf in place of the stacks, which belong to no single parameter.
     """
-    return not jax.tree.leaves(params) and not isinstance(params, dict | list | tuple | None)
+    return type(params).__name__ == "_ParamsPlaceholder"
 
 
 # The arguments of the lift, which the rule does not get.

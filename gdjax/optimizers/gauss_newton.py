@@ -139,7 +139,7 @@ def gauss_newton(
         functions = {"residual_fn": residual_fn, "jacobian_fn": jacobian_fn}
         r_of, J_of = (_bound(name, f, extra_args) for name, f in functions.items())
         gs = vectors.trained(LABEL, updates, updates)
-        if not gs:
+        if not any(g.size for g in gs):
             return updates, state
         trained = lambda tree: vectors.trained(LABEL, tree, updates)  # noqa: E731
         ps = trained(params)

@@ -47,14 +47,18 @@ def _backtracking(learning_rate: Any) -> Any:
 
 @gdjax.transform
 def solved(tx: Any) -> gdjax.GradientTransformation:
-    """`tx` with residuals that are equal to the updates at these parameters; their Jacobian is the identity."""
+    """`tx` with residuals that are equal to the updates at these parameters; their Jacobian is the identity.
+
+    One more, which is always zero, makes them a list for a tree of one scalar and for one without numbers.
+    """
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         def residuals(p: Any) -> Any:
             gs, structure = jax.tree.flatten(updates)
             now, then = structure.flatten_up_to(p), structure.flatten_up_to(params)
             rs = [g + (x - old) for g, x, old in zip(gs, now, then, strict=True) if not is_float0(g)]
-            return [part for r in rs for part in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,))]
+            parts = [part for r in rs for part in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,))]
+            return [*parts, jnp.zeros(1, parts[0].dtype)] if parts else parts
 
         return tx.update(updates, state, params, residual_fn=residuals)
 

@@ -358,6 +358,12 @@ def test_the_gradient_says_only_what_is_trained():
     assert tx.update(nothing, tx.init(x), x, residual_fn=residuals)[0] is nothing
 
 
+def test_parameters_without_numbers():
+    tx, params = gdjax.gauss_newton(), {"a": jnp.ones(0), "b": jnp.ones((0, 3))}
+    updates, _ = tx.update(params, tx.init(params), params, residual_fn=lambda p: jnp.ones(2))
+    assert jax.tree.map(jnp.shape, updates) == {"a": (0,), "b": (0, 3)}
+
+
 def test_complex_parameters_are_pairs_of_real_ones():
     A = np.random.default_rng(0).normal(size=(4, 2)) + 1j * np.random.default_rng(1).normal(size=(4, 2))
     A, b = jnp.asarray(A, jnp.complex64), jnp.arange(4.0)
