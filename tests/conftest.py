@@ -131,7 +131,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # A test with so many cases is a sweep, of which one case in so many is in the ordinary suite: fewer of a method's own.
-WIDE, OF_METHODS, ONE_IN = 4, 6, 3
+WIDE, OF_METHODS, ONE_IN = 4, 6, 4
 METHODS = "optimizers transforms schedules losses golden linesearch".split()
 WHOLE = "repository pages".split()  # folders whose tests are about one file or page each
 
