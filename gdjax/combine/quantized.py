@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax.codes import formats
 from gdjax.codes.rounding import FIRST_ROW, salt
-from gdjax.core import arrays, base, checks, meshes, types
+from gdjax.core import arrays, base, callers, checks, meshes, structures, types
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
@@ -95,6 +95,9 @@ def quantize_state(
         (in update) the state has codes of other formats, or none: `migrate` makes a state of one of the other. A state
         in blocks goes on as it is where new ones have words.
 
+    Warns:
+      UserWarning: (in init) there are large arrays, and all of them must stay exact.
+
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> params = {"w": jnp.ones((128, 64))}
@@ -150,7 +153,12 @@ def quantize_state(
         if meshes.mesh() is not None:  # where stacks have room for more matrices; what is coded is that of one device
             with meshes.owned_by(None):
                 plain = jax.eval_shape(lambda params: inner.init(params), params)
-        codes = coded(owned(inner, state, params), [x.size for x in jax.tree.leaves(plain)], exempted)
+        found, sizes = owned(inner, state, params), [x.size for x in jax.tree.leaves(plain)]
+        large = [x for x, size in zip(found, sizes, strict=True) if may_be_coded(x, size, exempted)]
+        if large and all(x.kind == "exact" for x in large):
+            fields = structures.few(dict.fromkeys(jax.tree_util.keystr(x.field[-1:]).strip(".[]'") for x in large))
+            callers.warn(f"{LABEL}: the state is as large as without it: {fields} must stay exact, see docs/memory.md")
+        codes = coded(found, sizes, exempted)
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 
     def update(

@@ -1,6 +1,7 @@
 """`quantize_state` around any transform: what is kept as codes, and that whatever a state meets knows them."""
 
 import pickle
+import warnings
 from typing import Any
 
 import flax.serialization
@@ -23,6 +24,8 @@ from tests.devices.test_sharding import TYPED, of_axes, typed
 from tests.support import relaxed
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
+# Some transforms keep nothing that may be coded, and one test is of all.
+pytestmark = pytest.mark.filterwarnings("ignore:gdjax.quantize_state. the state is as large")
 SHAPES = {"kernel": (128, 16), "bias": (16,), "stack": (2, 64, 8)}
 WAYS: dict[str, dict[str, Any]] = {
     "words": {}, "blocks": {"moments": "blocks"}, "log": {"moments": "log"}, "4bits": {"bits": 4},
@@ -423,6 +426,18 @@ def test_what_stays_as_it_is():
         assert isinstance(mu(state)["large"], Word) == (patterns == ())
     everything = gdjax.quantize_state(gdjax.adam(0.1), moments="float32", squares="float32").init(params)
     assert not formats_of(everything)
+
+
+def test_it_is_said_where_nothing_is_coded():
+    params = {"large": jnp.ones((64, 64)), "small": jnp.ones(3)}
+    with pytest.warns(UserWarning, match=r"^gdjax\.quantize_state: the state .*: mu, nu must stay exact"):
+        gdjax.quantize_state(gdjax.adana(0.1)).init(params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for tx in (gdjax.sgd(0.1), gdjax.adam(0.1), gdjax.chain(gdjax.ema(0.9), gdjax.scale_by_adana())):
+            gdjax.quantize_state(tx).init(params)
+        gdjax.quantize_state(gdjax.adana(0.1), exempt="large").init(params)
+        gdjax.quantize_state(gdjax.adam(0.1), moments="float32", squares="float32").init(params)
 
 
 FACTORS = {
