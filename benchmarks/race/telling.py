@@ -11,8 +11,11 @@ from .spaces import Decay, Space
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "race.md"
-FRONTS = ("adamw", "adamw, two rates", "muon", "normuon", "soap", "lion", "sgd")  # in colour
-COLOURS = ("#d7191c", "#fdae61", "#1f6fb4", "#2ca25f", "#6a3d9a", "#8c510a", "#444444")
+# The methods in colour, the same in each panel.
+COLOURS = {
+    "adamw": "#fdae61", "nadamw": "#d7191c", "adamw, two rates": "#8c510a", "muon": "#1f6fb4", "normuon": "#2ca25f",
+    "soap": "#6a3d9a", "lion": "#444444", "sgd": "#e377c2",
+}  # fmt: skip
 PICTURE = ROOT / "docs" / "images" / "race.png"
 
 
@@ -222,17 +225,19 @@ def picture_of_fine_tuning(records: dict[str, dict[str, Record]]) -> None:
     figure = Figure(figsize=(4.6 * len(shown), 4.6), layout="constrained")
     axes: Any = figure.subplots(1, len(shown), squeeze=False)[0]
     for ax, (task, rows) in zip(axes, shown.items(), strict=True):
-        marked = [row for row in rows if row.method in FRONTS]
-        for row, colour in zip(marked, COLOURS, strict=False):
+        marked, heights = [row for row in rows if row.method in COLOURS], [row.mean for row in rows]
+        for row in marked:
+            colour = COLOURS[row.method]
             front = front_of([(run["aside"], run["end"]) for run in row.record.trials() if run["aside"] is not None])
             ax.plot(*zip(*front, strict=True), color=colour, linewidth=1.2, alpha=0.8, drawstyle="steps-post")
+            heights += [y for _, y in front]
             end = figures.mean(row.record.aside("final")), row.mean
             ax.plot(*end, "o", color=colour, markersize=8, label=row.method)
         for row in rows:
             if row not in marked and math.isfinite(row.mean):
                 ax.plot(figures.mean(row.record.aside("final")), row.mean, "o", color="0.7", markersize=4)
-        lowest = min(row.mean for row in rows)
-        ax.set_ylim(lowest - 0.01, lowest + 0.2)
+        lowest = min(heights)
+        ax.set_ylim(lowest - 0.01, min(max(heights) + 0.01, lowest + 0.2))
         about = rows[0].record.about
         ax.set_xlim(float(about["aside"].split("; ")[1].split()[0]) - 0.02, None)
         ax.set_title(task, fontsize=10)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, callers, checks, meshes
 from gdjax.core.paths import factors_by_path, keys_of, path_of
-from gdjax.core.types import LABEL, ArrayTree, OptState, Params, PerLeaf, Updates, base_of, is_hidden, is_skipped
+from gdjax.core.types import LABEL, ArrayTree, OptState, Params, PerLeaf, Updates, base_of, is_skipped
 from gdjax.lift import meetings, rule_checks
 from gdjax.lift.meetings import Asked
 from gdjax.lift.one_leaf import Done, Kernel, kernel_of
@@ -284,14 +284,8 @@ def _active(running: Sequence[Running], leaves: Leaves, i: int) -> list[Running]
 
 
 def check_fits(running: Sequence[Running], leaves: Leaves) -> None:
-    """Raises where a gradient does not fit its parameter, or a slot its gradient, or a mask hides a slot."""
+    """Raises where a gradient does not fit its parameter, or a slot its gradient."""
     for i, (g, p) in enumerate(zip(leaves.gs, leaves.ps, strict=True)):
-        if is_hidden(g):
-            for r in running:
-                for name, x in zip(r.rule.slots, r.slots[i], strict=True):
-                    if hasattr(x, "shape"):
-                        where = f"state.{name}{jax.tree_util.keystr(leaves.paths[i])}"
-                        raise ValueError(f"{r.rule.label}: {where} has no counterpart in the updates: a mask hides it")
         if not _active(running, leaves, i):
             continue
         checks.gradient(running[0].rule.label, lambda i=i: leaves.where(i), g, p)

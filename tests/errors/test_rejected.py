@@ -106,6 +106,8 @@ READ_NO_STATE = READ_UPDATES_ALONE - {"scale_by_schedule", "zclip"} | {
 }  # fmt: skip
 WORK = {kind: READ_UPDATES_ALONE for kind in ("shape", "rank", "missing", "extra")}
 WORK |= {kind: READ_NO_STATE for kind in ("no-state", "another-state")}
+# A mask for matrices, of the tests, lets through what is none.
+WORK["string"] = {"masked", "scale_by_apollo", "scale_by_dion", "scale_by_dion2", "scale_by_muon", "scale_by_normuon"}
 
 
 @every(lambda case: case.covers not in UNCHECKED, sampled=True, kind=list(KINDS))

@@ -145,7 +145,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours += " TailEmaState EmaNesterovState GPAState ScheduleFreePlusState"
     ours += " ScaleByCameState ScaleByAdamMiniState ScaleByApolloState ScaleByNadamState"
     ours += " SGLDState PSGLDState SGHMCState SkipSpikesState ZClipState UpdateFloorState RadialBrakeState"
-    ours += " GaussNewtonState SnooState MuownState ScaleByAdanaState"
+    ours += " GaussNewtonState SnooState MuownState ScaleByAdanaState SpectralState"
     names -= set(ours.split())
     assert names == set()
 
