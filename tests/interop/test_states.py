@@ -139,7 +139,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours = "CautiousState EscapeSaddlesState HyperballState MetricsState ParamsEmaState SWAState PSGDKronState"
     ours += " GrokfastState MarsState ScaleByLapropState"
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
-    ours += " QuantizedState BlockCodes BlockCodesOfSquares NarrowCodes"
+    ours += " QuantizedState BlockCodes BlockCodesOfSquares NarrowCodes Word InWord"
     ours += " SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
     ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
     ours += " TailEmaState EmaNesterovState GPAState ScheduleFreePlusState"
