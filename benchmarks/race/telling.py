@@ -28,7 +28,7 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     seeds = len(rows[0].record.stage("final"))
     means = "; geometric means, sigma of logarithms" if figures.decades(rows[0].record) else ""
     lines += [f"{about['unit'].capitalize()}; {seeds} seeds{means}. Baseline: {first or 'not there yet'}.", ""]
-    head = ["method", "end", "±", "sigma", "p", "as it is" if task in LARGER else "untuned"]
+    head = ["method", "end", "±", "sigma", "p", "as it is; baseline: untuned" if task in LARGER else "untuned"]
     head += ["difference", "aside"] if task in FINE_TUNING else ["of the steps", "of the time"]
     if task in FINE_TUNING:
         lines[-1:] = [f"Difference: to the baseline, seed by seed. Aside: {about['aside']}.", ""]
@@ -144,8 +144,9 @@ def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
         soon = share(best)
         told = [f"best {linked(best)} {number(best.mean)}, baseline {linked(rows[first])} {number(rows[first].mean)}"]
         told += [f"whose loss it reaches in {soon} of the steps"] if "reached" not in soon else []
-        bare = f"untuned {linked(untuned)} {number(untuned.untuned)}, AdamW {number(rows['adamw'].untuned)}"
-        lines.append(f"- **`{task}`**: {', '.join(told)}; {bare}.")
+        bare = f"; untuned {linked(untuned)} {number(untuned.untuned)}, AdamW {{}}"
+        bare = "" if task in LARGER else bare.format(number(rows["adamw"].untuned))
+        lines.append(f"- **`{task}`**: {', '.join(told)}{bare}.")
     return [*lines, ""]
 
 
