@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import gdjax
 from gdjax import Factor, Integer, Key, Moment, New, Stored, bfloat16_with_error, leafwise
+from gdjax.xla.loops import writes_several
 from tests.devices.test_sharding import of_axes
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
@@ -220,6 +221,7 @@ by_bytes = pytest.mark.parametrize(
 
 
 @pytest.mark.optimized
+@pytest.mark.skipif(writes_several(), reason="of the mode with a loop for each output")
 @by_bytes
 def test_bytes_on_a_cpu(make: Any, state: int):
     """XLA:CPU has a loop for each output, and so for each of the two codes, which both read both: it copies them."""
