@@ -213,6 +213,7 @@ def compiled(tx: Any, device: Any = None) -> Any:
     return jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile()
 
 
+LOOPS = pytest.mark.skipif(writes_several(), reason="of the mode with a loop for each output")
 by_bytes = pytest.mark.parametrize(
     ("make", "state"),
     [(lambda c: gdjax.adam(0.1, mu_dtype=c, nu_dtype=c), 6), (lambda c: gdjax.lion(0.1, mu_dtype=c), 3)],
@@ -221,7 +222,7 @@ by_bytes = pytest.mark.parametrize(
 
 
 @pytest.mark.optimized
-@pytest.mark.skipif(writes_several(), reason="of the mode with a loop for each output")
+@LOOPS
 @by_bytes
 def test_bytes_on_a_cpu(make: Any, state: int):
     """XLA:CPU has a loop for each output, and so for each of the two codes, which both read both: it copies them."""
@@ -242,6 +243,7 @@ class Hundredths(gdjax.Codec):
 
 
 @pytest.mark.optimized
+@LOOPS
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")
 def test_one_pass_on_a_cpu_where_the_codes_are_one_array():
     for tx, most in (
