@@ -155,7 +155,7 @@ def test_every_transform(case: Any, layout: str):
     wanted = on_one_device(tx, 1)
     assert_close((params, value), (wanted[0], wanted[2]), 1e-3, 1e-4)
     # To the size of the array: a basis has numbers that are rounding, beside numbers of 1.
-    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(wanted[1]), strict=True):
+    for x, y in zip(jax.tree.leaves(step.saved(state)), jax.tree.leaves(wanted[1]), strict=True):
         if jnp.issubdtype(y.dtype, jax.dtypes.prng_key):
             x, y = map(jax.random.key_data, (x, y))
         x, y = (np.asarray(a, np.float64) for a in (x, y))

@@ -27,7 +27,8 @@ PER_LEAF = (
     "adafactor adafactor/plain adafactor/torch adaptive_grad_clip clip_by_block_rms fromage lamb lamb/mask novograd "
     "scale_by_novograd "
     "scale_by_distance_over_gradients scale_by_factored_rms scale_by_param_block_norm scale_by_param_block_rms "
-    "scale_by_trust_ratio stable_adamw scale_by_stable_adamw mars came scale_by_came adam_mini scale_by_adam_mini"
+    "scale_by_trust_ratio stable_adamw scale_by_stable_adamw mars came scale_by_came adam_mini scale_by_adam_mini "
+    "scion scion/constrained scale_by_scion"
 ).split()
 # A probe of the Hessian, drawn for every element.
 PROBING = ("sophia", "scale_by_sophia")

@@ -58,7 +58,7 @@ OTHER = {
     "grafting": "sgd", "dQ": "QUAD", "max_size_triangular": 3, "memory_save_mode": "one_diag", "max_update_rms": 2.0,
     "precond_init_scale": 2.0, "key": 5, "preconditioner_update_probability": 0.5, "rank": 2, "update_proj_gap": 3,
     "scale": 2.0, "scale_type": "tensor", "norm_growth": 2.0, "fraction": 0.5, "rank_fraction": 0.5,
-    "mu_dtype": "float16", "roles": {"up": "matrix"},
+    "mu_dtype": "float16", "roles": {"up": "matrix"}, "neurons": "longer",
 }  # fmt: skip
 WITH_DIRECTION = "soap kl_soap soap_muon shampoo kl_shampoo psgd_kron normuon dion dion2 apollo".split()
 
