@@ -140,13 +140,14 @@ def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
         if first is None:
             continue
         best, *_ = rows.values()
-        untuned = min(rows.values(), key=lambda row: row.untuned if math.isfinite(row.untuned) else math.inf)
         soon = share(best)
         told = [f"best {linked(best)} {number(best.mean)}, baseline {linked(rows[first])} {number(rows[first].mean)}"]
         told += [f"whose loss it reaches in {soon} of the steps"] if "reached" not in soon else []
-        bare = f"; untuned {linked(untuned)} {number(untuned.untuned)}, AdamW {{}}"
-        bare = "" if task in LARGER else bare.format(number(rows["adamw"].untuned))
-        lines.append(f"- **`{task}`**: {', '.join(told)}{bare}.")
+        text = ", ".join(told)
+        if task not in LARGER:
+            bare = min(rows.values(), key=lambda row: row.untuned if math.isfinite(row.untuned) else math.inf)
+            text += f"; untuned {linked(bare)} {number(bare.untuned)}, AdamW {number(rows['adamw'].untuned)}"
+        lines.append(f"- **`{task}`**: {text}.")
     return [*lines, ""]
 
 

@@ -129,9 +129,8 @@ def grouped(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, PartitionState]:
         checks.state(label, state, PartitionState)
-        checks.alike(label, updates, params)
-        if isinstance(param_labels, Routes):  # before a leaf that is no array counts as no matrix
-            checks.gradients(label, updates, params)
+        # For routes also each leaf, before one that is no array counts as no matrix.
+        (checks.gradients if isinstance(param_labels, Routes) else checks.alike)(label, updates, params)
         seen, states = masks(updates), {}
         for key, tx in transforms.items():
             old = state.inner_states[key]

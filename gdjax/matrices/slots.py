@@ -18,6 +18,7 @@ from gdjax import numerics
 from gdjax.core import arrays, checks, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.part import Kind
+from gdjax.core.parts import placeholder
 from gdjax.core.types import ArrayTree, Params
 from gdjax.lift.slots import Key, Whole, start
 from gdjax.linalg import blocks
@@ -175,11 +176,11 @@ class Blocks:
 
 
 def stands_for_a_tree(params: Params) -> bool:
-    """Whether this is the placeholder with which Optax's `tree_map_params` calls `init` instead of parameters.
+    """Whether this is the placeholder with which `map_params` calls `init` instead of parameters.
 
     The state of a placeholder has one leaf in place of the stacks, which belong to no single parameter.
     """
-    return type(params).__name__ == "_ParamsPlaceholder"
+    return isinstance(params, type(placeholder()))
 
 
 # The arguments of the lift, which the rule does not get.

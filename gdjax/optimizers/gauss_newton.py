@@ -149,9 +149,10 @@ def gauss_newton(
         largest = jnp.max(abs(r))
         unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)  # of r and s: their squares are then finite
         r = r / unit
+        before = None
         if damping is None:
             checks.slots(LABEL, updates, scale=state.scale)
-        before = residuals.vector(trained(state.scale)) if damping is None else None
+            before = residuals.vector(trained(state.scale))
         linear, D = _linear(residuals, x, r, before, solver, cg_steps, jnp.asarray(cg_tol).astype(x.dtype))
         d = 1 if D is None else _divisors(D)
 

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from gdjax.codes import formats
-from gdjax.codes.words import Word
 from gdjax.combine import sharding
 from gdjax.core import base, checks, meshes
 from gdjax.core.parts import owned
@@ -258,14 +257,14 @@ def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_ba
 
 
 def _decoded(state: OptState, where: Any) -> int:
-    """The bytes that a device has of what is kept as codes, decoded; words are decoded where they are read."""
+    """The bytes that a device has of what is kept as codes, decoded; what has no scales is decoded where it is read."""
     nodes, structure = jax.tree.flatten(state, is_leaf=formats.is_codes)
     found = 0
     for x, hows in zip(nodes, structure.flatten_up_to(where), strict=True):
         if formats.is_codes(x) and jax.tree.leaves(x):
             parts = zip(jax.tree.leaves(x), jax.tree.leaves(hows), strict=True)
             share = sum(_local(code, how) for code, how in parts) / sum(map(bytes_of, jax.tree.leaves(x)))
-            of = x if isinstance(x, Word) else jax.eval_shape(x.format.decode, x)
+            of = x if len(jax.tree.leaves(x)) == 1 else jax.eval_shape(x.format.decode, x)
             found += round(share * sum(map(bytes_of, jax.tree.leaves(of))))
     return found
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import gdjax
-import tests.strategies
+from tests.strategies import Layer
 
 SHAPES = {
     "embed": (30, 8), "attn/query/kernel": (8, 2, 4), "attn/query/bias": (2, 4), "attn/out/kernel": (2, 4, 8),
@@ -267,7 +267,7 @@ def test_an_idle_override_is_told_once():
 
 @pytest.mark.parametrize("name", ["soap", "shampoo", "kl_soap", "psgd_kron", "soap_muon", "muon"])
 def test_a_module_without_matrices(name: str):
-    params = tests.strategies.Layer(jnp.ones(3), jnp.ones(3))  # no dict, list or tuple
+    params = Layer(jnp.ones(3), jnp.ones(3))  # no dict, list or tuple
     with warnings.catch_warnings(action="ignore"):
         tx = getattr(gdjax, name)(0.1)
         state = tx.init(params)

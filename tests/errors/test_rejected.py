@@ -77,14 +77,9 @@ KINDS: dict[str, tuple[Callable[[Case], Any], str]] = {
     "no-state": (no_state, r"state is None; call init\(params\) first"),
     "another-state": (another_state, r"state (has fields|has type|has 7 entries|is tuple)"),
 }
-# Which leaves are theirs depends on the shape and dtype: one that no longer fits is missed in the state instead. Some
-# of them are behind a mask of the tests for matrices.
-BY_SHAPE = {
-    "masked", "matrixwise", "multi_transform", "partition", "scale_by_apollo", "scale_by_dion", "scale_by_dion2",
-    "scale_by_kl_shampoo", "scale_by_kl_soap", "scale_by_muon", "scale_by_normuon", "scale_by_psgd_kron",
-    "scale_by_shampoo", "scale_by_soap", "scale_by_soap_muon", "selective_transform",
-}  # fmt: skip
-MOVED = r"state\.mu\['dense'\]\['{}'\] has no counterpart in the updates|no blocks \(no gradient for .*\['{}'\]"
+# Which leaves are theirs depends on the shape and dtype: one that no longer fits is missed in the state instead.
+BY_SHAPE = {"masked", "multi_transform", "partition", "scale_by_muon", "selective_transform"}
+MOVED = r"state\.mu\['dense'\]\['{}'\] has no counterpart in the updates"
 UNCHECKED = {
     "identity": "whatever the tree holds",
     "set_to_zero": "whatever the tree holds",
@@ -106,8 +101,14 @@ READ_NO_STATE = READ_UPDATES_ALONE - {"scale_by_schedule", "zclip"} | {
 }  # fmt: skip
 WORK = {kind: READ_UPDATES_ALONE for kind in ("shape", "rank", "missing", "extra")}
 WORK |= {kind: READ_NO_STATE for kind in ("no-state", "another-state")}
-# A mask for matrices, of the tests, lets through what is none.
+# A mask by shape freezes a leaf of another rank,
+WORK["rank"] = READ_UPDATES_ALONE | {"selective_transform"}
+# and one for matrices, of the tests, hides a string. It is passed through, or missed in a state that keeps stacks.
 WORK["string"] = {"masked", "scale_by_apollo", "scale_by_dion", "scale_by_dion2", "scale_by_muon", "scale_by_normuon"}
+STACKS = {
+    "matrixwise", "scale_by_kl_shampoo", "scale_by_kl_soap", "scale_by_psgd_kron", "scale_by_shampoo", "scale_by_soap",
+    "scale_by_soap_muon",
+}  # fmt: skip
 
 
 @every(lambda case: case.covers not in UNCHECKED, sampled=True, kind=list(KINDS))
@@ -118,8 +119,10 @@ def test_what_does_not_fit_is_an_error_that_tells_where(case: Case, kind: str):
     if case.covers in WORK.get(kind, ()):
         call(case)
         return
-    # Those three make transforms of the tests.
-    own = r"(gdjax\.)?" if case.covers in ("leafwise", "matrixwise", "transform") else r"gdjax\."
+    if kind == "string" and case.covers in STACKS:
+        told = r"no blocks \(no gradient for .*\['{}'\]"
+    # Those three make transforms of the tests, one of them behind a mask.
+    own = {"leafwise": "", "matrixwise": r"(gdjax\.)?", "transform": ""}.get(case.covers, r"gdjax\.")
     told = f"({told}|{MOVED})" if case.covers in BY_SHAPE else told
     with pytest.raises((ValueError, TypeError), match=rf"^{own}\w+: .*{told.replace('{}', place(case))}"):
         call(case)

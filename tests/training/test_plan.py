@@ -14,6 +14,8 @@ TREE = {"up": (L, D, F), "down": (L, F, D), "b": (L, D)}  # two leaves of 256 kB
 TXS = {
     "adamw": lambda: gdjax.adamw(1e-3),
     "adamw in 8 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3)),
+    "adamw in 16 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3), moments="bfloat16", squares="bfloat16"),
+    "adamw in logarithms": lambda: gdjax.quantize_state(gdjax.adamw(1e-3), moments="log"),
     "muon": lambda: gdjax.muon(
         1e-3, muon_weight_dimension_numbers=gdjax.matrices_by_role(), adam_learning_rate=1e-3
     ),
