@@ -142,7 +142,13 @@ def table(folder: Path = KEPT) -> list[str]:
     if PLANNED not in found:
         return []
     goal = {n: statistics.fmean(ends) for n, ends in found[PLANNED].items()}
-    lines = ["### A run whose length is open", "", f"| method | {' | '.join(f'{n} steps' for n in LENGTHS)} |"]
+    spreads = [statistics.stdev(ends) for by_length in found.values() for ends in by_length.values()]
+    caption = (
+        f"Nats a byte, held out: means of {len(found[PLANNED][LENGTHS[0]])} seeds, whose standard deviations are "
+        f"{min(spreads):.3f} to {max(spreads):.3f}. In brackets: over the planned cosine of that length."
+    )
+    lines = ["### A run whose length is open", "", caption, ""]
+    lines.append(f"| method | {' | '.join(f'{n} steps' for n in LENGTHS)} |")
     lines.append("| --- |" + " ---: |" * len(LENGTHS))
     for name, by_length in found.items():
         cells = []

@@ -26,7 +26,7 @@ class Row(NamedTuple):
     mean: float  # of the fresh seeds, at the end of the run
     spread: float  # standard deviation over them; a factor where ends span decades
     better: float  # than the baseline, in its standard deviations; positive is better
-    p: float  # of the one-sided z-test that it is better
+    p: float  # of Welch's one-sided test that it is better
     untuned: float  # mean of the untuned point; on a larger task, of the smaller one's point as it is
     sooner: float  # the share of the baseline's steps after which its mean is reached; infinite if not
     interval: tuple[float, float]  # of that share
@@ -73,22 +73,21 @@ def table(records: dict[str, Record]) -> list[Row]:
         if not ends:
             continue
         shown = math.exp if decades(record) else float
-        z = against(ends, base) if base else math.nan
         sooner, interval = how_soon(record, base) if base else (math.nan, (math.nan, math.nan))
         spread = shown(statistics.stdev(ends)) if all(map(math.isfinite, ends)) else math.inf
         better = (mean(base) - mean(ends)) / statistics.stdev(base) if base else math.nan
-        p = float(stats.norm.sf(z)) if name != first else math.nan
+        p = probability(ends, base) if base and name != first else math.nan
         plain = "untuned" if record.stage("untuned") else "as it is"
         untuned, best = shown(mean(scaled(record, plain))), record.best()
         rows.append(Row(name, shown(mean(ends)), spread, better, p, untuned, sooner, interval, best, record))
     return sorted(rows, key=lambda row: row.mean)
 
 
-def against(ends: list[float], base: list[float]) -> float:
-    """z = (mean of the baseline - mean) / (sigma sqrt(1/n + 1/m)), sigma from the repeats of the baseline."""
+def probability(ends: list[float], base: list[float]) -> float:
+    """p of Welch's one-sided t-test that a method is better: each side has its own spread."""
     if not all(map(math.isfinite, ends)):
-        return -math.inf
-    return (mean(base) - mean(ends)) / (statistics.stdev(base) * math.sqrt(1 / len(ends) + 1 / len(base)))
+        return 1.0
+    return float(stats.ttest_ind(ends, base, equal_var=False, alternative="less").pvalue)
 
 
 def paired(record: Record, base: Record) -> tuple[float, float]:

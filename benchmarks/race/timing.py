@@ -68,14 +68,17 @@ def typical(run: Callable[[], Any]) -> float:
     return statistics.median(taken)
 
 
-def measure(names: list[str], say: Callable[[str], None]) -> None:
-    """Writes times.json: of each task the batch, seconds of its gradient, and of each method's update."""
-    found: dict[str, Any] = {"machine": machine(), "tasks": {}}
+def measure(names: list[str], methods: list[str], say: Callable[[str], None]) -> None:
+    """Writes these tasks into times.json: of each the batch, seconds of its gradient, and of each method's update.
+
+    A ratio is of one run, so a task is measured anew as a whole; AdamW's share decides the batch, so it always is in.
+    """
+    found: dict[str, Any] = kept()
     for name in names:
         jax.config.update("jax_enable_x64", name in tasks.DOUBLE)
         task = tasks.task(name)
         updates = {}
-        for method in (m for m in METHODS if races(name, m) and METHODS[m].space):
+        for method in (m for m in METHODS if races(name, m) and METHODS[m].space and m in {"adamw", *methods}):
             updates[method] = of_update(task, method)
             say(f"{name} · {method} · {1e3 * updates[method]:.3f} ms an update")
         times, gradients = 1, {1: of_gradient(task, 1)}
@@ -83,9 +86,13 @@ def measure(names: list[str], say: Callable[[str], None]) -> None:
             times *= 2
             gradients[times] = of_gradient(task, times)
             say(f"{name} · batch x {times} · {1e3 * gradients[times]:.2f} ms a gradient")
-        found["tasks"][name] = {"times": times, "gradients": gradients, "updates": updates}
+        found[name] = {"machine": machine(), "times": times, "gradients": gradients, "updates": updates}
         PATH.parent.mkdir(parents=True, exist_ok=True)
         PATH.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def kept() -> dict[str, Any]:
+    return json.loads(PATH.read_text("utf-8")) if PATH.exists() else {}
 
 
 def share(update: float, gradient: float) -> float:
@@ -94,10 +101,8 @@ def share(update: float, gradient: float) -> float:
 
 def ratio(task: str, method: str, baseline: str) -> float | None:
     """Seconds of a step over the baseline's, at the batch of the table."""
-    if not PATH.exists():
-        return None
-    found = json.loads(PATH.read_text("utf-8"))["tasks"].get(task)
-    if found is None or method not in found["updates"]:
+    found = kept().get(task)
+    if found is None or not {method, baseline} <= found["updates"].keys():
         return None
     gradient = found["gradients"][str(found["times"])]
     return (gradient + found["updates"][method]) / (gradient + found["updates"][baseline])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import gdjax
 from benchmarks.race import anytime, cell, figures, makers, methods, schedule, spaces, tasks, telling
@@ -110,10 +111,16 @@ def test_a_table_is_judged_against_the_better_baseline(tmp_path):
     base, own = cells["nadamw"].ends("final"), cells["muon"].ends("final")
     assert muon.better == pytest.approx((np.mean(base) - np.mean(own)) / np.std(base, ddof=1))
     assert muon.p < 1e-6 and sgd.p > 1 - 1e-6 and math.isnan(nadamw.p) and sgd.sooner == math.inf
+    sigma, wide = np.std(base, ddof=1), np.mean(base) - 0.2 + 5 * (np.array(base) - np.mean(base))
+    cells["lion"] = record(tmp_path, "lion", tune=[1.7], final=list(wide))
+    lion = next(row for row in figures.table(cells) if row.method == "lion")
+    assert lion.better == pytest.approx(0.2 / sigma)
+    t, freedom = 0.2 / (sigma * math.sqrt((25 + 1) / 8)), 7 * (25 + 1) ** 2 / (25**2 + 1)  # its own spread counts
+    assert lion.p == pytest.approx(stats.t.sf(t, freedom)) and lion.p > 0.05
     cells["sgd"].runs[1]["end"] = math.inf  # one seed of eight
     assert figures.table(cells)[-1].mean == math.inf and figures.table(cells)[-1].p == 1
     text = "\n".join(telling.of_task("t", cells))
-    assert "**nadamw**" in text and "diverged" in text and "not reached" in text
+    assert "**[nadamw](../benchmarks/results/race/" in text and "5 methods, 8 seeds" in text and "diverged" in text and "not reached" in text
 
 
 def test_records_keep_infinity_and_go_on(tmp_path):
