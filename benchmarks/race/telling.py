@@ -108,7 +108,8 @@ def of_diagnostics(records: dict[str, dict[str, Record]]) -> list[str]:
     if not cells:
         return []
     names = [name for name in METHODS if all(name in of for of in cells.values())]
-    lines = ["### Attempts to success", "", ATTEMPTS, "", f"| method | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
+    lines = ["### Attempts to success", "", ATTEMPTS, ""]
+    lines += [f"| method | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
     scores = {name: [figures.attempts(of[name]) for of in cells.values()] for name in names}
     for name in sorted(names, key=lambda name: sum(map(math.log, scores[name]))):
         lines.append(f"| {name} | {' | '.join(f'{x:.1f}' if math.isfinite(x) else 'never' for x in scores[name])} |")
@@ -155,7 +156,8 @@ def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
             continue
         best, *_ = rows.values()
         soon = share(best)
-        told = [f"best of {len(rows)} {linked(best)} {number(best.mean)}, baseline {linked(rows[first])} {number(rows[first].mean)}"]
+        told = [f"best of {len(rows)} {linked(best)} {number(best.mean)}"]
+        told += [f"baseline {linked(rows[first])} {number(rows[first].mean)}"]
         told += [f"whose loss it reaches in {soon} of the steps"] if "reached" not in soon else []
         text = ", ".join(told)
         if task not in LARGER:

@@ -22,7 +22,7 @@ from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.plan import NO_HEAD, ByRole, is_headless
 from gdjax.matrices.reading import Read
 from gdjax.schedules.decay import constant_schedule
-from gdjax.transforms.accumulation import ApplyEvery, MultiStepsState
+from gdjax.transforms.accumulation import AccumulateState, ApplyEvery, MultiStepsState
 from gdjax.transforms.guards import ApplyIfFiniteState, ConditionallyMaskState, ConditionallyTransformState
 from gdjax.transforms.spikes import SkipSpikesState
 
@@ -78,11 +78,10 @@ AHEAD = 1000  # how many calls of a condition are looked at
 def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
     for part, s, _ in every(tx, state):
-        tell = next((tell for kind, tell in _TELL.items() if is_state_of(kind, s)), None)
-        numbers = [s.total_skipped] if is_state_of(SkipSpikesState, s) else s  # it remembers several losses
-        if tell is not None and all(np.ndim(x) == 0 for x in numbers if isinstance(x, jax.Array | np.ndarray)):
-            calls = getattr(part, "calls", ()) or calls_of(part)
-            yield from tell(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`
+        for kind, (counter, tell) in _TELL.items():
+            if is_state_of(kind, s) and np.ndim(getattr(s, counter)) == 0:  # not of many runs at once, as of `sweep`
+                calls = getattr(part, "calls", ()) or calls_of(part)
+                yield from tell(s, calls[-1].arguments if calls else {})
 
 
 def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -137,21 +136,28 @@ def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
         yield f"MultiSteps waits: it has {gathered} of {k} gradients; {_until(k - gathered)}"
 
 
-def _of_sums(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
-    k, gathered = arguments.get("k"), int(s.count)
-    if k is None and gathered or k is not None and k > 1:
-        of, until = ("", "") if k is None else (f" of {k}", f"; {_until(int(k) - gathered)}")
-        yield f"apply_every waits: it has {gathered}{of} updates{until}"
+def _of_sums(name: str, argument: str, what: str) -> Any:
+    def tell(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+        k, gathered = arguments.get(argument), int(s.count)
+        if k is None and gathered or k is not None and k > 1:
+            of, until = ("", "") if k is None else (f" of {k}", f"; {_until(int(k) - gathered)}")
+            yield f"{name} waits: it has {gathered}{of} {what}{until}"
+
+    return tell
 
 
+# Of each state the field that counts, and the sentences about it.
 _TELL = {
-    ApplyIfFiniteState: _of_guard,
-    ConditionallyTransformState: _of_condition("conditionally_transform", "the updates pass through as they are"),
-    ConditionallyMaskState: _of_condition("conditionally_mask", "the updates are 0"),
-    SkipSpikesState: _of_spikes,
-    MultiStepsState: _of_accumulation,
-    ApplyEvery: _of_sums,
-}
+    ApplyIfFiniteState: ("notfinite_count", _of_guard),
+    ConditionallyTransformState: (
+        "step", _of_condition("conditionally_transform", "the updates pass through as they are")
+    ),
+    ConditionallyMaskState: ("step", _of_condition("conditionally_mask", "the updates are 0")),
+    SkipSpikesState: ("total_skipped", _of_spikes),
+    MultiStepsState: ("mini_step", _of_accumulation),
+    AccumulateState: ("count", _of_sums("accumulate", "every", "gradients")),
+    ApplyEvery: ("count", _of_sums("apply_every", "k", "updates")),
+}  # fmt: skip
 
 
 def _in_words(name: str, x: float) -> str:

@@ -63,8 +63,8 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
         with shorter axes. Of `LookaheadParams` the fast ones.
       state: of a run that does not move. The warnings then also tell of a guard that skips the steps
         (`apply_if_finite`, `conditionally_transform`, `conditionally_mask`, a skip function of `MultiSteps`), of an
-        accumulation that waits (`MultiSteps`, `apply_every`), and after how many calls the next step comes. The rows
-        are those of the first step as without it.
+        accumulation that waits (`MultiSteps`, `accumulate`, `apply_every`), and after how many calls the next step
+        comes. The rows are those of the first step as without it.
       **extra_args: those that `update` cannot do without, for instance `value=1.0`.
 
     Returns:

@@ -49,9 +49,9 @@ def check_numerics(
 
     Args:
       tx: any transform. Schedules of a learning rate are taken at their largest in the first `steps` steps, and
-        `MultiSteps`, `sam` and `lookahead` are left out, whose first updates are not those of the optimizer inside. So
-        are the wrappers for 16-bit parameters; of leaves that one of them covers the verdict is that an update adds up
-        in the state, or moves weights in the mean.
+        `MultiSteps`, `accumulate`, `sam` and `lookahead` are left out, whose first updates are not those of the
+        optimizer inside. So are the wrappers for 16-bit parameters; of leaves that one of them covers the verdict is
+        that an update adds up in the state, or moves weights in the mean.
         That goes for transforms of this library; any other makes its first update as it is.
       params: arrays.
       grads: gradients. By default normal numbers, as large as the root mean square of each leaf; this matters where an

@@ -216,7 +216,7 @@ def accumulate(
     if noise_scale and (every == 1 or axes):
         why = "every=1 has one gradient" if every == 1 else f"unreduced over {sorted(axes)} they have none yet"
         raise ValueError(f"{ACCUMULATE}: noise_scale compares norms of gradients with that of their mean: {why}")
-    held = Inside(inner, (GetAttrKey("inner_state"),) * (1 + noise_scale))
+    held = Inside(inner, (GetAttrKey("inner_state"),) * (1 + noise_scale), at_once=False)
     inner = with_noise_scale(inner) if noise_scale else inner
     if every == 1:
 

@@ -80,12 +80,16 @@ def averaged_gradients(inner: Any) -> Any:
         gdjax.partition({"all": gdjax.adam(SCHEDULE)}, {"kernel": "all", "scale": "all", "wide": "all"}),
         gdjax.inject_hyperparams(gdjax.adam)(SCHEDULE),
         gdjax.MultiSteps(gdjax.adam(SCHEDULE), 4),
+        gdjax.accumulate(gdjax.adam(SCHEDULE), 4),
         gdjax.sam(gdjax.adam(SCHEDULE), gdjax.sgd(0.05)),
         gdjax.lookahead(gdjax.adam(SCHEDULE), 5, 0.5),
         gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_schedule(lambda t: -SCHEDULE(t))),
         averaged_gradients(gdjax.adam(SCHEDULE)),
     ],
-    ids="adam chain named_chain partition inject_hyperparams MultiSteps sam lookahead scale_by_schedule users".split(),
+    ids=(
+        "adam chain named_chain partition inject_hyperparams MultiSteps accumulate sam lookahead scale_by_schedule "
+        "users"
+    ).split(),
 )
 def test_a_schedule_at_its_largest(tx: Any):
     for row in check_numerics(tx, P):

@@ -71,6 +71,18 @@ def test_an_accumulation():
     with relaxed():
         theirs = told(gdjax.chain(optax.MultiSteps(optax.sgd(0.1), 3)), GOOD)
     assert theirs == ("MultiSteps waits: it has 1 gradient of its next update",)
+    summed = gdjax.chain(gdjax.accumulate(ADAM, 3))
+    assert told(summed, GOOD) == (
+        "accumulate waits: it has 1 of 3 gradients; the call after the next makes the update",
+    )
+    assert told(gdjax.accumulate(ADAM, 1), GOOD) == ()
+
+
+@pytest.mark.parametrize("wrap", [gdjax.MultiSteps, gdjax.accumulate])
+def test_an_accumulation_of_a_bare_array(wrap: Any):
+    tx, params = wrap(ADAM, 3), jnp.ones(2)
+    (waits,) = gdjax.explain(tx, params, tx.init(params)).warnings
+    assert waits.endswith("waits: it has 0 of 3 gradients; the call after the next 2 makes the update")
 
 
 def test_a_skip_function():

@@ -120,7 +120,8 @@ def test_a_table_is_judged_against_the_better_baseline(tmp_path):
     cells["sgd"].runs[1]["end"] = math.inf  # one seed of eight
     assert figures.table(cells)[-1].mean == math.inf and figures.table(cells)[-1].p == 1
     text = "\n".join(telling.of_task("t", cells))
-    assert "**[nadamw](../benchmarks/results/race/" in text and "5 methods, 8 seeds" in text and "diverged" in text and "not reached" in text
+    assert "**[nadamw](../benchmarks/results/race/" in text and "5 methods, 8 seeds" in text
+    assert "diverged" in text and "not reached" in text
 
 
 def test_records_keep_infinity_and_go_on(tmp_path):
