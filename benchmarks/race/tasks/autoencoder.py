@@ -40,4 +40,4 @@ def make() -> Task:
         return loss(params, x)
 
     about = "deep autoencoder of digits: 64-128-64-32-8-32-64-128-64, tanh"
-    return Task(about, STEPS, start, batch, loss, judge, judge, "share of the variance, training set")
+    return Task(about, STEPS, start, batch, loss, judge, judge, "unexplained share of the variance, training set")

@@ -33,6 +33,6 @@ def make() -> Task:
         loss,
         loss,
         loss,
-        "relative square of what is missing",
+        "relative squared error",
         drawn=False,
     )

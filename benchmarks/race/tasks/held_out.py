@@ -105,4 +105,4 @@ def recurrent() -> Task:
         return loss(params, held_out)
 
     about = f"the adding problem over {LENGTH} numbers, a gated recurrent unit of width {WIDTH}"
-    return Task(about, LONG, start, batch, loss, judge, judge, "share of the variance, held out")
+    return Task(about, LONG, start, batch, loss, judge, judge, "unexplained share of the variance, held out")
