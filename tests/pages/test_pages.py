@@ -174,7 +174,8 @@ def check_the_cookbook(names: dict[str, Any]) -> None:
     for name in ("tuned", "grouped", "accumulated", "now", "average", "on_mesh", "flat", "searched", "clipped"):
         assert loss(names[name]) < loss(params), name
     assert_close(names["tuned"]["hidden"], params["hidden"], 0, 0)
-    assert_close(names["grouped"]["hidden"]["bias"], params["hidden"]["bias"], 0, 0)
+    moved = jnp.abs(names["grouped"]["hidden"]["bias"] - params["hidden"]["bias"]).max()
+    assert 1e-3 < moved < 20 * 3.1e-3  # twenty steps of Adam
     assert names["steps_made"] == 2
     assert_close(names["in_parts"], jax.grad(loss)(params))
     assert_close(names["restored"], {"params": names["params_then"], "state": names["state_then"]}, 0, 0)
