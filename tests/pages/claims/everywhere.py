@@ -131,9 +131,14 @@ def b2_of_one_warns(o: Any) -> int:
     return len(set(told(lambda: o.adam(0.1, b2=1.0))))
 
 
-@claim("b2 = 1", theirs=0, ours=1)
+@claim("`scale_by_schedule(None)`", theirs=0, ours=1)
 def a_schedule_of_none_warns(o: Any) -> int:
     return len(told(lambda: o.scale_by_schedule(None).init(P)))
+
+
+@claim("`scale_by_schedule(None)`", theirs=TypeError, ours=TypeError)
+def a_schedule_of_none_fails(o: Any) -> Any:
+    return last(o.scale_by_schedule(None), [G], P)
 
 
 @claim("6. ", "`learning_rate=None`", theirs=lambda u: bool(jnp.all(u == G)), ours=TypeError)
