@@ -1,23 +1,19 @@
 """Shampoo, SOAP and their kin."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 
 import gdjax
 from gdjax.linalg.matrices import Matrix
-from tests.declare import Case, is_matrix
+from tests.declare import Case, is_matrix, matrices
 
 
-def _part(factory: Any) -> Any:
+@gdjax.transform
+def of_matrices(method: str, **numbers: Any) -> Any:
     """The direction of a method, for what is a matrix."""
-
-    @gdjax.transform
-    def make(**numbers: Any) -> Any:
-        part = factory(**numbers, precondition_frequency=2)
-        return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
-
-    return make
+    return gdjax.masked(getattr(gdjax, f"scale_by_{method}")(**numbers, precondition_frequency=2), matrices)
 
 
 def matrices_by_rank(params: Any) -> Any:
@@ -41,7 +37,7 @@ def _one_sided(G: Any, s: Any, p: Any, t: Any, b1: Any, b2: Any, k: Any = 2) -> 
 
 @gdjax.transform
 def _own(b1: Any, b2: Any) -> Any:
-    return gdjax.masked(_one_sided(b1, b2), lambda tree: jax.tree.map(is_matrix, tree))
+    return gdjax.masked(_one_sided(b1, b2), matrices)
 
 
 _SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2,
@@ -50,7 +46,7 @@ _SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-3, "root": 4.0
             "grafting_eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}  # fmt: skip
 _FEW = {"precondition_frequency": 2, "roles": matrices_by_rank}
 _soap_part, _kl_soap_part, _kl_shampoo_part, _soap_muon_part, _shampoo_part = (
-    _part(getattr(gdjax, f"scale_by_{name}")) for name in "soap kl_soap kl_shampoo soap_muon shampoo".split()
+    functools.partial(of_matrices, name) for name in "soap kl_soap kl_shampoo soap_muon shampoo".split()
 )
 _STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
 
