@@ -76,14 +76,14 @@ def table(records: dict[str, Record]) -> list[Row]:
         sooner, interval = how_soon(record, base) if base else (math.nan, (math.nan, math.nan))
         spread = shown(statistics.stdev(ends)) if all(map(math.isfinite, ends)) else math.inf
         better = (mean(base) - mean(ends)) / statistics.stdev(base) if base else math.nan
-        p = probability(ends, base) if base and name != first else math.nan
+        p = welch(ends, base) if base and name != first else math.nan
         plain = "untuned" if record.stage("untuned") else "as it is"
         untuned, best = shown(mean(scaled(record, plain))), record.best()
         rows.append(Row(name, shown(mean(ends)), spread, better, p, untuned, sooner, interval, best, record))
     return sorted(rows, key=lambda row: row.mean)
 
 
-def probability(ends: list[float], base: list[float]) -> float:
+def welch(ends: list[float], base: list[float]) -> float:
     """p of Welch's one-sided t-test that a method is better: each side has its own spread."""
     if not all(map(math.isfinite, ends)):
         return 1.0

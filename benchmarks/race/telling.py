@@ -6,7 +6,7 @@ from typing import Any
 
 from . import anytime, figures, tasks, timing
 from .methods import FINE_TUNING, LARGER, METHODS
-from .records import Record
+from .records import KEPT, Record
 from .spaces import Decay, Space
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,11 +35,9 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     count = f"{len(rows)} methods, {seeds} seeds{means}"
     lines += [f"{about['unit'].capitalize()}; {count}. Baseline: {first or 'not there yet'}.", ""]
     untuned = "as it is; baseline: untuned" if task in LARGER else "untuned"
+    head = ["method", "at the end", "±", "sigma", "p", untuned, "of the steps", "of the time"]
     if task in FINE_TUNING:
         head = ["method", "at the end", "±", "difference", "untuned", "aside"]
-    else:
-        head = ["method", "at the end", "±", "sigma", "p", untuned, "of the steps", "of the time"]
-    if task in FINE_TUNING:
         lines[-1:] = [f"Difference: to the baseline, seed by seed. Aside: {about['aside']}.", ""]
     lines += [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
     for row in rows:
@@ -169,7 +167,7 @@ def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
 
 def linked(row: figures.Row) -> str:
     task, file = row.record.path.parts[-2:]
-    return f"[{row.method}](../benchmarks/results/race/{task}/{file})"
+    return f"[{row.method}](../{KEPT.relative_to(ROOT).as_posix()}/{task}/{file})"
 
 
 def spaces() -> list[str]:
