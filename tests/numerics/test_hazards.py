@@ -176,9 +176,11 @@ def test_a69_the_largest_gradient(case: Case):
 
 # A factor of 1e40 and of rank one: what is left beside it is rounding, and counts in the root as 1e-7 of it.
 ROUNDED = {"shampoo/qr": 1e-2}
+# The first's least radius is a share eps of a step along the gradient; the second ends at 0, up to rounding.
+OF_THE_DTYPE = "gauss_newton", "scale_by_zoom_linesearch"
 
 
-@every(lambda case: not case.random, sampled=True, but=OTHERS)
+@every(lambda case: not case.random and case.name not in OF_THE_DTYPE, sampled=True, but=OTHERS)
 def test_n5_a_gradient_of_1e20_counts_as_exact_arithmetic_says(case: Case):
     """As in float64, for the gradient as it is or as large as a bound on it, of a leaf's own: in its step and later."""
     c, exact = compiled(case), compiled(case, "float64")
