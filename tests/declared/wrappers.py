@@ -131,8 +131,8 @@ def _mask(learning_rate: Any) -> Any:
     return gdjax.conditionally_mask(gdjax.adam(learning_rate), every_other)
 
 
-def _for_batch(learning_rate: Any) -> Any:
-    return gdjax.for_batch(gdjax.adam(learning_rate), 4, 2)
+def _for_batch(learning_rate: Any, eps: Any = 1e-8) -> Any:
+    return gdjax.for_batch(gdjax.adam(learning_rate, eps=eps), 4, 2)
 
 
 def _for_length(learning_rate: Any) -> Any:

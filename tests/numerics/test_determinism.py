@@ -145,6 +145,51 @@ def test_with_and_without_jit(case: Case):
     assert roundings(by_operation, wanted, least_of(case)) <= bound
 
 
+# What differs when each device has a part of every leaf. A sum over the leaf or the tree is then one of partial sums;
+UNEQUAL = (
+    "adafactor adafactor/plain adafactor/torch adaptive_grad_clip clip_by_block_rms clip_by_global_norm dadapt_adamw "
+    "flatten fromage "
+    "lamb lamb/mask mechanize momo momo_adam dog dog/learning_rate dowg scale_by_dowg "
+    "normalize normalize_by_update_norm novograd scale_by_novograd stable_adamw scale_by_stable_adamw "
+    "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "
+    "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
+    "muon muon/schatten muon/spectral muon/aol scale_by_muon muown sam sam/opaque scale_by_sm3 "
+    "came scale_by_came adam_mini scale_by_adam_mini apollo apollo/tensor scale_by_apollo "
+    "radial_brake with_metrics schedule_free_adamw "
+    "adafactor/layers novograd/layers clip_by_global_norm/groups zclip bfgs scale_by_bfgs bfgs/bounds ssbroyden "
+    "scale_by_ssbroyden gauss_newton gauss_newton/plain transformer_optimizer normuon normuon/code scale_by_normuon "
+    "scion scion/constrained scale_by_scion dion scale_by_dion dion2 scale_by_dion2 "
+    "matrixwise soap soap/eigh scale_by_soap kl_soap scale_by_kl_soap kl_shampoo scale_by_kl_shampoo soap_muon "
+    "scale_by_soap_muon shampoo shampoo/qr shampoo/newton scale_by_shampoo "
+    "hyperball mars spectral psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
+    # of two products in one sum XLA contracts another one in a leaf of another size;
+    "adam/nesterov adabelief/nesterov nadam nadamw optimistic_adam optimistic_adam_v2 optimistic_gradient_descent "
+    "adan/lookahead radam/nesterov ema measure_with_ema lookahead scale_by_schedule cocob scale_by_cocob "
+    "apply_if_finite rmsprop/centered inject_hyperparams inject_stateful_hyperparams scale_by_laprop "
+    "ademamix adopt scale_by_adopt madgrad scale_by_madgrad adagrad adagrad/torch scale_by_rss "
+    # and so it does in the inverse error function of normal noise.
+    "noisy_sgd add_noise"
+).split()
+if jax.__version_info__ >= (0, 12):
+    UNEQUAL += ["lion", "prodigy"]  # for the same reason, by this XLA
+
+# Sums over the tree, and in APOLLO products, that are fused in another way when compiled for several devices.
+FUSED_ANEW = (
+    "apollo",
+    "scale_by_apollo",
+    "kl_shampoo",
+    "scale_by_kl_shampoo",
+    "mechanize",
+    "sam",
+    "sam/opaque",
+    "normalize",
+    "dog",
+    "dog/learning_rate",
+    "dowg",
+    "scale_by_dowg",
+)
+
+
 # At a minimum a rounding decides where the search ends.
 @every(lambda case: case.name not in FOUND, sampled=True, but=(*WRAPPERS, *LONG, "lion", "prodigy", "muon"))
 def test_eight_devices_equal_one(case: Case):
@@ -156,8 +201,8 @@ def test_eight_devices_equal_one(case: Case):
         return run(tx, one_step, functools.partial(jax.device_put, device=NamedSharding(mesh, spec)))
 
     replicated, sharded = on_all(PartitionSpec()), on_all(PartitionSpec("data"))
-    bound = 0 if case.name in EXACT else MORE.get(case.name, USUAL)
-    assert roundings(replicated, wanted, least_of(case)) <= min(bound, 2)
+    assert roundings(replicated, wanted, least_of(case)) <= (2 if case.name in FUSED_ANEW else 0)
+    bound = MORE.get(case.name, USUAL) if case.name in UNEQUAL else 0
     assert roundings(sharded, wanted, least_of(case)) <= bound
     params, state, _ = sharded[-1]
     moments = [x for x in jax.tree.leaves(state) if x.shape in SHAPES.values()]

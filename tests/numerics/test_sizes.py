@@ -33,8 +33,13 @@ PER_LEAF = (
 # A probe of the Hessian, drawn for every element.
 PROBING = ("sophia", "scale_by_sophia")
 ZERO = ("hutchinson_estimator_diag_hessian", "set_to_zero")  # whose updates are
-# Of a sum of two products XLA makes a multiplication and a multiply-add with one rounding less, and which of the two
-# products keeps its rounding depends on the size: so much, of the leaf's largest number.
+# A sum of two products, of which XLA makes a multiplication and a multiply-add with one rounding less: which of the two
+# products keeps its rounding depends on the size. So these are equal up to roundings of the leaf's largest number.
+CONTRACTED = (
+    "adam/nesterov adabelief/nesterov adan nadam nadamw optimistic_adam optimistic_adam_v2 momo_adam "
+    "scale_by_backtracking_linesearch lookahead radam/nesterov muon muon/spectral muon/aol schedule_free "
+    "schedule_free_sgd"
+).split()
 ROUNDINGS = 4
 
 
@@ -87,7 +92,7 @@ def made(case: Case) -> Any:
 @swept()
 def test_every_element_of_every_size(case: Case, dtype: str, sizes: Sequence[int]):
     per_leaf, compared, moved = case.name in PER_LEAF, 0, [np.zeros(n, bool) for n in sizes]
-    roundings = ROUNDINGS * float(jnp.finfo(dtype).eps)
+    roundings = ROUNDINGS * float(jnp.finfo(dtype).eps) if case.name in CONTRACTED else 0
     for updates in run(made(case), dtype, sizes, not per_leaf):
         assert [u.shape for u in updates["sizes"]] == [(n,) for n in sizes]
         for u, flags in zip(updates["sizes"], moved, strict=True):
