@@ -176,9 +176,8 @@ def one_configuration(records: dict[str, dict[str, Record]]) -> list[OneConfigur
 
 class Untuned(NamedTuple):
     method: str
-    mean: float  # geometric mean over the tasks: untuned / the baseline, tuned
-    worst: float  # the largest of these
-    task: str  # and where
+    mean: float  # geometric mean over the tasks, each ratio between 1/10 and 10
+    ratios: dict[str, float]  # of each task: untuned / the baseline, tuned
 
 
 def untuned_everywhere(records: dict[str, dict[str, Record]]) -> tuple[list[str], list[Untuned]]:
@@ -196,10 +195,9 @@ def untuned_everywhere(records: dict[str, dict[str, Record]]) -> tuple[list[str]
         if not shared or len(cells) < len(shared) or not all(c.stage("untuned") for c in cells.values()):
             continue
         goals = {task: typical(records[task][baseline(records[task]) or "nadamw"], "final") for task in shared}
-        scores = {task: score(typical(c, "untuned"), goals[task]) for task, c in cells.items()}
-        worst = max(scores, key=lambda task: scores[task])
-        mean_of = math.exp(float(np.mean(list(scores.values()))))
-        found.append(Untuned(name, mean_of, math.exp(scores[worst]), worst))
+        ends = {task: typical(c, "untuned") for task, c in cells.items()}
+        mean_of = math.exp(float(np.mean([score(ends[task], goals[task]) for task in shared])))
+        found.append(Untuned(name, mean_of, {task: ends[task] / goals[task] for task in shared}))
     return shared, sorted(found, key=lambda row: row.mean)
 
 

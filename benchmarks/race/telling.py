@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "race.md"
 # The methods in colour, the same in each panel.
 COLOURS = {
     "adamw": "#fdae61", "nadamw": "#d7191c", "adamw, two rates": "#8c510a", "muon": "#1f6fb4", "normuon": "#2ca25f",
-    "soap": "#6a3d9a", "lion": "#444444", "sgd": "#e377c2",
+    "soap": "#6a3d9a", "recipe": "#17becf", "lion": "#444444", "sgd": "#e377c2",
 }  # fmt: skip
 PICTURE = ROOT / "docs" / "images" / "race.png"
 ATTEMPTS = (
@@ -34,22 +34,24 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     means = "; geometric means, sigma of logarithms" if figures.decades(rows[0].record) else ""
     count = f"{len(rows)} methods, {seeds} seeds{means}"
     lines += [f"{about['unit'].capitalize()}; {count}. Baseline: {first or 'not there yet'}.", ""]
-    untuned = "as it is; baseline: untuned" if task in LARGER else "untuned"
-    head = ["method", "at the end", "±", "sigma", "p", untuned, "of the steps", "of the time"]
+    head = ["method", "at the end", "±", "sigma", "p", "untuned", "of the steps", "of the time"]
+    if task in LARGER:
+        head[5] = "as it is"
+        lines[-1:] = ["As it is: at the best point of `language`, unchanged; the baseline at its untuned point.", ""]
     if task in FINE_TUNING:
         head = ["method", "at the end", "±", "difference", "untuned", "aside"]
         lines[-1:] = [f"Difference: to the baseline, seed by seed. Aside: {about['aside']}.", ""]
     lines += [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
     for row in rows:
         name = f"**{linked(row)}**" if row.method == first else linked(row)
-        spread = f"× {row.spread:.3g}" if figures.decades(row.record) else number(row.spread)
+        spread = f"× {row.spread:.3g}" if figures.decades(row.record) else f"{row.spread:.2g}"
         cell = [name, number(row.mean), spread]
         if task in FINE_TUNING:
             aside = number(figures.mean(row.record.aside("final")))
             cell += [difference(row, cells, first), number(row.untuned), aside]
         else:
             cell += [sigmas(row.better), probability(row.p), number(row.untuned)]
-            cell += [share(row), of_time(task, row, first)]
+            cell += ["", ""] if row.method == first else [share(row), of_time(task, row, first)]
         lines.append(f"| {' | '.join(cell)} |")
     lines += ["", "Best points:", ""]
     return [*lines, *(f"- {row.method}: {point_of(row.point)}" for row in rows), ""]
@@ -120,7 +122,9 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
         return []
     over = ", ".join(t for t in figures.FIRST_ROUND if figures.baseline(records.get(t, {})))
     lines = [
-        f"### One configuration: {over}",
+        "### One configuration",
+        "",
+        f"Over {over}: geometric means, in which a ratio counts as 10 at most and 0.1 at least.",
         "",
         "| method | end / the baseline's best trial | untuned / the baseline, tuned | point |",
         "| --- | ---: | ---: | --- |",
@@ -131,17 +135,21 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
 
 
 def of_untuned(records: dict[str, dict[str, Record]]) -> list[str]:
+    """A row for each task, a column for each method that ran on all of them, the best in the mean first."""
     over, rows = figures.untuned_everywhere(records)
+    if not rows:
+        return []
     lines = [
-        f"### Untuned, in the mean over {len(over)} tasks: {', '.join(over)}",
+        f"### Untuned, in the mean over {len(over)} tasks",
         "",
-        "Geometric means, in which a ratio counts as 10 at most and 0.1 at least.",
+        "The loss of the untuned point over that of the tuned baseline. In the geometric mean a ratio counts as 10 at "
+        "most and 0.1 at least.",
         "",
-        "| method | untuned / the baseline, tuned | at worst | on |",
-        "| --- | ---: | ---: | --- |",
+        f"| task | {' | '.join(row.method for row in rows)} |",
+        "| --- |" + " ---: |" * len(rows),
+        f"| **mean** | {' | '.join(f'**{row.mean:.3f}**' for row in rows)} |",
     ]
-    worst = lambda r: "10 or more" if r.worst > 9.99 else f"{r.worst:.2f}"  # noqa: E731  # where `score` cuts it
-    return [*lines, *(f"| {r.method} | {r.mean:.3f} | {worst(r)} | {r.task} |" for r in rows), ""] if rows else []
+    return [*lines, *(f"| {task} | {' | '.join(f'{row.ratios[task]:.3g}' for row in rows)} |" for task in over), ""]
 
 
 def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:

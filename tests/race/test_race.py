@@ -295,6 +295,26 @@ def test_one_configuration_is_a_trial_of_all_tasks(tmp_path):
     assert len(figures.one_configuration({"digits": records["digits"], "modular": {}})) == 2  # no baseline there yet
 
 
+def test_the_mean_of_untuned_points_counts_a_ratio_as_ten_at_most_and_shows_it_whole(tmp_path):
+    ratios = {"digits": {"recipe": 0.5, "normuon": 1.0, "adamw": 2.0, "nadamw": 4.0}}
+    ratios["autoencoder"] = {"recipe": 2.0, "normuon": 4.0, "adamw": 50.0, "nadamw": 1.0}
+    records = {task: {} for task in (*ratios, "language")}
+    for task, of in ratios.items():
+        for name, ratio in of.items():
+            kept = records[task][name] = Record(task, name, tmp_path)
+            kept.about = {"steps": 1, "unit": "", "data": ""}
+            goal = 3.0 if name == "nadamw" else 4.0
+            kept.add("final", [{}] * 2, [0, 1], [[]] * 2, [goal] * 2, 1)
+            kept.add("untuned", [{}] * 2, [0, 1], [[]] * 2, [3.0 * ratio] * 2, 1)
+    over, rows = figures.untuned_everywhere(records)
+    assert over == ["digits", "autoencoder"]  # nothing ran on the third
+    assert [row.method for row in rows] == ["recipe", "nadamw", "normuon", "adamw"]
+    assert [row.mean for row in rows] == pytest.approx([1, 2, 2, 20**0.5])
+    text = "\n".join(telling.of_untuned(records))
+    assert "| **mean** | **1.000** | **2.000** | **2.000** | **4.472** |" in text
+    assert "| autoencoder | 2 | 1 | 4 | 50 |" in text
+
+
 def test_an_open_run_is_read_on_its_way_and_a_planned_one_at_its_end(tmp_path):
     """Curves have a number for every 50 steps. The point that is best over all lengths is not the best of one."""
     lengths = anytime.LENGTHS
