@@ -103,18 +103,21 @@ def paired(record: Record, base: Record) -> tuple[float, float]:
     return mean(gaps), width
 
 
+def lengths_of(record: Record) -> dict[int, list[float]]:
+    """The ends of the best point by the length of the run, the shortest first."""
+    stages = {int(run["stage"].split()[1]): run["stage"] for run in record.runs if run["stage"].startswith("steps ")}
+    stages[record.about["steps"]] = "final"
+    return {steps: scaled(record, stage) for steps, stage in sorted(stages.items())}
+
+
 def how_soon(record: Record, base: list[float], draws: int = 2000) -> tuple[float, tuple[float, float]]:
     """The length of a run that ends where the baseline's does, over the baseline's, and its bootstrap interval.
 
     Runs of each length have their own whole decay. Between two lengths the mean is taken as linear in the logarithm of
     the steps. Below the shortest the share is that of the shortest, which is then a bound from above.
     """
-    whole = record.about["steps"]
-    lengths = {whole: scaled(record, "final")}
-    for stage in dict.fromkeys(run["stage"] for run in record.runs if run["stage"].startswith("steps ")):
-        lengths[int(stage.split()[1])] = scaled(record, stage)
-    steps = sorted(lengths)
-    ends = [np.array(lengths[s]) for s in steps]
+    whole, lengths = record.about["steps"], lengths_of(record)
+    steps, ends = list(lengths), [np.array(x) for x in lengths.values()]
 
     def share(means: Any, goal: float) -> float:
         reached = [m <= goal for m in means]

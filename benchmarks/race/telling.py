@@ -16,6 +16,7 @@ COLOURS = {
     "adamw": "#fdae61", "nadamw": "#d7191c", "adamw, two rates": "#8c510a", "muon": "#1f6fb4", "normuon": "#2ca25f",
     "soap": "#6a3d9a", "recipe": "#17becf", "lion": "#444444", "sgd": "#e377c2",
 }  # fmt: skip
+TWO_RATES = "adamw, two rates"
 PICTURE = ROOT / "docs" / "images" / "race.png"
 ATTEMPTS = (
     "Small functions with one difficulty each: the end of a slope at a saddle, Rosenbrock's valley, scales that lie "
@@ -53,8 +54,22 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
             cell += [sigmas(row.better), probability(row.p), number(row.untuned)]
             cell += ["", ""] if row.method == first else [share(row), of_time(task, row, first)]
         lines.append(f"| {' | '.join(cell)} |")
+    if TWO_RATES in cells and task == "language":
+        lines += beside_two_rates(rows, cells[TWO_RATES])
     lines += ["", "Best points:", ""]
     return [*lines, *(f"- {row.method}: {point_of(row.point)}" for row in rows), ""]
+
+
+def beside_two_rates(rows: list[figures.Row], record: Record) -> list[str]:
+    """How soon those that ran shorter are where AdamW ends if it, too, has a second rate."""
+    goal = figures.scaled(record, "final")
+    found = []
+    for row in rows:
+        short = len(figures.lengths_of(row.record)) > 1 and row.method != TWO_RATES
+        sooner, (low, high) = figures.how_soon(row.record, goal) if short else (math.inf, (0, 0))
+        if math.isfinite(sooner) and math.isfinite(high):
+            found.append(f"{row.method} {sooner:.2f} ({low:.2f} to {high:.2f})")
+    return ["", f"Share of the steps to where {TWO_RATES}, ends: {', '.join(found)}."] if found else []
 
 
 def point_of(point: dict[str, float]) -> str:
@@ -275,6 +290,45 @@ def picture_of_fine_tuning(records: dict[str, dict[str, Record]]) -> None:
     figure.savefig(PICTURE.with_name("race_fine_tuning.png"), dpi=130)
 
 
+def picture_of_steps(cells: dict[str, Record]) -> None:
+    """Where runs of each length end; of tuned AdamW and NadamW where the whole run does, as lines."""
+    from matplotlib.figure import Figure
+
+    rows = {row.method: row for row in figures.table(cells)}
+    first = figures.baseline(cells)
+    if first is None:
+        return
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    ax = figure.subplots()
+    whole = rows[first].record.about["steps"]
+    names = {
+        "recipe": "transformer_optimizer",
+        TWO_RATES: "AdamW, two rates",
+        "soap": "SOAP",
+        "normuon": "NorMuon",
+    }
+    for method in (name for name in names if name in rows):
+        lengths = figures.lengths_of(rows[method].record)
+        means = [figures.mean(ends) for ends in lengths.values()]
+        ax.plot(lengths.keys(), means, ".-", color=COLOURS[method], linewidth=1.4, label=names[method])
+    for method in figures.BASELINES:
+        goal = rows[method].mean
+        ax.axhline(goal, color=COLOURS[method], linewidth=1, linestyle="--")
+        label = f"{ {'adamw': 'AdamW', 'nadamw': 'NadamW'}[method] }, tuned, after {whole} steps"
+        ax.text(whole, goal + 0.004, label, ha="right", va="bottom", fontsize=8, color="0.25")
+    if "recipe" in rows and math.isfinite(rows["recipe"].sooner):
+        at = rows["recipe"].sooner * whole
+        low = ax.get_ylim()[0]
+        ax.set_ylim(low, None)
+        ax.plot([at, at], [low, rows[first].mean], color="0.6", linewidth=0.8, linestyle=":")
+        ax.text(at + 8, low, f"{rows['recipe'].sooner:.2f} of the steps", fontsize=8, va="bottom", color="0.25")
+    ax.set_xlabel("steps of the run, each with its whole schedule")
+    ax.set_ylabel("nats a byte, held out, at its end")
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE.with_name("race_steps.png"), dpi=130)
+
+
 def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Those that no other beats in both numbers, by the first."""
     front: list[tuple[float, float]] = []
@@ -293,5 +347,6 @@ def tell_all() -> None:
     put("race", of_choice(records), PAGE.with_name("choose.md"))
     picture(records)
     picture_of_fine_tuning(records)
+    picture_of_steps(records["language"])
     anytime.picture(PICTURE.with_name("race_anytime.png"))
     print(f"wrote {PAGE.relative_to(ROOT)}")
