@@ -1,4 +1,4 @@
-"""Tables and pictures of the race, from the records alone: docs/race.md between its marks, docs/images/race.png."""
+"""Tables and pictures of the race, from the records alone: docs/race.md between its marks, docs/images/."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ COLOURS = {
     "soap": "#6a3d9a", "recipe": "#17becf", "lion": "#444444", "sgd": "#e377c2",
 }  # fmt: skip
 TWO_RATES = "adamw, two rates"
-PICTURE = ROOT / "docs" / "images" / "race.png"
+PICTURES = ROOT / "docs" / "images"
 ATTEMPTS = (
     "Small functions with one difficulty each: the end of a slope at a saddle, Rosenbrock's valley, scales that lie "
     "orders apart, gradients that are mostly 0, gradients without a variance, gradients in float16. Of the points of a "
@@ -42,6 +42,11 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     if task in FINE_TUNING:
         head = ["method", "at the end", "±", "difference", "untuned", "aside"]
         lines[-1:] = [f"Difference: to the baseline, seed by seed. Aside: {about['aside']}.", ""]
+    if first:
+        lines += [
+            f"![Where each method ends on {task}: seeds as dots, the baseline in red](images/race/{task}.png)",
+            "",
+        ]
     lines += [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
     for row in rows:
         name = f"**{linked(row)}**" if row.method == first else linked(row)
@@ -216,43 +221,37 @@ def put(name: str, lines: list[str], page: Path = PAGE) -> None:
     page.write_text(f"{before}{start}\n{body}\n{end}{after}", "utf-8")
 
 
-def picture(records: dict[str, dict[str, Record]]) -> None:
-    """A panel for each task: where each method ends, its seeds as dots, the baseline's mean as a line."""
+def picture(task: str, cells: dict[str, Record]) -> None:
+    """Where each method ends, its seeds as dots, the baseline's mean as a line: small enough for a phone."""
     from matplotlib.figure import Figure
 
-    shown = {task: figures.table(cells) for task, cells in records.items() if figures.baseline(cells)}
-    if not shown:
-        return
-    figure = Figure(figsize=(4.4 * min(len(shown), 3), 5.6 * math.ceil(len(shown) / 3)), layout="constrained")
-    axes: Any = figure.subplots(math.ceil(len(shown) / 3), min(len(shown), 3), squeeze=False).ravel()
-    for ax in axes[len(shown) :]:
-        ax.set_visible(False)
-    for ax, (task, rows) in zip(axes, shown.items(), strict=False):
-        first = figures.baseline(records[task])
-        goal = next(row.mean for row in rows if row.method == first)
-        ends = [row.record.ends("final") for row in rows]
-        over_decades = figures.decades(records[task][str(first)])
-        worst = math.inf if over_decades or goal <= 0 else 3 * goal
-        if over_decades:
-            ax.set_xscale("log")
-        for i, (row, own) in enumerate(zip(rows, ends, strict=True)):
-            colour = "#d7191c" if row.method == first else "#1f6fb4"
-            kept = [x for x in own if x <= worst]
-            ax.plot(kept, [i] * len(kept), "o", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
-            if row.mean <= worst:
-                ax.plot(row.mean, i, "|", color=colour, markersize=13, markeredgewidth=2)
-            else:
-                place = ax.get_yaxis_transform()
-                ax.text(0.99, i, "off the scale", transform=place, ha="right", va="center", fontsize=7, color="0.5")
-        ax.axvline(goal, color="#d7191c", linewidth=0.8)
-        ax.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=8)
-        ax.invert_yaxis()
-        ax.set_title(task, fontsize=10)
-        ax.set_xlabel(rows[0].record.about["unit"], fontsize=8)
-        ax.grid(axis="x", color="0.92", linewidth=0.8)
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Best points on fresh seeds; smaller is better;\nred: the baseline", fontsize=10)
-    figure.savefig(PICTURE, dpi=130)
+    rows, first = figures.table(cells), str(figures.baseline(cells))
+    figure = Figure(figsize=(5, 1.1 + 0.2 * len(rows)), layout="constrained")
+    ax = figure.subplots()
+    goal = next(row.mean for row in rows if row.method == first)
+    over_decades = figures.decades(cells[first])
+    worst = math.inf if over_decades or goal <= 0 else 3 * goal
+    if over_decades:
+        ax.set_xscale("log")
+    for i, row in enumerate(rows):
+        colour = "#d7191c" if row.method == first else "#1f6fb4"
+        kept = [x for x in row.record.ends("final") if x <= worst]
+        ax.plot(kept, [i] * len(kept), "o", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
+        if row.mean <= worst:
+            ax.plot(row.mean, i, "|", color=colour, markersize=11, markeredgewidth=2)
+        else:
+            place = ax.get_yaxis_transform()
+            ax.text(0.99, i, "off the scale", transform=place, ha="right", va="center", fontsize=7, color="0.5")
+    ax.axvline(goal, color="#d7191c", linewidth=0.8)
+    ax.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=8)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set_xlabel(rows[0].record.about["unit"], fontsize=8)
+    ax.grid(axis="x", color="0.92", linewidth=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    path = PICTURES / "race" / f"{task}.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 def picture_of_fine_tuning(records: dict[str, dict[str, Record]]) -> None:
@@ -287,7 +286,7 @@ def picture_of_fine_tuning(records: dict[str, dict[str, Record]]) -> None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(fontsize=7, frameon=False)
     figure.suptitle("Fine-tuning: lower is better learned, further left less is forgotten", fontsize=10)
-    figure.savefig(PICTURE.with_name("race_fine_tuning.png"), dpi=130)
+    figure.savefig(PICTURES / "race_fine_tuning.png", dpi=130)
 
 
 def picture_of_steps(cells: dict[str, Record]) -> None:
@@ -326,7 +325,7 @@ def picture_of_steps(cells: dict[str, Record]) -> None:
     ax.set_ylabel("nats a byte, held out, at its end")
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(PICTURE.with_name("race_steps.png"), dpi=130)
+    figure.savefig(PICTURES / "race_steps.png", dpi=130)
 
 
 def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -345,8 +344,10 @@ def tell_all() -> None:
     held_out = [line for task in tasks.HELD_OUT for line in of_task(task, records[task])]
     put("tables", tuned + of_all(records) + held_out + of_untuned(records) + anytime.table() + of_diagnostics(records))
     put("race", of_choice(records), PAGE.with_name("choose.md"))
-    picture(records)
+    for task, cells in records.items():
+        if figures.baseline(cells):
+            picture(task, cells)
     picture_of_fine_tuning(records)
     picture_of_steps(records["language"])
-    anytime.picture(PICTURE.with_name("race_anytime.png"))
+    anytime.picture(PICTURES / "race_anytime.png")
     print(f"wrote {PAGE.relative_to(ROOT)}")
