@@ -25,7 +25,7 @@ from harness import Results, say
 import gdjax
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from lm import model, text  # noqa: E402
+from lm import model, text
 
 BATCH, LENGTH, HEADS, WINDOWS, AT_ONCE = 4, 128, 4, 128, 50
 RATE = 2e-4
@@ -44,7 +44,7 @@ WRAPPERS: dict[str, Any] = {
 def optimizer(steps: int) -> Any:
     """That of `examples/train_lm.py`."""
     rate = gdjax.warmup_cosine_decay_schedule(RATE / 10, RATE, steps // 20, steps, RATE / 10)
-    matrices = lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)  # noqa: E731
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)
     return gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adamw(rate, b2=0.95, weight_decay=0.1, mask=matrices))
 
 
@@ -100,7 +100,7 @@ def compiled_step(target: str, how: str, side: int) -> tuple[dict[str, Any], str
     """The figures of an AdamW step on one square matrix, and the text of its program."""
     dtype = jnp.float32 if how == "float32" else jnp.bfloat16
     there = jax.sharding.SingleDeviceSharding(device(target))
-    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)  # noqa: E731
+    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)
     params, key = {"w": jax.ShapeDtypeStruct((side, side), dtype)}, jax.eval_shape(lambda: jax.random.key(0))
     tx = WRAPPERS[how](gdjax.adamw(1e-3, weight_decay=0.1, mu_dtype=jnp.float32), 0)
 
@@ -167,7 +167,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     seeds = sorted({r["seed"] for r in rows})
     heads = ["parameters", *(f"seed {s}" for s in seeds), "mean", "less float32", "bytes", "unmoved %"]
     lines += ["", f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    mean = lambda how: float(np.mean([r["held_out"] for r in rows if r["how"] == how]))  # noqa: E731
+    mean = lambda how: float(np.mean([r["held_out"] for r in rows if r["how"] == how]))
     for how in [how for how in WRAPPERS if any(r["how"] == how for r in rows)]:
         mine = {r["seed"]: r for r in rows if r["how"] == how}
         some = next(iter(mine.values()))

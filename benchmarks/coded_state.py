@@ -58,7 +58,7 @@ def for_device(target: str, tree_name: str, name: str) -> dict[str, Any]:
     """Figures of a step compiled for a device that need not be here."""
     tx, tree = STATES[name](adamw(gdjax)), shapes(TREES[tree_name]())
     there = jax.sharding.SingleDeviceSharding(compile_only.device(target))
-    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)  # noqa: E731
+    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)
     state = jax.eval_shape(tx.init, tree)
     jax.clear_caches()
     start = time.process_time()

@@ -60,7 +60,7 @@ def optimizer(method: str, steps: int) -> Any:
 
 def hidden(params: Any) -> Any:
     """Muon's matrices: not the embedding and the head, which are left to AdamW."""
-    of = lambda in_block: lambda x: gdjax.contrib.MuonDimensionNumbers() if in_block and x.ndim == 2 else None  # noqa: E731
+    of = lambda in_block: lambda x: gdjax.contrib.MuonDimensionNumbers() if in_block and x.ndim == 2 else None
     return {name: jax.tree.map(of(name == "blocks"), x) for name, x in params.items()}
 
 

@@ -19,12 +19,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What libtpu asks the network for and need not know to compile.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
-import jax  # noqa: E402
-from harness import PEERS, Results, compiled, markdown_table, of_program, say, step_of  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from program_text import kernels, memory_bytes  # noqa: E402
-from recipes import RECIPES, chosen  # noqa: E402
-from trees import TREES, shapes, size  # noqa: E402
+import jax
+from harness import PEERS, Results, compiled, markdown_table, of_program, say, step_of
+from jax.experimental import topologies
+from program_text import kernels, memory_bytes
+from recipes import RECIPES, chosen
+from trees import TREES, shapes, size
 
 
 def device(target: str) -> Any:
@@ -44,7 +44,7 @@ def measure(target: str, tree_name: str, dtype: str, recipe: str) -> dict[str, A
     tree = shapes(TREES[tree_name](), dtype)
     leaves, param_bytes = size(tree)
     there = jax.sharding.SingleDeviceSharding(device(target))
-    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)  # noqa: E731
+    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)
     row: dict[str, Any] = {"target": target, "tree": tree_name, "dtype": dtype, "recipe": recipe}
     row |= {"leaves": leaves, "param_bytes": param_bytes}
     for peer in PEERS:

@@ -40,7 +40,7 @@ def measure(target: str, tree_name: str, name: str) -> dict[str, Any]:
     tree = shapes(TREES[tree_name]())
     leaves, param_bytes = size(tree)
     there = jax.sharding.SingleDeviceSharding(compile_only.device(target))
-    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)  # noqa: E731
+    put = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), t)
     row: dict[str, Any] = {"target": target, "tree": tree_name, "method": name}
     row |= {"leaves": leaves, "param_bytes": param_bytes}
     for peer, (init, step) in steps(name).items():

@@ -118,7 +118,7 @@ def doubled(tree: dict[str, Any]) -> dict[str, Any]:
 
 def arrays(tree: Any, seed: int, scale: float) -> Any:
     rng = np.random.default_rng(seed)
-    make = lambda shape: jax.numpy.asarray(rng.standard_normal(shape, np.float32) * scale)  # noqa: E731
+    make = lambda shape: jax.numpy.asarray(rng.standard_normal(shape, np.float32) * scale)
     return jax.tree.map(make, tree, is_leaf=is_shape)
 
 

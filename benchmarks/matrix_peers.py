@@ -26,7 +26,7 @@ class Method(NamedTuple):
     """A method with its settings, the same for all: rate 1e-3, no decay, float32 unless its name says otherwise."""
 
     make: Callable[[Any], Any]  # from the library gdjax to a transform
-    peers: dict[str, Callable[[list[Any]], Any]] = {}  # noqa: RUF012  from tensors to a torch optimizer
+    peers: dict[str, Callable[[list[Any]], Any]] = {}
     optax: Callable[[], Any] | None = None
     state: Callable[[int, int], float] | None = None  # numbers of the state for a matrix of m x n, as the formula says
 
@@ -112,7 +112,7 @@ METHODS: dict[str, Method] = {
 
 def runner(make: Callable[[list[Any]], Any], params: Any, grads: Any) -> Callable[[], None]:
     """A step of a torch optimizer on copies of the arrays of the trees."""
-    tensors = lambda tree: [torch.tensor(np.asarray(x)) for x in jax.tree.leaves(tree)]  # noqa: E731
+    tensors = lambda tree: [torch.tensor(np.asarray(x)) for x in jax.tree.leaves(tree)]
     ps = [torch.nn.Parameter(x) for x in tensors(params)]
     for p, g in zip(ps, tensors(grads), strict=True):
         p.grad = g

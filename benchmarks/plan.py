@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from harness import Results, markdown_table, say  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
-from trees import llama_1b, llama_70b, shapes, transformer  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness import Results, markdown_table, say
+from jax.experimental import topologies
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from trees import llama_1b, llama_70b, shapes, transformer
 
-import gdjax  # noqa: E402
+import gdjax
 
 DEVICES = {"1 B": (4, 8, 16, 32, 64, 128, 256), "70 B": (4, 16, 64, 256)}
 ROWS = 512  # tokens a device in the step that is compiled
@@ -163,7 +163,7 @@ def draw(results: Results) -> None:
     figure, axes = plt.subplots(len(MODELS), 1, figsize=(11, 8.5), layout="constrained")
     for ax, (model, (_, is_divided, memory)) in zip(axes, MODELS.items(), strict=True):
         rows = [r for r in results.rows if r.get("model") == model]
-        of = lambda name, rows=rows, memory=memory: [  # noqa: E731
+        of = lambda name, rows=rows, memory=memory: [
             Row(r["devices"], r["parts"], memory) for r in rows if r["optimizer"] == name
         ]
         plots.plot_plan({name: of(name) for name in TXS}, ax=ax)

@@ -46,7 +46,7 @@ def shapes(layers: int, width: int) -> Any:
     import jax.numpy as jnp
 
     sizes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
-    make = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    make = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     return {
         f"block{i}": {name: {"kernel": make(*size), "bias": make(size[1])} for name, size in sizes.items()}
         for i in range(layers)
@@ -57,7 +57,7 @@ def loss(params: Any, x: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    dense = lambda x, p: x @ p["kernel"] + p["bias"]  # noqa: E731
+    dense = lambda x, p: x @ p["kernel"] + p["bias"]
     for block in params.values():
         q, k, v = jnp.split(dense(x, block["qkv"]), 3, axis=-1)
         x = x + dense(jax.nn.silu(q) * k + v, block["out"])
@@ -93,7 +93,7 @@ def compiled(form: str, name: str, layers: int, width: int) -> Any:
         return apply(params, updates), state
 
     jitted = jax.jit(plain, out_shardings=(lie, how), donate_argnums=(0, 1))
-    put = lambda tree, s: jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, s)  # noqa: E731
+    put = lambda tree, s: jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, s)
     state = put(jax.eval_shape(tx.init, params), how)
     return jitted.lower(put(params, lie), state, batch).compile(), size
 

@@ -57,7 +57,7 @@ def runners(recipe: str, params: Any, grads: Any, dtype: str) -> dict[str, Calla
 
 
 def _runner(recipe: str, make: Any, options: Any, params: Any, grads: Any, dtype: str) -> Callable[[], None]:
-    tensors = lambda tree: [torch.tensor(np.asarray(x, np.float32)).to(kind) for x in jax.tree.leaves(tree)]  # noqa: E731
+    tensors = lambda tree: [torch.tensor(np.asarray(x, np.float32)).to(kind) for x in jax.tree.leaves(tree)]
     kind = getattr(torch, dtype)
     ps = [torch.nn.Parameter(x) for x in tensors(params)]
     for p, g in zip(ps, tensors(grads), strict=True):

@@ -95,7 +95,7 @@ def mlp(width: Size, hidden: int, steps: int, batch: int = 128) -> Problem:
 
     def start(seed: int) -> Any:
         keys = jax.random.split(jax.random.key(seed), hidden + 2)
-        normal = lambda key, i, o, var: jax.random.normal(key, (i, o)) * (var / i) ** 0.5  # noqa: E731
+        normal = lambda key, i, o, var: jax.random.normal(key, (i, o)) * (var / i) ** 0.5
         squares = {f"w{k}": normal(key, width, width, 2) for k, key in enumerate(keys[2:])}
         return {"up": normal(keys[0], INPUTS, width, 1), **squares, "head": normal(keys[1], width, CLASSES, 1 / 16)}
 
@@ -124,13 +124,13 @@ def residual(layers: Size, steps: int, width: int = 64, batch: int = 128) -> Pro
 
     def start(seed: int) -> Any:
         keys = jax.random.split(jax.random.key(seed + 500), 2 * layers)
-        normal = lambda key, i, o, var: jax.random.normal(key, (i, o)) * (var / i) ** 0.5  # noqa: E731
+        normal = lambda key, i, o, var: jax.random.normal(key, (i, o)) * (var / i) ** 0.5
         pairs = zip(keys[::2], keys[1::2], strict=True)
         blocks = [{"up": normal(a, width, 2 * width, 2), "down": normal(b, 2 * width, width, 1)} for a, b in pairs]
         return flat.start(seed) | {"blocks": blocks}
 
     def loss(p: Any, batch: Any) -> Any:
-        rms = lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)  # noqa: E731
+        rms = lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
         x = batch[0] @ p["up"]
         for block in p["blocks"]:
             x = x + jax.nn.relu(rms(x) @ block["up"]) @ block["down"]
@@ -159,7 +159,7 @@ def wider(
 ) -> Part:
     """A part whose models grow: `transfer` and `transfer_init` from the first."""
     base = jax.eval_shape(lambda: problem(sizes[0]).start(0))
-    carried = lambda tx, size: gdjax.transfer(tx, base, **options)  # noqa: E731
+    carried = lambda tx, size: gdjax.transfer(tx, base, **options)
     return Part(sizes, problem, carried, lambda p, size: gdjax.transfer_init(p, base, **options), methods)
 
 

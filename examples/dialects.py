@@ -57,7 +57,7 @@ def apart(method: str, like: str, steps: int) -> np.ndarray:
     """(steps + 1,), the distance between the points of a dialect and of Optax's, in percent."""
     rate = gdjax.cosine_decay_schedule(RATE, steps)
     got, base = (points(METHODS[method](rate, like=x), steps) for x in (like, "optax"))
-    size = lambda x: np.linalg.norm(x, axis=(-2, -1))  # noqa: E731
+    size = lambda x: np.linalg.norm(x, axis=(-2, -1))
     return 100 * size(got - base) / size(base - base[0]).max()
 
 

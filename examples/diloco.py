@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     start = model.init(jax.random.key(0), width, 2, 2)
     data = text.read()
     held_out = text.spread(data.held_out, 8 if args.tiny else 128, LENGTH)
-    batch = lambda i: text.batch(data.train, BATCH, LENGTH, 0, i)  # noqa: E731
+    batch = lambda i: text.batch(data.train, BATCH, LENGTH, 0, i)
     curves = {}
     for name, (step, every) in runs(start, mesh, steps).items():
         curve = curves[name] = train(step, every, start, batch, held_out, steps)

@@ -56,7 +56,7 @@ def u(params: Any, t: Array, x: Array) -> Array:
 
 def residual(params: Any, t: Array, x: Array) -> Array:
     """u_t + u u_x - nu u_xx at one point."""
-    along_x = lambda x: jax.jvp(lambda x: u(params, t, x), (x,), (1.0,))  # noqa: E731
+    along_x = lambda x: jax.jvp(lambda x: u(params, t, x), (x,), (1.0,))
     (value, u_x), (_, u_xx) = jax.jvp(along_x, (x,), (1.0,))
     u_t = jax.jvp(lambda t: u(params, t, x), (t,), (1.0,))[1]
     return u_t + value * u_x - NU * u_xx

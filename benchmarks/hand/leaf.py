@@ -178,7 +178,7 @@ def lars(p, g, t, m):
 
 def adaptively_clipped_momentum(p, g, t, m):
     axes = {0: (), 1: (0,), 2: (0,), 3: (0,), 4: (0, 1, 2)}[p.ndim] if sum(n != 1 for n in p.shape) > 1 else None
-    unit = lambda x: jnp.sqrt(jnp.sum(x * x, axes, keepdims=True))  # noqa: E731
+    unit = lambda x: jnp.sqrt(jnp.sum(x * x, axes, keepdims=True))
     most, size = 0.01 * jnp.maximum(unit(p), 1e-3), unit(g)
     return momentum(p, g * jnp.where(size < most, 1, most / jnp.maximum(size, 1e-38)), t, m)
 

@@ -69,7 +69,7 @@ def muon() -> Step:
         mu = jax.tree.map(lambda m, g: mean(m, g, 0.95), mu, grads)
         x = stacks(jax.tree.map(lambda m, g: old * m + new * g, mu, grads), apart=False)
         x = tree_of({shape: newton_schulz(y) for shape, y in x.items()}, params, apart=False)
-        scale = lambda p: RATE * max(1, p.shape[1] / p.shape[0]) ** 0.5  # noqa: E731
+        scale = lambda p: RATE * max(1, p.shape[1] / p.shape[0]) ** 0.5
         return jax.tree.map(lambda p, x: p - scale(p) * x, params, x), (count + 1, mu)
 
     return init, step
@@ -112,8 +112,8 @@ def soap() -> Step:
     def init(params: Any) -> Any:
         def start(x: Any) -> dict[str, Any]:
             number, m, n = x.shape
-            square = lambda n: jnp.zeros((number, n, n))  # noqa: E731
-            one = lambda n: jnp.broadcast_to(jnp.eye(n), (number, n, n))  # noqa: E731
+            square = lambda n: jnp.zeros((number, n, n))
+            one = lambda n: jnp.broadcast_to(jnp.eye(n), (number, n, n))
             return {
                 "m": jnp.zeros_like(x),
                 "v": jnp.zeros_like(x),
@@ -126,7 +126,7 @@ def soap() -> Step:
         return jnp.int32(0), jax.tree.map(start, stacks(params))
 
     def vectors(s: Any) -> Any:
-        of = lambda a: jnp.linalg.eigh(a)[1][..., ::-1]  # noqa: E731
+        of = lambda a: jnp.linalg.eigh(a)[1][..., ::-1]
         return s | {"P": of(s["L"]), "Q": of(s["R"])}
 
     def power_step(a: Any, q: Any) -> Any:
@@ -136,7 +136,7 @@ def soap() -> Step:
         return q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[:, None], order
 
     def turned(s: Any) -> Any:
-        (P, rows), (Q, columns) = power_step(s["L"], s["P"]), power_step(s["R"], s["Q"])  # noqa: N806
+        (P, rows), (Q, columns) = power_step(s["L"], s["P"]), power_step(s["R"], s["Q"])
         v = jnp.take_along_axis(jnp.take_along_axis(s["v"], rows[..., None], -2), columns[:, None], -1)
         return s | {"m": P.mT @ (s["P"] @ s["m"] @ s["Q"].mT) @ Q, "v": v, "P": P, "Q": Q}
 
@@ -154,7 +154,7 @@ def soap() -> Step:
         out = {shape: direction(slots[shape], g, t) for shape, g in stacks(grads).items()}
         u = tree_of({shape: u for shape, (u, _) in out.items()}, params)
         slots = {shape: s for shape, (_, s) in out.items()}
-        each = lambda f: lambda slots: {shape: f(s) for shape, s in slots.items()}  # noqa: E731
+        each = lambda f: lambda slots: {shape: f(s) for shape, s in slots.items()}
         which = jnp.where(count % EVERY == 0, jnp.where(count == 0, 1, 2), 0)
         slots = jax.lax.switch(which, [lambda slots: slots, each(vectors), each(turned)], slots)
         return jax.tree.map(lambda p, u: p - RATE * u, params, u), (count + 1, slots)
@@ -171,7 +171,7 @@ def shampoo(most: int = 512) -> Step:
 
     def init(params: Any) -> Any:
         def start(x: Any) -> dict[str, Any]:
-            square = lambda n: jnp.zeros((len(x), n, n))  # noqa: E731
+            square = lambda n: jnp.zeros((len(x), n, n))
             m, n = x.shape[1:]
             return {"m": jnp.zeros_like(x), "L": square(m), "R": square(n), "P": square(m), "Q": square(n)}
 
@@ -188,11 +188,11 @@ def shampoo(most: int = 512) -> Step:
         t = (count + 1).astype(jnp.float32)
 
         def averages(s: Any, g: Any) -> Any:
-            L, R = mean(s["L"], exact(g, g.mT), 0.999), mean(s["R"], exact(g.mT, g), 0.999)  # noqa: N806
+            L, R = mean(s["L"], exact(g, g.mT), 0.999), mean(s["R"], exact(g.mT, g), 0.999)
             return s | {"m": mean(s["m"], g, 0.9), "L": L, "R": R}
 
         def roots(slots: Any) -> Any:
-            of = lambda a: root(a * correction(0.999, t))  # noqa: E731
+            of = lambda a: root(a * correction(0.999, t))
             return {shape: s | {"P": of(s["L"]), "Q": of(s["R"])} for shape, s in slots.items()}
 
         def direction(s: Any) -> Any:

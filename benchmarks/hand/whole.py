@@ -61,7 +61,7 @@ def injected_adamw() -> Step:
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         rate, inner = state
-        rule = lambda p, g, t, mu, nu: leaf.adam(p, g, t, mu, nu, rate, leaf.DECAY)  # noqa: E731
+        rule = lambda p, g, t, mu, nu: leaf.adam(p, g, t, mu, nu, rate, leaf.DECAY)
         params, inner = leaf.step_of(leaf.Hand(rule, 1, 1))[1](params, inner, grads)
         return params, (rate, inner)
 
@@ -114,7 +114,7 @@ def adafactor() -> Step:
             mean = jnp.mean(row, second - (second > longest), keepdims=True)
             u = g * jnp.expand_dims(jax.lax.rsqrt(row / mean), longest) * jnp.expand_dims(jax.lax.rsqrt(col), second)
             slots = [col, row]
-        rms = lambda x: jnp.sqrt(jnp.mean(x * x))  # noqa: E731
+        rms = lambda x: jnp.sqrt(jnp.mean(x * x))
         u = u * (1e-3 * jnp.maximum(rms(wide), 1e-3) / jnp.maximum(1, rms(u)))
         return (wide - u).astype(p.dtype), slots
 

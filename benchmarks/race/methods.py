@@ -16,7 +16,7 @@ class Method(NamedTuple):
     space: Space
     untuned: Point  # the defaults that its page, or its paper, gives
     rates: tuple[str, ...] = ("rate",)  # what is extended if the best is at an edge
-    larger: Space = {}  # noqa: RUF012  # of a baseline: as many trials more, in this space
+    larger: Space = {}  # of a baseline: as many trials more, in this space
     searches: bool = False  # the step, with the loss and its gradient as functions
     residuals: bool = False  # the step, with the residuals of the loss as a function
     # Several runs as one by `vmap`; else one after the other, since a condition would run both sides.

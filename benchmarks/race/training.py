@@ -43,7 +43,7 @@ class Trainer:
         def step(carry: Any, t: Any) -> Any:
             params, state = carry
             batch = self.task.batch(jax.random.fold_in(jax.random.key(seed + 1_000_003), t))
-            loss = lambda params: self.task.loss(params, batch)  # noqa: E731
+            loss = lambda params: self.task.loss(params, batch)
             if self.method.searches:
                 value, grads = gdjax.value_and_grad_from_state(loss)(params, state=state)
                 updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)

@@ -253,13 +253,13 @@ class FourBits(_InBlocks):
     def _encoded(self, x: Array, shares: Array) -> tuple[Array, Array]:
         r, scales = self._scaled(x)
         size, half = rounded_softsign(jnp.abs(r), shares, 7), self._half(x.shape[-2])
-        halves = lambda k: _in_blocks(_in_blocks(k, 2 * half), half)  # noqa: E731
+        halves = lambda k: _in_blocks(_in_blocks(k, 2 * half), half)
         pairs = in_pairs(jnp.where(r < 0, -size, size) + 8, halves)
         return pairs.reshape(*x.shape[:-2], -1, x.shape[-1]), scales
 
     def _decoded(self, codes: Array, scales: Array) -> Array:
         rows = scales.shape[-2] if self.block == ROW else 2 * codes.shape[-2]
-        together = lambda x: _in_rows(x.reshape(*codes.shape[:-2], -1, codes.shape[-1]), rows)  # noqa: E731
+        together = lambda x: _in_rows(x.reshape(*codes.shape[:-2], -1, codes.shape[-1]), rows)
         k = out_of_pairs(_in_blocks(codes, self._half(rows)), together) - 8
         return inverse_softsign(k, 7) * self._spread(scales, k)
 

@@ -228,7 +228,7 @@ def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Salt | Non
     """
     codes, structure = jax.tree.flatten(like, is_leaf=is_codes)
     xs = structure.flatten_up_to(tree)
-    there = lambda x: hasattr(x, "astype")  # noqa: E731
+    there = lambda x: hasattr(x, "astype")
     pairs = zip(codes, xs, strict=True)
     squares = iter([x.astype(jnp.float32) for c, x in pairs if isinstance(c, InWord) and there(x)])
 

@@ -221,5 +221,5 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
         raise ValueError(f"{label}: names {repeated} occur more than once")
     parts = tuple(base.check_transform(label, i, tx) for i, (_, tx) in enumerate(transforms))
     _warn_of_two_rates(label, parts)
-    pack = lambda states: OrderedDict(zip(names, states, strict=True))  # noqa: E731
+    pack = lambda states: OrderedDict(zip(names, states, strict=True))
     return Chain(label, parts, pack, lambda state: [state[name] for name in names])

@@ -93,7 +93,7 @@ def grouped(
         base.check_transform(label, repr(key), tx)
 
     def check(labels: Any) -> None:
-        known = lambda name: isinstance(name, Hashable) and name in transforms  # noqa: E731
+        known = lambda name: isinstance(name, Hashable) and name in transforms
         unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if not known(name)]
         if unknown:
             raise ValueError(f"{label}: no transform for {', '.join(unknown)}; there are {list(transforms)}")

@@ -164,7 +164,7 @@ class Base:
         Raises:
           ValueError: a leaf is none of the base, has other axes, or shrinks; there are more layers and no `depth`.
         """
-        shape = lambda x: tuple(x.shape) if not is_skipped(x) and is_trained(x) else None  # noqa: E731
+        shape = lambda x: tuple(x.shape) if not is_skipped(x) and is_trained(x) else None
         return self._found(tuple((path, shape(x)) for path, x in paths_of(tree, is_skipped)), WHERE.get().tried)
 
     def _growths(self, shapes: tuple[tuple[str, Any], ...], tried: bool) -> dict[str, Growth]:

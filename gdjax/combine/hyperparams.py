@@ -111,7 +111,7 @@ def _curves(tx: Transform, state: OptState, count: Any) -> tuple[dict[str, Any],
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         raise TypeError(f"{LABEL}: count must be of whole numbers, got {count!r}")
     _, hidden = _all(tx, state, whole)
-    numbers = lambda n: _all(tx, state, lambda _: n)[0]  # noqa: E731
+    numbers = lambda n: _all(tx, state, lambda _: n)[0]
     for _ in counts.shape:
         numbers = jax.vmap(numbers)
     return numbers(counts.astype(jnp.int32)), hidden

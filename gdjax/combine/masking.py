@@ -75,7 +75,7 @@ def masked(inner: Transform, mask: Mask, *, mask_compatible_extra_args: bool = F
         seen = mask_of(label, mask, updates)
         return masked_update(label, inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
 
-    sees = lambda tree: hide(mask_of(label, mask, tree), tree)  # noqa: E731
+    sees = lambda tree: hide(mask_of(label, mask, tree), tree)
     return holding(init, update, Inside(inner, (GetAttrKey("inner_state"),), sees=sees))
 
 
@@ -168,7 +168,7 @@ def masked_update(
     extra_args: dict[str, Any], mask_extra: bool,
 ) -> tuple[Any, MaskedState]:  # fmt: skip
     like = jax.tree.structure(updates)
-    split = lambda name, x: (mask_extra or name == "grad") and jax.tree.structure(x) == like  # noqa: E731
+    split = lambda name, x: (mask_extra or name == "grad") and jax.tree.structure(x) == like
     extra_args = {name: hide(seen, x) if split(name, x) else x for name, x in extra_args.items()}
     if params is not None and callable(value_fn := extra_args.get("value_fn")):
         extra_args["value_fn"] = _of_the_seen(value_fn, seen, params)

@@ -160,7 +160,7 @@ def _by_types(tx: Transform, shapes: Any, divisions: Sequence[Sequence[Axes]]) -
     axis of size 1 for each place of an axis in a parameter and each division of it. An axis of the state that lies
     along one of these follows the axis of the parameter.
     """
-    name = lambda place, division: "/".join([str(place), *division])  # noqa: E731
+    name = lambda place, division: "/".join([str(place), *division])
     meaning = {name(i, d): d for division in divisions for i, d in enumerate(division)}
     mesh = meshes.explicit(tuple(meaning))
     if mesh is None:

@@ -202,7 +202,7 @@ def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> An
         given = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
         return f(*structure.unflatten(given.values()))
 
-    spec = lambda x: PartitionSpec() if (how := division(x)) is None else how.spec  # noqa: E731
+    spec = lambda x: PartitionSpec() if (how := division(x)) is None else how.spec
     specs = jax.tree.map(spec, like, is_leaf=lambda x: x is None)
     with _in_mesh(hows[0].mesh):
         return jax.sharding.auto_axes(inside, out_sharding=specs)(*(leaves[i] for i in places))

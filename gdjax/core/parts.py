@@ -91,7 +91,7 @@ class Guess(Part):
         # `map_params` passes no leaves, and is to show why `init` failed.
         with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings(action="ignore"):
             like = jax.eval_shape(self.tx.init, placeholder())  # type: ignore[union-attr]
-            stands = lambda x: isinstance(x, type(placeholder()))  # noqa: E731
+            stands = lambda x: isinstance(x, type(placeholder()))
             places = [p for p, x in jax.tree_util.tree_flatten_with_path(like, is_leaf=stands)[0] if stands(x)]
         for path, _ in jax.tree_util.tree_leaves_with_path(self.state) if not places and len(leaves) > 1 else ():
             tails = (n for n in range(len(path)) if path[n:] in leaves)
@@ -283,7 +283,7 @@ def _that_fit(axes: Axes, size: tuple[int, ...], shape: tuple[int, ...]) -> Axes
     lead = len(size) - len(axes)
     if lead < 0:
         return (None,) * len(size)
-    fits = lambda n, a: n == shape[a] or n > 1 and shape[a] % n == 0  # noqa: E731
+    fits = lambda n, a: n == shape[a] or n > 1 and shape[a] % n == 0
     follows = (a if a is not None and fits(n, a) else None for a, n in zip(axes, size[lead:], strict=True))
     return (*(None,) * lead, *follows)
 

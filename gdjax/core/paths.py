@@ -158,7 +158,7 @@ def _difference(name: str, verb: str, prefix: ArrayTree, tree: ArrayTree) -> str
         at = f"at {found.path} " if found.path else ""
         one, other = map(structures.described, found[1:])
         return f"{at}the {name} {verb} {one}, the tree is {other}"
-    show = lambda paths: f"[{structures.listed([repr(path) for path in paths])}]"  # noqa: E731
+    show = lambda paths: f"[{structures.listed([repr(path) for path in paths])}]"
     has = "have" if verb == "are" else "has"
     sides = [f"only the {name} {has} {show(only)}"] * bool(only) + [f"only the tree has {show(lacks)}"] * bool(lacks)
     remedy = "; give each an entry, or one to a branch of them" if lacks and not only else ""

@@ -256,7 +256,7 @@ def _of_stacks(rows: Sequence[Any], moved: Sequence[Any], shapes: Any) -> Iterat
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:
-    rates = lambda ps: sum(part.rule is not None and flips(part.rule) for part in ps)  # noqa: E731
+    rates = lambda ps: sum(part.rule is not None and flips(part.rule) for part in ps)
     two = "two learning rates or more for {}: each multiplies by -1; keep one, and multiply by further ones with scale"
     yield from _of([row.path for row, ps in moved if rates(ps) > 1], two)
     up = [row.path for row, ps in moved if rates(ps) < 2 and str(row.rate).rpartition("schedule: ")[2].startswith("-")]

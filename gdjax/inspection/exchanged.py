@@ -124,7 +124,7 @@ def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[E
     parts = [p.whole for p in pieces if p.divided]
     same = [p.whole for p in pieces if not p.divided]
     before, after = ([p.whole for p in pieces if p.divided and p.gathered_before is b] for b in (True, False))
-    sent = lambda of, kind, number, size, times=1: Exchange(  # noqa: E731
+    sent = lambda of, kind, number, size, times=1: Exchange(
         of, kind, number, n, size, round(times * size * (n - 1) / n)
     )
     found = [
@@ -194,7 +194,7 @@ def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[
     at_home: set[Any] = set()
     sent: dict[tuple[int, ...], frozenset[str]] = {}
     by = dict(zip(jaxpr.invars, given, strict=True))
-    of = lambda v: by.get(v, NO_WAY) if isinstance(v, Var) else NO_WAY  # noqa: E731
+    of = lambda v: by.get(v, NO_WAY) if isinstance(v, Var) else NO_WAY
     for e in jaxpr.eqns:
         known = any(isinstance(v, Var) and v in at_home for v in e.invars)
         ways = [of(v) for v in e.invars]

@@ -192,7 +192,7 @@ def _one_pass(tree: ArrayTree) -> Array:
 
 def _once_known(norm: Array, tree: ArrayTree) -> Any:
     """The tree, its arrays made to wait for a norm: what is computed from them may overwrite what the norm reads."""
-    waits = lambda x: jnp.ndim(x) > 0 and jnp.issubdtype(jnp.result_type(x), jnp.inexact)  # noqa: E731
+    waits = lambda x: jnp.ndim(x) > 0 and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
     return jax.tree.map(lambda x: after(norm, x) if not base.is_float0(x) and waits(x) else x, tree)
 
 

@@ -92,7 +92,7 @@ def migrate(state: OptState, old_tx: Transform, new_tx: Transform, params: Param
         raise ValueError(f"{LABEL}: the state is not one of {old_tx!r}: only one of the two has {', '.join(wrong)}")
     plain = formats.decoded(fresh)
     mine, known = entries(LABEL, plain), {x.path: x for x in theirs}
-    fits = lambda x, y: x.value.shape == y.value.shape and x.value.dtype.kind == y.value.dtype.kind  # noqa: E731
+    fits = lambda x, y: x.value.shape == y.value.shape and x.value.dtype.kind == y.value.dtype.kind
     same = pairs([x.path for x in mine], [x.end for x in mine], list(known))
     sources = {x.path: known[same[x.path]] for x in mine if x.path in same and fits(x, known[same[x.path]])}
     factors = _alike(mine, theirs, sources, _decay(old_tx, state, "sum"), _decay(new_tx, fresh, "sum"))

@@ -48,10 +48,10 @@ class Listed(NamedTuple):
     leaves: frozenset[int]  # the places, in the tree of parameters, of the leaves that it changes
     groups: tuple[str, ...]  # the labels of `partition` around it
     known: bool = True  # whether it is of this library: any other may hold anything
-    factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
+    factors: Mapping[int, Mapping[str, Any]] = {}
     factory: Any = None  # what made it, where it is no rule
     wraps: bool = False  # whether it is the rule of a wrapper
-    takes: Mapping[int, str] = {}  # noqa: RUF012  what a matrix method takes for matrices: by place what all leaves tell
+    takes: Mapping[int, str] = {}
     sees_all: bool = True  # whether no group or mask hides leaves from it
 
     def factor(self, leaf: int, name: str) -> Any:

@@ -214,14 +214,14 @@ def _parameters(
         if heeded:
             raise
         return nothing, None, e
-    fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))  # noqa: E731
+    fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))
     kept = [p if p is not None and fits(g, p) else None for g, p in zip(gs, ps, strict=True)]
     return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps, None
 
 
 def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, updates: Updates) -> Running:
     """A rule at the start of a pass; schedules are evaluated at the old count."""
-    listed = lambda names, tree: checks.flatten_like(rule.label, names, leaves.structure, updates, tree)  # noqa: E731
+    listed = lambda names, tree: checks.flatten_like(rule.label, names, leaves.structure, updates, tree)
     count, trees, shared = rule.split(state)
     flat = [listed(("updates", f"state.{field}"), tree) for field, tree in zip(rule.slots, trees, strict=True)]
     slots = list(zip(*flat, strict=True)) if flat else [()] * len(leaves.gs)

@@ -115,15 +115,15 @@ def along(slot: Any, n: int) -> Any:
     if isinstance(slot, Stored):
         return replace(slot, slot=along(slot.slot, n))
     if isinstance(slot, Factor):
-        later = lambda a: a if isinstance(a, New) or a < 0 else n + a  # noqa: E731
-        shifted = lambda axes: (*range(n), *map(later, axes))  # noqa: E731
+        later = lambda a: a if isinstance(a, New) or a < 0 else n + a
+        shifted = lambda axes: (*range(n), *map(later, axes))
         return replace(slot, axes=lambda shape, hyper: slot._of_each(shape[n:], hyper, shifted))
 
     def of_each(p: Any, hyper: Hyperparameters) -> Any:
         if isinstance(p, jax.ShapeDtypeStruct):
             one = slot(jax.ShapeDtypeStruct(p.shape[n:], p.dtype), hyper)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, p.shape[:n] + jnp.shape(x)), one)
-        f = lambda p: slot(p, hyper)  # noqa: E731
+        f = lambda p: slot(p, hyper)
         for _ in range(n):
             f = jax.vmap(f)
         return f(p)

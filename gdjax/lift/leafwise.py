@@ -88,7 +88,7 @@ Array = jax.Array
 Hyper = Annotated[Any, types.ScalarOrSchedule]  # of a rule, which gets a scalar: what its factory takes stands behind
 
 
-class hyper:  # noqa: N801
+class hyper:
     """The types of numbers as a rule has them."""
 
     Rate = Annotated[Any, types.Rate]
@@ -103,7 +103,7 @@ class hyper:  # noqa: N801
 
 
 def leafwise(
-    State: Any = EmptyState,  # noqa: N803
+    State: Any = EmptyState,
     *,
     scheduled: Any = None,
     count: Callable[[Any], Any] | None = None,
@@ -185,7 +185,7 @@ def leafwise(
 
 
 def maker_of(
-    maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special,  # noqa: N803
+    maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special,
     domains: Mapping[str, str] | None, growth: Any, *, scheduled: Any = None,
     around: Callable[..., Any] | None = None, kind: type[Leafwise] = Leafwise,
 ) -> Callable[..., Any]:  # fmt: skip
@@ -268,7 +268,7 @@ class Treewise(Leafwise):
 
 
 def treewise(
-    State: Any, settings: Sequence[str] = (), domains: Any = None, growth: Any = None, **slots: Any  # noqa: N803
+    State: Any, settings: Sequence[str] = (), domains: Any = None, growth: Any = None, **slots: Any
 ) -> Any:  # fmt: skip
     """Makes a rule of the whole tree, see `Treewise`, a factory of transforms; the rest is as in `leafwise`.
 

@@ -321,7 +321,7 @@ def _meet(there: Sequence[tuple[Participant, Asked]], answer: Answer | None, key
 
 def _check_equal(rule: int, leaves: Sequence[Participant], there: Sequence[tuple[Participant, Asked]]) -> None:
     """Raises unless all leaves of a rule have reached the same call in it."""
-    call = lambda asked: f"gdjax.{asked.meeting.place.name} at {asked.meeting.place.line}"  # noqa: E731
+    call = lambda asked: f"gdjax.{asked.meeting.place.name} at {asked.meeting.place.line}"
     calls = {id(leaf): call(asked) for leaf, asked in there}
     found = [(leaf, calls.get(id(leaf), "nothing")) for leaf in leaves]
     (first, mine), other = found[0], next((x for x in found if x[1] != found[0][1]), None)

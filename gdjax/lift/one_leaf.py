@@ -273,7 +273,7 @@ def _applied(
 
 def _widened(slot: Any, real: Any) -> Any:
     """A slot as a rule sees it: integers, booleans and PRNG keys as they are, the rest in the rule's dtype."""
-    inexact = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)  # noqa: E731
+    inexact = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)
     return jax.tree.map(lambda x: numerics.widen(x, real) if inexact(x) else x, slot)
 
 

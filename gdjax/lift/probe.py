@@ -156,7 +156,7 @@ def _few_bits() -> Callable[[tuple[int, ...]], Any]:
 
 def with_keys(tree: ArrayTree) -> Any:
     """The tree with keys in place of the shapes of keys."""
-    of = lambda x: jnp.broadcast_to(jax.random.key(0), x.shape) if is_key(x) else jnp.asarray(x)  # noqa: E731
+    of = lambda x: jnp.broadcast_to(jax.random.key(0), x.shape) if is_key(x) else jnp.asarray(x)
     return jax.tree.map(of, tree)
 
 
@@ -179,7 +179,7 @@ def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
         closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
         if closed.effects:
             raise Effects
-        of = lambda x: np.full(x.shape, unknown).astype(x.dtype) if isinstance(x, Tracer) else x  # noqa: E731
+        of = lambda x: np.full(x.shape, unknown).astype(x.dtype) if isinstance(x, Tracer) else x
         whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
         leaves = jax.tree.leaves(args)
         program = compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
@@ -218,7 +218,7 @@ def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:
 
 def counted(state: OptState, count: Array) -> Any:
     """The state with all its counters (integer scalars) at this number; unchanged if it is below 0."""
-    counts = lambda x: not is_key(x) and jnp.issubdtype(x.dtype, jnp.integer) and not x.ndim  # noqa: E731
+    counts = lambda x: not is_key(x) and jnp.issubdtype(x.dtype, jnp.integer) and not x.ndim
     return jax.tree.map(lambda x: jnp.where(count < 0, x, count.astype(x.dtype)) if counts(x) else x, state)
 
 

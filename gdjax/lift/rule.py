@@ -168,7 +168,7 @@ class Leafwise(Part):
 
     def kept(self) -> list[Kept]:
         outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
-        at = lambda f: (*outside, GetAttrKey(f))  # noqa: E731
+        at = lambda f: (*outside, GetAttrKey(f))
         given = self.settings.get(layers.LAYERS)
         lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
         axes = {f: layers.axes_of(x, self.hyper) for f, x in self.declared.items()}

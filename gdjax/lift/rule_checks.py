@@ -23,7 +23,7 @@ from gdjax.numerics import at_least_float32, is_key, real_dtype
 Array = jax.Array
 
 
-def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -> None:  # noqa: N803
+def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -> None:
     """Raises unless `State` is a NamedTuple class with these slots, or a function of one argument."""
     if _is_state_class(State):
         if unknown := [f for f in slots if f not in State._fields]:
@@ -37,7 +37,7 @@ def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -
         raise TypeError(f"gdjax.leafwise: State must be {wanted}, got {State!r}")
 
 
-def state_class(label: str, State: Any, hyper: Mapping[str, Any]) -> Any:  # noqa: N803
+def state_class(label: str, State: Any, hyper: Mapping[str, Any]) -> Any:
     """The NamedTuple class that `State` is, or returns."""
     found = State if isinstance(State, type) else State(hyper)
     if not _is_state_class(found):
@@ -60,7 +60,7 @@ def takes(f: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     return True
 
 
-class NoParameter(Exception):  # noqa: N818
+class NoParameter(Exception):
     """A rule reads `p`, which is None; `index` is its place among the rules of the pass."""
 
     def __init__(self, index: int):
@@ -123,14 +123,14 @@ def named(f: Callable[..., Any], placed: int) -> list[inspect.Parameter]:
     return by_place[placed:] + [p for p in found if p.kind is p.KEYWORD_ONLY]
 
 
-class ReadsUpdates(Exception):  # noqa: N818
+class ReadsUpdates(Exception):
     """A rule brings its updates to a meeting, which needs those of all leaves; `index` is its place."""
 
     def __init__(self, index: int):
         self.index = index
 
 
-def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tuple[Array, Any]:  # noqa: N803
+def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tuple[Array, Any]:
     """The update from a rule, as an array like `g`, and its state, with fields that fit the `slots`.
 
     Raises:

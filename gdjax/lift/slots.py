@@ -286,7 +286,7 @@ def _is_kept_untrained(slot: Any, p: Any, hyper: Hyperparameters) -> bool:
     larger than the parameter, such as a Kronecker factor.
     """
     if isinstance(slot, Factor):
-        small = lambda axes: len({*axes}) == len(axes) and all(a.length == 1 for a in axes if isinstance(a, New))  # noqa: E731
+        small = lambda axes: len({*axes}) == len(axes) and all(a.length == 1 for a in axes if isinstance(a, New))
         return bool(np.all(slot._of_each(np.shape(p), hyper, small)))
     return isinstance(slot, Integer) or is_like_parameter(slot)
 

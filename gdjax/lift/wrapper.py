@@ -26,7 +26,7 @@ class WrapperState(NamedTuple):
 
 
 def wrapper(
-    State: Any = WrapperState,  # noqa: N803
+    State: Any = WrapperState,
     *,
     inner: str = "inner_state",
     count: Callable[[Any], Any] | None = None,

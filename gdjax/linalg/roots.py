@@ -151,7 +151,7 @@ def matrix_inverse_pth_root(
 
 def nnls(
     A: Array | np.ndarray, b: Array | np.ndarray, iters: int, unroll: int | bool = 1, L: float | Array | None = None
-) -> Array:  # noqa: N803
+) -> Array:
     """Non-negative least squares: x >= 0 that minimizes |A x - b|, by accelerated projected gradients.
 
         x' = max(y - (Q y - q) / L, 0),  y' = x' + (c - 1)/c' (x' - x),  c' = (1 + sqrt(1 + 4 c^2)) / 2

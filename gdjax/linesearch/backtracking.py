@@ -119,7 +119,7 @@ def scale_by_backtracking_linesearch(
 
     def init(params: Params) -> ScaleByBacktrackingLinesearchState:
         dtype = numerics.widest_real(params)
-        inf = lambda: jnp.full((), jnp.inf, dtype)  # noqa: E731  an array each: one in two places cannot be donated
+        inf = lambda: jnp.full((), jnp.inf, dtype)
         info = BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), inf())
         grad = no_gradient(params) if store_grad else None
         return ScaleByBacktrackingLinesearchState(jnp.ones((), dtype), inf(), grad, info)

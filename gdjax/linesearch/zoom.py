@@ -124,7 +124,7 @@ def scale_by_zoom_linesearch(
 
     def init(params: Params) -> ScaleByZoomLinesearchState:
         dtype = numerics.widest_real(params)
-        inf = lambda: jnp.full((), jnp.inf, dtype)  # noqa: E731  an array each: one in two places cannot be donated
+        inf = lambda: jnp.full((), jnp.inf, dtype)
         info = ZoomLinesearchInfo(jnp.zeros((), jnp.int32), inf(), inf())
         return ScaleByZoomLinesearchState(jnp.ones((), dtype), inf(), no_gradient(params), info)
 

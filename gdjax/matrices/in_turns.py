@@ -205,7 +205,7 @@ class Turns:
             if any(batched[0]):
                 raise TypeError("gdjax.in_turns: every or due must be the same for all matrices")
             step, first, due = turn.now(self.count, when)
-            stack = lambda x, own: x if own else jnp.broadcast_to(x, (n, *x.shape))  # noqa: E731
+            stack = lambda x, own: x if own else jnp.broadcast_to(x, (n, *x.shape))
             olds, factors = (list(map(stack, xs, own)) for xs, own in ((olds, batched[1]), (factors, batched[2])))
             own = [x for x, mine in zip(consts, batched[3], strict=True) if mine]
 
@@ -215,8 +215,8 @@ class Turns:
                 return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, known))(first, *olds, *factors))
 
             run = runs.now(self.owner, step)
-            work = lambda olds, *others: _of_run(of_one, runs, run, olds, *others)  # noqa: E731
-            still = lambda olds, *_: olds  # noqa: E731
+            work = lambda olds, *others: _of_run(of_one, runs, run, olds, *others)
+            still = lambda olds, *_: olds
             news = work(olds, factors, own) if turn.period else meshes.cond(due, work, still, olds, factors, own)
             return news, [True] * len(news)
 
@@ -237,7 +237,7 @@ def _of_run(
     own = (places >= start) & (places < start + number)
 
     def replaced(olds: list[Array], *others: list[Array]) -> list[Array]:
-        chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
+        chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)
         return list(map(chosen, jax.vmap(f)(olds, *others), olds))
 
     part = [[jax.lax.dynamic_slice_in_dim(x, low, most) for x in xs] for xs in (olds, *others)]

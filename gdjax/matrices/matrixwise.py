@@ -89,13 +89,13 @@ class OneShape:
     def _of_one(self, turns: Turns, given: Given, *xs: Array) -> list[Array]:
         """From the gradient, moments, slots and keys of one matrix to its direction, moments and slots, and numbers."""
         each, real = iter(xs), numerics.widest_real(xs[0])
-        take = lambda names: {f: next(each) for f in names}  # noqa: E731
-        cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        take = lambda names: {f: next(each) for f in names}
+        cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x
         g, moments = next(each), take(given.moments)
         olds = {f: structure.unflatten([next(each) for _ in xs]) for f, (xs, structure) in self.fields.items()}
         keys = {f: jax.random.wrap_key_data(x, impl=self.kinds[f]) for f, x in take(given.keys).items()}
         seen = {f: _seen(x, isinstance(self.rule.kinds[f], tuple)) for f, x in olds.items()}
-        State = self.rule.State  # noqa: N806
+        State = self.rule.State
         s = State(**(dict.fromkeys(State._fields) | moments | seen | keys | given.shared))
         hyper = self.constants | {k: cast(x) for k, x in given.arrays.items()}
         with replayed(Replay((), (), meshes.varying_axes(g), turns)):
@@ -182,8 +182,8 @@ def over_stack(f: Callable[..., list[Array]], stacks: Sequence[Array], kept: int
 
 def _seen(x: Any, several: bool) -> Any:
     """A slot as the rule finds it: in float32 at least, a list where it is one, None where there is none."""
-    masked = lambda y: isinstance(y, MaskedNode)  # noqa: E731
-    wide = lambda y: y.astype(numerics.at_least_float32(y.dtype))  # noqa: E731
+    masked = lambda y: isinstance(y, MaskedNode)
+    wide = lambda y: y.astype(numerics.at_least_float32(y.dtype))
     parts = [None if masked(y) else wide(y) for y in jax.tree.leaves(x, is_leaf=masked)]
     return parts if several else parts[0]
 
@@ -199,14 +199,14 @@ def of_matrices(
       hyper: those of the rule.
       then: None, or a function of the whole matrices.
     """
-    of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}  # noqa: E731
+    of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}
     moments, stacks, shared = of(Moment), of(Slot, tuple), of(Shared)
     kept = {name: _lead([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
     found, (xs, *ms) = _blocks_and(tree, [gs, *moments.values()], kept, arguments)
     arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
     constants = {k: x for k, x in hyper.items() if k not in arrays}
     number = sum(found.numbers.values())
-    now = lambda key: jax.random.key_data(jax.random.split(jax.random.fold_in(key, s.count), number))  # noqa: E731
+    now = lambda key: jax.random.key_data(jax.random.split(jax.random.fold_in(key, s.count), number))
     kinds = {f: jax.random.key_impl(key) for f, key in of(Key).items()}
     keys = {f: now(key) for f, key in of(Key).items()} if number else {}
     given = Given(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
@@ -307,7 +307,7 @@ P = ParamSpec("P")
 
 
 def matrixwise(
-    State: Any,  # noqa: N803
+    State: Any,
     *,
     then: Callable[..., Sequence[Array]] | None = None,
     domains: Mapping[str, str] | None = None,

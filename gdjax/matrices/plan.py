@@ -415,7 +415,7 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
         numbers = callers.of_tree(label, name, numbers, tree)
         if not jax.tree_util.all_leaves([tree]):  # for one array None is an answer: it is no matrix
             checks.returned(label, f"the function of {name}", numbers)
-    is_entry = lambda x: x is None or is_numbers(x)  # noqa: E731
+    is_entry = lambda x: x is None or is_numbers(x)
     for path, x in jax.tree_util.tree_flatten_with_path(numbers, is_leaf=is_entry)[0]:
         if not is_entry(x):
             slip = "; roles by their names are for gdjax.matrices_by_role" if isinstance(x, str) else ""

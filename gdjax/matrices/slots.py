@@ -90,7 +90,7 @@ class Cut(NamedTuple):
         """The array with these `blocks`."""
         most = self.block_size
         if most is not None and self.sizes != self.leaf.sizes:
-            one = lambda x, shape: blocks.unblock(x, shape, most)  # noqa: E731
+            one = lambda x, shape: blocks.unblock(x, shape, most)
             parts = [
                 jax.vmap(functools.partial(one, shape=size[1:]))(x.reshape(size[0], len(x) // size[0], *x.shape[1:]))
                 for x, size in zip(parts, self.leaf.sizes, strict=True)
@@ -158,7 +158,7 @@ class Blocks:
             xs = write_order.parts(stacks[name], [x.number for x in members]) if len(members) > 1 else [stacks[name]]
             for member, x in zip(members, xs, strict=True):
                 parts[member.leaf, member.part] = x.mT if member.turned else x
-        of = lambda i, cut: cut.whole([parts[i, j] for j in range(len(cut.sizes))])  # noqa: E731
+        of = lambda i, cut: cut.whole([parts[i, j] for j in range(len(cut.sizes))])
         return [of(i, cut) if cut else None for i, cut in enumerate(self.cuts)]
 
     def only_there(
@@ -170,7 +170,7 @@ class Blocks:
             lead = meshes.dealt(len(there))
             own = np.pad(there, (0, math.prod(lead) - len(there))).reshape(lead)
             for field in () if there.all() else new:
-                kept = lambda x, y: jnp.where(own.reshape(*lead, *[1] * (x.ndim - len(lead))), x, y)  # noqa: B023, E731
+                kept = lambda x, y: jnp.where(own.reshape(*lead, *[1] * (x.ndim - len(lead))), x, y)  # noqa: B023
                 new[field][name] = jax.tree.map(kept, new[field][name], old[field][name])
         return new
 
@@ -352,7 +352,7 @@ def _started(slot: Slots, params: Params, given: Mapping[str, Any]) -> Any:
     for (name, rows, columns), members in found.members.items():
         has = found.layout.has(rows, columns)
         stack = Stack([leaves[x.leaf] for x in members], found.numbers[name], (rows, columns), has, given)
-        of = lambda x, stack=stack: x.start(stack) if _wanted(x, given) else MaskedNode()  # noqa: E731
+        of = lambda x, stack=stack: x.start(stack) if _wanted(x, given) else MaskedNode()
         stacks[name] = list(map(of, slot)) if isinstance(slot, tuple) else of(slot)
     return stacks
 

@@ -28,7 +28,7 @@ def three_sums(x: Array, axes: Axes) -> list[Array]:
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     parts = [part.astype(numerics.at_least_float32(part.dtype)) for part in parts]
     scale = jnp.asarray(SCALE, parts[0].dtype)
-    times = lambda f: parts if f is None else [selected_product(p, f) for p in parts]  # noqa: E731
+    times = lambda f: parts if f is None else [selected_product(p, f) for p in parts]
     squares = [sum(map(jnp.square, times(f))) for f in (None, scale, 1 / scale)]
     one_each, all_in_one = functools.partial(_sums_apart, axes), functools.partial(_sums_in_one, axes)
     return by_platform(squares, tpu=one_each, default=all_in_one)
@@ -102,7 +102,7 @@ def safe_norm(
     ord: float | str | None = None,
     axis: Axis = None,
     keepdims: bool = False,
-) -> Array:  # noqa: A002
+) -> Array:
     """max(|x|, min_norm), whose derivative is 0 where |x| <= min_norm, at x = 0 too.
 
     Args:

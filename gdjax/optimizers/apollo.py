@@ -119,16 +119,16 @@ def scale_by_apollo(
     Reference:
       Zhu et al. 2024, Algorithm 1, https://arxiv.org/abs/2412.05270
     """
-    G = roles.axes.to_matrices(bounded(g, "summed"))  # noqa: N806
-    G = G if roles.rows <= roles.columns else G.mT  # noqa: N806  the shorter side first
+    G = roles.axes.to_matrices(bounded(g, "summed"))
+    G = G if roles.rows <= roles.columns else G.mT
     sizes = _sizes(roles, rank)
-    P = _projector(s.key, ((t - 1) // update_proj_gap).astype(jnp.int32), sizes)  # noqa: N806
-    R = P.astype(G.dtype) @ G  # noqa: N806
-    M = b1 * s.mu.reshape(R.shape) + (1 - b1) * R  # noqa: N806
-    V = b2 * s.nu.reshape(R.shape) + (1 - b2) * abs_sq(R)  # noqa: N806
-    N = divide(M, sqrt(V), eps)  # noqa: N806
+    P = _projector(s.key, ((t - 1) // update_proj_gap).astype(jnp.int32), sizes)
+    R = P.astype(G.dtype) @ G
+    M = b1 * s.mu.reshape(R.shape) + (1 - b1) * R
+    V = b2 * s.nu.reshape(R.shape) + (1 - b2) * abs_sq(R)
+    N = divide(M, sqrt(V), eps)
     axes = (1,) if scale_type == "channel" else (1, 2)
-    U = G * divide(sqrt(sum_sq(N, axes)), sqrt(sum_sq(R, axes)))  # noqa: N806
+    U = G * divide(sqrt(sum_sq(N, axes)), sqrt(sum_sq(R, axes)))
     norm, before = sqrt(sum_sq(U, (1, 2))), s.norm.reshape(-1, 1, 1)
     shrink = jnp.where(before == 0, 1, shrinking(norm, norm_growth * before))
     corrected = jnp.sqrt(scale * one_minus_pow(b2, t)) / one_minus_pow(b1, t)

@@ -61,8 +61,8 @@ def scale_by_cocob(
     """
     g = bounded(g)
     moved = p - s.init_particles
-    L = jnp.maximum(s.scale, jnp.abs(g))  # noqa: N806
-    G = s.subgradients + jnp.abs(g)  # noqa: N806
+    L = jnp.maximum(s.scale, jnp.abs(g))
+    G = s.subgradients + jnp.abs(g)
     reward = in_memory(s.reward, jnp.maximum(s.reward - jnp.real(jnp.conj(g) * moved), 0))
     theta = s.cumulative_gradients - g
     # (L + reward) / L first: L^2 would underflow in float32 where gradients are below 1e-19.

@@ -53,18 +53,18 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     B is the matrix with the longer side first; of a square the outputs.
     """
     turned = m.shape[-1] >= m.shape[-2]
-    B = m.mT if turned else m  # noqa: N806
+    B = m.mT if turned else m
     mu, eps = numerics.scalar(mu, B.real.dtype), numerics.scalar(eps, B.real.dtype)
     unit, norm = unit_and_norm(B, (-2, -1))
-    B = B * (1 / unit).astype(B.dtype)  # noqa: N806
-    P, _ = jnp.linalg.qr(highest(B, q.astype(B.dtype)))  # noqa: N806
-    R = highest(B.mT.conj(), P)  # noqa: N806
-    B = B - ((1 - mu) * highest(P, R.mT.conj())).astype(B.dtype)  # noqa: N806
+    B = B * (1 / unit).astype(B.dtype)
+    P, _ = jnp.linalg.qr(highest(B, q.astype(B.dtype)))
+    R = highest(B.mT.conj(), P)
+    B = B - ((1 - mu) * highest(P, R.mT.conj())).astype(B.dtype)
     length = jnp.sqrt(jnp.sum(numerics.abs_sq(R), -2, keepdims=True)) + eps / unit
     new = jnp.where(norm == 0, q, R / jnp.where(length == 0, 1, length).astype(R.dtype))
     u = jnp.where(norm == 0, 0, highest(P, new.mT.conj()))
     u = (m.shape[-1] / max(m.shape[-2], 1)) ** 0.5 * u
-    B = B * unit.astype(B.dtype)  # noqa: N806
+    B = B * unit.astype(B.dtype)
     return (u.mT, B.mT, new) if turned else (u, B, new)
 
 
@@ -110,8 +110,8 @@ def scale_by_dion(
       >>> int(jnp.linalg.matrix_rank(direction, rtol=1e-3))  # half of the shorter side
       2
     """
-    M = s.mu + bounded(g, "summed")  # noqa: N806
-    u, M, Q = of_stacks(InStacks(_power_step), M, s.Q, leaf=roles, like=(0, 0, 1), mu=mu, eps=eps)  # noqa: N806
+    M = s.mu + bounded(g, "summed")
+    u, M, Q = of_stacks(InStacks(_power_step), M, s.Q, leaf=roles, like=(0, 0, 1), mu=mu, eps=eps)
     return u, s._replace(mu=M, Q=Q)
 
 

@@ -40,15 +40,15 @@ def _submatrix(
     if m.size == 0:
         return m, m
     turned = m.shape[-1] <= m.shape[-2]
-    M = m.mT if turned else m  # noqa: N806
+    M = m.mT if turned else m
     size = jnp.sum(jnp.abs(M), -1)
     _, chosen = jax.lax.top_k(size, max(1, math.ceil(fraction * M.shape[-2])))
     rows = jnp.take_along_axis(M, chosen[..., None], -2)
     o = (m.shape[-1] / m.shape[-2]) ** 0.5 * polar.one(rows, coeffs, eps)
-    put = lambda x, rows, chosen: x.at[chosen].set(rows, unique_indices=True)  # noqa: E731
+    put = lambda x, rows, chosen: x.at[chosen].set(rows, unique_indices=True)
     put = jax.vmap(put) if m.ndim > 2 else put
     used = numerics.scalar(ef_decay, M.real.dtype) * rows
-    u, M = put(jnp.zeros_like(M), o, chosen), put(M, used, chosen)  # noqa: N806
+    u, M = put(jnp.zeros_like(M), o, chosen), put(M, used, chosen)
     u = u + 0 * M  # NaN in a row that was not chosen
     return (u.mT, M.mT) if turned else (u, M)
 
@@ -105,8 +105,8 @@ def scale_by_dion2(
       [ True False]
     """
     refuse_complex(ns_dtype, g)
-    B = s.mu + bounded(g, "summed")  # noqa: N806
-    u, M = of_stacks(  # noqa: N806
+    B = s.mu + bounded(g, "summed")
+    u, M = of_stacks(
         InStacks(_submatrix, owned=False), B, leaf=roles, like=(0, 0), coeffs=s.ns_coeffs,
         polar=Polar(ns_steps, preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
     )  # fmt: skip

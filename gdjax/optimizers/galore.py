@@ -73,7 +73,7 @@ def _projections(label: str, tree: Params, rank: int, side: str, dimensions: Any
     """For each leaf how it is projected; None where it is not."""
     numbers = dimensions
     if matrices.is_numbers(dimensions):  # for all that can be matrices
-        numbers = lambda tree: jax.tree.map(lambda x: dimensions if jnp.ndim(x) >= 2 else None, tree)  # noqa: E731
+        numbers = lambda tree: jax.tree.map(lambda x: dimensions if jnp.ndim(x) >= 2 else None, tree)
     out: list[_Projection | None] = []
     for leaf in plan_of(label, tree, numbers).leaves:
         if leaf.axes.batch:
@@ -120,7 +120,7 @@ def _galore(
         checks.slot(tree.label, a.leaf.path, "projector", s.projector[i], a.sizes()[0], "that of the gradient")
 
     def refreshed(olds: dict[int, Array]) -> dict[int, Array]:
-        of = lambda a, g, old: meshes.partitioned(lambda g: a.projector(g).astype(old.dtype), old, g)  # noqa: E731
+        of = lambda a, g, old: meshes.partitioned(lambda g: a.projector(g).astype(old.dtype), old, g)
         return {i: of(projected[i], gs[i], old) for i, old in olds.items()}
 
     due = (s.count - 1) % update_proj_gap == 0

@@ -141,7 +141,7 @@ def gauss_newton(
         gs = vectors.trained(LABEL, updates, updates)
         if not any(g.size for g in gs):
             return updates, state
-        trained = lambda tree: vectors.trained(LABEL, tree, updates)  # noqa: E731
+        trained = lambda tree: vectors.trained(LABEL, tree, updates)
         ps = trained(params)
         residuals = Residuals(LABEL, r_of, J_of, trained, lambda xs: vectors.replaced(LABEL, params, updates, xs), ps)
         x = residuals.vector(ps)
@@ -194,7 +194,7 @@ def _linear(
         D = jnp.maximum(before, least_squares.columns(J))
         return least_squares.dense(J / _divisors(D)[None], r, solver), D
     push, back = jax.linearize(residuals, x)[1], jax.vjp(residuals, x)[1]
-    pull = lambda v: back(v)[0]  # noqa: E731
+    pull = lambda v: back(v)[0]
     if before is None:
         return least_squares.by_products(push, pull, r, cg_steps, cg_tol), None
     D = jnp.maximum(before, least_squares.columns_by_products(pull, r))

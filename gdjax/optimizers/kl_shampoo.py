@@ -32,7 +32,7 @@ class KLShampooState(NamedTuple):
     dR: Any  # (number, 1, n), those of R
 
 
-def whitened_factors(G: Array, s: Any, t: Array, beta: Hyper, g: Array) -> Any:  # noqa: N803
+def whitened_factors(G: Array, s: Any, t: Array, beta: Hyper, g: Array) -> Any:
     """The state with new factors, each whitened by the other, and their eigenvalues; g is the gradient in the bases."""
     m, n = (max(size, 1) for size in G.shape)
 
@@ -66,7 +66,7 @@ SLOTS: dict[str, Any] = {
 
 @matrixwise(KLShampooState, **SLOTS)
 def scale_by_kl_shampoo(
-    G: Array, s: KLShampooState, p: Array, t: Array,  # noqa: N803
+    G: Array, s: KLShampooState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, shampoo_beta: hyper.Decay = 0.98, eps: hyper.Size = 1e-8,
     precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
     *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
@@ -112,7 +112,7 @@ def scale_by_kl_shampoo(
     mu = b1 * s.mu + (1 - b1) * g * (t > 1).astype(g.dtype)
     left, right = (1.0 if d is None else numerics.sqrt(d) for d in (s.dL, s.dR))
     u = mu / jnp.asarray(left * right + eps).astype(g.dtype)
-    U = out_of(u, s.QL, s.QR)  # noqa: N806
+    U = out_of(u, s.QL, s.QR)
     s = whitened_factors(G, s._replace(mu=mu), t, shampoo_beta, g)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("d*",), refresh, in_order=False)
 

@@ -32,7 +32,7 @@ class KLSoapState(NamedTuple):
 
 @matrixwise(KLSoapState, nu=Block(real=True), growth="eigenbasis", **SLOTS)
 def scale_by_kl_soap(
-    G: Array, s: KLSoapState, p: Array, t: Array,  # noqa: N803
+    G: Array, s: KLSoapState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Decay = 0.98, shampoo_beta: hyper.Decay | None = None, eps: hyper.Size = 1e-8,
     precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
     *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
@@ -74,7 +74,7 @@ def scale_by_kl_soap(
       >>> jax.tree.map(jnp.shape, state.L), jax.tree.leaves(state.R)  # one factor alone
       ({'3x40': (1, 3, 3)}, [])
     """
-    U, s, g = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
+    U, s, g = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)
     s = whitened_factors(G, s, t, b2 if shampoo_beta is None else shampoo_beta, g)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu", "d*"), refresh, in_order=False)
 

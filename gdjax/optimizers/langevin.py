@@ -58,7 +58,7 @@ def _psgld(
 ) -> tuple[Array, PSGLDState]:  # fmt: skip
     g = bounded(g)
     nu = decay * s.nu + (1 - decay) * abs_sq(g)
-    G = divide(jnp.ones_like(nu), sqrt(nu), eps)  # noqa: N806
+    G = divide(jnp.ones_like(nu), sqrt(nu), eps)
     noise, following = _noise(s.key, 2 * learning_rate * temperature / data_size * G, g)
     return noise - learning_rate * G * g, PSGLDState(nu, following)
 

@@ -96,7 +96,7 @@ def scale_by_lbfgs(
         ends_of(label, params, bounds)
 
         def zeros(*slots: int) -> Any:
-            along = lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p), slots)  # noqa: E731
+            along = lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p), slots)
             return jax.tree.map(along, params)
 
         count, weights = jnp.zeros((), jnp.int32), jnp.zeros(memory_size)

@@ -84,7 +84,7 @@ def _to_the_power(o: Array, m: Array, power: Any) -> Array:
     tall = m.shape[-2] > m.shape[-1]
     x, y = (z.conj().swapaxes(-1, -2) if tall else z for z in (x, o))
     one = jnp.eye(x.shape[-2], dtype=x.dtype)[(None,) * (x.ndim - 2)]
-    E = x @ x.conj().swapaxes(-1, -2) - one  # noqa: N806
+    E = x @ x.conj().swapaxes(-1, -2) - one
     power = scalar(power, norm.dtype)
     delta = (power / 2).astype(x.dtype)
     y = y + delta * (E @ y) + delta * (delta - 1) / 2 * (E @ (E @ y))
@@ -120,7 +120,7 @@ def _muon(
         m = debias(beta * mu, beta, t + 1) + debias((1 - beta) * g, beta, t) if nesterov else debias(mu, beta, t)
     else:
         m = beta * mu + (1 - beta) * g if nesterov else mu
-    X = of_stacks(  # noqa: N806
+    X = of_stacks(
         orthogonal, m, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps,
         polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
         adaptive=adaptive, scaled=scaled, rms=consistent_rms, power=power,

@@ -44,7 +44,7 @@ OF_OUTPUTS = Planned(first_of_outputs(LABEL))
     static={"roles": of_leaf(routing, Matrix())}, norm=OF_OUTPUTS, m=OF_OUTPUTS, v=OF_OUTPUTS, ns_coeffs=NS_COEFFS,
 )  # fmt: skip
 def _muown(
-    G: Array, s: MuownState, W: Array, t: Array,  # noqa: N803
+    G: Array, s: MuownState, W: Array, t: Array,
     learning_rate: hyper.Rate, beta: hyper.Decay, eps: hyper.Size, ns_coeffs: Any, ns_steps: hyper.Steps,
     b1: hyper.Decay, b2: hyper.Squares, adam_eps: hyper.Size, nesterov: bool, consistent_rms: hyper.Size | None,
     preconditioning: Preconditioning, ns_dtype: Floating | None, mu_dtype: DType | None, roles: Roles,
@@ -52,8 +52,8 @@ def _muown(
     refuse_complex(ns_dtype, G)
     leaf: Leaf = roles
     inputs = leaf.axes.rows
-    G = bounded(G, "summed")  # noqa: N806
-    size, U = _norm_and_unit(W, inputs)  # noqa: N806
+    G = bounded(G, "summed")
+    size, U = _norm_and_unit(W, inputs)
     zero = size == 0  # such a neuron has no direction: it begins with the update of Muon
     n = jnp.where(zero, 1, jnp.where(s.norm == 0, size, s.norm))
     along = jnp.sum(real_product(U, G), inputs, keepdims=True)
@@ -65,7 +65,7 @@ def _muown(
     m, v = b1 * s.m + (1 - b1) * along, b2 * s.v + (1 - b2) * abs_sq(along)
     new_size = size - learning_rate * divide(debias(m, b1, t), sqrt(debias(v, b2, t)), adam_eps)
 
-    O = of_stacks(  # noqa: N806, E741
+    O = of_stacks(  # noqa: E741
         orthogonal, beta * mu + (1 - beta) * slope if nesterov else mu, leaf=roles, coeffs=s.ns_coeffs, eps=eps,
         polar=Polar(ns_steps, preconditioning, ns_dtype), adaptive=False, scaled=True, rms=consistent_rms,
     )  # fmt: skip

@@ -85,10 +85,10 @@ def period(probability: Any) -> int | None:
     Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(), growth="eigenbasis",
 )  # fmt: skip
 def scale_by_psgd_kron(
-    G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803
+    G: Array, s: PSGDKronState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, preconditioner_update_probability: hyper.Share = PROBABILITY, precond_lr: hyper.Rate = 0.1,
     precond_init_scale: hyper.Positive = 1.0,
-    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,  # noqa: N803
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
     beta_lip: hyper.Decay = 0.9, damping: hyper.Size = 1e-9, max_update_rms: hyper.Bound = 1.1, key: KeyLike = 0,
     mu_dtype: DType | None = None, roles: Roles = None, delayed: bool = False,
@@ -134,7 +134,7 @@ def scale_by_psgd_kron(
     """
     if normalize_grads:
         unit, norm = unit_and_norm(G)
-        G = G * (1 / unit).astype(G.dtype) / jnp.where(norm == 0, 1, norm).astype(G.dtype)  # noqa: N806
+        G = G * (1 / unit).astype(G.dtype) / jnp.where(norm == 0, 1, norm).astype(G.dtype)
     mu = b1 * s.mu + (1 - b1) * G
     m = debias(mu, b1, t)
 
@@ -145,9 +145,9 @@ def scale_by_psgd_kron(
         passed = jnp.where(due, 0, passed)
     settings = Settings(dQ, precond_lr, beta_lip, damping)
     fit = in_turns(lambda first, *xs: fitted(*xs, settings=settings), k, due, start=k or 1)
-    Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
+    Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)
     left, right = s.P if delayed else (Pl, Pr)
-    U = whitened(left, right, m, max_update_rms)  # noqa: N806
+    U = whitened(left, right, m, max_update_rms)
     return U, s._replace(update_counter=passed, mu=mu, Q=[Ql, Qr], P=[Pl, Pr], L=L)
 
 
@@ -155,7 +155,7 @@ def scale_by_psgd_kron(
 def psgd_kron(
     learning_rate: Rate, b1: Decay = 0.9, preconditioner_update_probability: Share = PROBABILITY,
     precond_lr: Rate = 0.1, precond_init_scale: Positive = 1.0,
-    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,  # noqa: N803
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
     beta_lip: Decay = 0.9, damping: Size = 1e-9, max_update_rms: Bound = 1.1, key: KeyLike = 0,
     weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,

@@ -43,7 +43,7 @@ class ShampooState(NamedTuple):
 RIDGE = 1e-7  # of the largest eigenvalue: what is less is rounding
 
 
-def averages(G: Array, s: ShampooState, b1: Hyper, b2: Hyper, grafting_b2: Hyper) -> ShampooState:  # noqa: N803
+def averages(G: Array, s: ShampooState, b1: Hyper, b2: Hyper, grafting_b2: Hyper) -> ShampooState:
     new = jnp.where(b2 < 1, 1 - b2, 1)  # b2 = 1 is a sum
 
     def added(old: Array | None, square: Callable[[], Array]) -> Array | None:
@@ -64,7 +64,7 @@ def inverse_root(first: Array, old: Array, *rest: Array, p: Hyper, size: Array, 
 
 
 def direction(
-    G: Array, s: ShampooState, t: Array, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start: Array,  # noqa: N803
+    G: Array, s: ShampooState, t: Array, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start: Array,
     grafting: str | None,
 ) -> Array:  # fmt: skip
     """PL M PR, of the length that the grafting has; until the start the grafting itself."""
@@ -96,7 +96,7 @@ def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | None:
     growth=_growth,
 )  # fmt: skip
 def scale_by_shampoo(
-    G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803
+    G: Array, s: ShampooState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Share = 0.999, eps: hyper.Size = 1e-12, precondition_frequency: hyper.Steps = 10,
     *, start_preconditioning_step: hyper.Steps | None = None, root: Annotated[Hyper, FINITE_FROM_1] | None = None,
     root_method: RootMethod = "eigh", grafting: Grafting = "adam", grafting_b2: hyper.Decay = 0.999,

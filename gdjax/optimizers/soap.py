@@ -35,7 +35,7 @@ def adam_in_bases(
     b1: Hyper,
     b2: Hyper,
     eps: Hyper,
-    bias_correction: bool,  # noqa: N803
+    bias_correction: bool,
 ) -> tuple[Array, Any, Array]:
     """Adam of a matrix in its bases: U, the state with new moments, and the gradient there.
 
@@ -49,7 +49,7 @@ def adam_in_bases(
     return out_of(normalized(m, v, eps), s.QL, s.QR), s._replace(mu=mu, nu=nu), g
 
 
-def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
+def with_factors(G: Array, s: Any, beta: Hyper) -> Any:
     """The state with new averages of G G^T and G^T G."""
     left, right = averaged(s.L, lambda: gram(G), beta), averaged(s.R, lambda: gram(adjoint(G)), beta)
     return s._replace(L=left, R=right)
@@ -61,7 +61,7 @@ def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
     growth="eigenbasis",
 )  # fmt: skip
 def scale_by_soap(
-    G: Array, s: SoapState, p: Array, t: Array,  # noqa: N803
+    G: Array, s: SoapState, p: Array, t: Array,
     b1: hyper.Decay = 0.95, b2: hyper.Decay = 0.95, shampoo_beta: hyper.Decay | None = None, eps: hyper.Size = 1e-8,
     precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
     *, block_size: Count | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
@@ -102,7 +102,7 @@ def scale_by_soap(
       >>> jax.tree.map(jnp.shape, state.QL)  # matrices of one shape are one stack
       {'3x4': (2, 3, 3)}
     """
-    U, s, _ = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
+    U, s, _ = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)
     s = with_factors(G, s, b2 if shampoo_beta is None else shampoo_beta)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 

@@ -34,13 +34,13 @@ class SoapMuonState(NamedTuple):
 
 
 def whole(
-    Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,  # noqa: N803
+    Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
     by_shape: bool = False, block_size: int | None = None, preconditioning: Preconditioning = "frobenius",
 ) -> Sequence[Array]:  # fmt: skip
     """Of blocks the polar factors of the matrices; by shape times sqrt(max(1, columns / rows))."""
     if block_size is not None:
         coeffs = coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
-        Us = Polar(ns_steps, preconditioning).factors(Us, coeffs, 0.0)  # noqa: N806
+        Us = Polar(ns_steps, preconditioning).factors(Us, coeffs, 0.0)
     return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in Us] if by_shape else Us
 
 
@@ -50,7 +50,7 @@ def whole(
     growth=lambda given, *_: "by_shape" if given["by_shape"] else "orthonormal",
 )  # fmt: skip
 def _soap_muon(
-    G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803
+    G: Array, s: SoapMuonState, p: Array, t: Array,
     beta: Hyper, b2: hyper.Squares, eps: hyper.Size, precondition_frequency: hyper.Steps, max_precond_dim: Count | None,
     block_size: Count | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
     shampoo_beta: hyper.Decay | None = None, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
@@ -62,10 +62,10 @@ def _soap_muon(
     m = beta * mu + (1 - beta) * g
     nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(s.nu.dtype)
     u = jnp.where(t > 1, normalized(m, nu, eps), m)  # the first step has no bases
-    U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), b3)  # noqa: N806
+    U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), b3)
     if block_size is None:
         coeffs = coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
-        U = Polar(ns_steps, preconditioning).one(U, coeffs, 0.0)  # noqa: N806
+        U = Polar(ns_steps, preconditioning).one(U, coeffs, 0.0)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 

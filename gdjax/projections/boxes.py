@@ -92,7 +92,7 @@ def ends_of(label: str, params: Params, bounds: Bounds) -> list[Any]:
             where, kind = f"params{jax.tree_util.keystr(path)}", jnp.result_type(p)
             raise TypeError(f"{label}: {where}: bounds does not support complex numbers, which have no order ({kind})")
 
-    full = lambda end: jax.tree.map(lambda p: jnp.full(jnp.shape(p), end, floating_dtype(p)), params)  # noqa: E731
+    full = lambda end: jax.tree.map(lambda p: jnp.full(jnp.shape(p), end, floating_dtype(p)), params)
     names = "bounds[0]", "bounds[1]"
     return [box(label, full(end), *bounds, names, "params") for end in (-jnp.inf, jnp.inf)]
 

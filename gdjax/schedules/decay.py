@@ -208,7 +208,7 @@ def precond_update_prob_schedule(
     """
     name = "precond_update_prob_schedule"
     check_numbers(name, max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start)
-    falling = lambda t: max_prob * jnp.exp(-decay * (curves.real(t) - flat_start))  # noqa: E731
+    falling = lambda t: max_prob * jnp.exp(-decay * (curves.real(t) - flat_start))
     return of_count(lambda step: jnp.clip(falling(step), min_prob, max_prob))
 
 

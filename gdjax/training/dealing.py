@@ -46,7 +46,7 @@ class Dealing:
     @functools.cached_property
     def target(self) -> OptState:
         """The shapes of the saved state, with shardings."""
-        of = lambda x, how: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=how)  # noqa: E731
+        of = lambda x, how: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=how)
         return jax.tree.map(of, jax.eval_shape(lambda params: self.tx.init(params), self._params), self._divided())
 
     def saved(self, state: OptState) -> OptState:

@@ -59,7 +59,7 @@ class Layers:
 
     def at(self, i: Array | int, params: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
         """Layer i of arrays of the parameters and of the state, each with an axis of length 1 for the layers."""
-        cut = lambda x, axis: x if axis is None else jax.lax.dynamic_slice_in_dim(x, i, 1, axis)  # noqa: E731
+        cut = lambda x, axis: x if axis is None else jax.lax.dynamic_slice_in_dim(x, i, 1, axis)
         return {k: cut(x, 0) for k, x in params.items()}, {j: cut(x, self.axes.get(j)) for j, x in state.items()}
 
     def put(self, i: Array, params: Arrays, state: Arrays, new: tuple[Arrays, Arrays]) -> tuple[Arrays, Arrays]:

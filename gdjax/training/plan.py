@@ -92,7 +92,7 @@ class Plan(NamedTuple):
             ),
         }
         for kind in dict.fromkeys([*self.exchanges["kind"][:-1], *found["kind"]]):
-            wire = lambda table, kind=kind: sum(row.wire_bytes for row in table if row.kind == kind)  # noqa: E731
+            wire = lambda table, kind=kind: sum(row.wire_bytes for row in table if row.kind == kind)
             pairs[f"{kind} on the wire"] = wire(self.exchanges), wire(found)
         rows = [Compared(what, a, b, 100 * (a - b) / b if b else None) for what, (a, b) in pairs.items()]
         loops = sum(found["in_loop"])

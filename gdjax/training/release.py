@@ -190,7 +190,7 @@ class _Apart(Pass):
 
     def backward(self, of_x: Any, met: dict[Any, Array]) -> Any:
         _, (stacks, state) = self.each(lambda i, g, p, s: self.updated(g, p, s, met, i), of_x)
-        put = lambda x, axis: x[0] if axis is None else jnp.moveaxis(jnp.squeeze(x, axis + 1), 0, axis)  # noqa: E731
+        put = lambda x, axis: x[0] if axis is None else jnp.moveaxis(jnp.squeeze(x, axis + 1), 0, axis)
         stacks = {k: put(x, 0) for k, x in stacks.items()}
         return of_x, stacks, {j: put(x, self.layers.axes.get(j)) for j, x in state.items()}
 

@@ -101,7 +101,7 @@ class MinimizeResult(NamedTuple):
     steps: int
     converged: bool
     message: str
-    evaluations: History = {}  # noqa: RUF012
+    evaluations: History = {}
     next_step: int = 0
 
 

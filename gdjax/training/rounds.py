@@ -79,7 +79,7 @@ class Rounds:
         """do(p, *given) in the steps of fragment p; else what was given, of which nothing is copied."""
         turns = [(p + 1) * self.every // self.number % self.every for p in range(self.number)]
         which = sum((p + 1) * ((t > 0) & (t % self.every == turn)).astype(jnp.int32) for p, turn in enumerate(turns))
-        kept = lambda *given: given  # noqa: E731
+        kept = lambda *given: given
         return jax.lax.switch(which, [kept, *(functools.partial(do, p) for p in range(self.number))], *given)
 
     def meet(self, p: int, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:

@@ -141,8 +141,8 @@ def averaged(
     n = mesh.shape[axis]
     names = tuple(name for name in explicit if name != axis)
     take = _in_explicit_axes(jax.value_and_grad(f, has_aux=True), names, lie)
-    only = lambda how: _only(how, (axis,))  # noqa: E731
-    at = lambda how: next((i for i, entry in enumerate(how.spec) if axis in sharding.axes_of(entry)), None)  # noqa: E731
+    only = lambda how: _only(how, (axis,))
+    at = lambda how: next((i for i, entry in enumerate(how.spec) if axis in sharding.axes_of(entry)), None)
 
     def whole(p: Array, how: NamedSharding) -> Array:
         i = at(how)
@@ -521,7 +521,7 @@ def sharded_step(
 
     def alone() -> ShardedStep:
         one = meshes.on_one_device(mesh)
-        place = lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, how.spec))  # noqa: E731
+        place = lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, how.spec))
         there = jax.tree.map(place, shapes, lie)
         same: Any = {"has_aux": has_aux, "weighted": weighted, "aux": aux, "min_bytes": min_bytes}
         return sharded_step(loss, tx, there, one, axis, **same)

@@ -230,7 +230,7 @@ def accumulate(
         checks.leaves(ACCUMULATE, "params", params)
         sums = jax.tree.map(lambda p: accumulator(p, jnp.float32), params)
         if axes:
-            put = lambda s, p: s if isinstance(s, MaskedNode) else meshes.as_unreduced(s, p, axes)  # noqa: E731
+            put = lambda s, p: s if isinstance(s, MaskedNode) else meshes.as_unreduced(s, p, axes)
             sums = jax.tree.map(put, sums, params, is_leaf=lambda x: isinstance(x, MaskedNode))
         return AccumulateState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), sums, inner.init(params))
 

@@ -230,8 +230,8 @@ def conditionally_transform(
       1.0
       10.0
     """
-    otherwise = lambda updates: updates  # noqa: E731
-    label, State = "gdjax.conditionally_transform", ConditionallyTransformState  # noqa: N806
+    otherwise = lambda updates: updates
+    label, State = "gdjax.conditionally_transform", ConditionallyTransformState
     return _conditional(label, State, inner, should_transform_fn, forward_extra_args, otherwise)
 
 
@@ -259,13 +259,13 @@ def conditionally_mask(
       -0.5
       0.0
     """
-    label, State = "gdjax.conditionally_mask", ConditionallyMaskState  # noqa: N806
+    label, State = "gdjax.conditionally_mask", ConditionallyMaskState
     return _conditional(label, State, inner, should_transform_fn, forward_extra_args, zeros)
 
 
 def _conditional(
     label: str,
-    State: Any,  # noqa: N803
+    State: Any,
     inner: Transform,
     condition: ConditionFn,
     forwards: bool,
@@ -282,7 +282,7 @@ def _conditional(
         chosen = condition(state.step, **(extra_args if forwards else {}))
         if (jnp.shape(chosen), jnp.result_type(chosen)) != ((), jnp.bool_):
             raise TypeError(f"{label}: should_transform_fn must return a boolean scalar, got {chosen!r}")
-        apply = lambda s: base.call_update(inner, updates, s, params, extra_args)  # noqa: E731
+        apply = lambda s: base.call_update(inner, updates, s, params, extra_args)
         new, inner_state = apply_or(jnp.asarray(chosen), apply, lambda: otherwise(updates), state.inner_state)
         return new, State(inner_state=inner_state, step=numerics.safe_increment(state.step))
 

@@ -56,10 +56,10 @@ def _first(params: Params, given: Mapping[str, Any]) -> list[Any]:
     return radii
 
 
-def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:  # noqa: N803
+def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:
     """R (p + lr R u / |u|) / |...| - p for each matrix of a stack."""
     unit, norm = _norms(u)
-    R, found = R[:, None, None], norm > 0  # noqa: N806
+    R, found = R[:, None, None], norm > 0
     step = lr * (u * (1 / unit).astype(u.dtype) / jnp.where(norm == 0, 1, norm).astype(u.dtype))
     scale = jnp.where(R == 0, 1, R)
     new = p / scale.astype(p.dtype) + step
@@ -131,14 +131,14 @@ def hyperball(
       optimization, section 2, https://arxiv.org/abs/2606.16899
     """
     leaf: Leaf = roles
-    kept, R = leaf.role in KEPT, jax.tree.leaves(s.radius)  # noqa: N806  # Flax's nnx keeps lists as dicts
+    kept, R = leaf.role in KEPT, jax.tree.leaves(s.radius)  # Flax's nnx keeps lists as dicts
     if [(number,) for number, _, _ in leaf.sizes if kept] != [r.shape for r in R]:
         raise ValueError("the state has norms of other matrices; make it anew with init(params)")
     u = -as_added(u, p) if ascends else as_added(u, p)
     if not kept:
         return learning_rate * u if ascends else u, s
 
-    def turned(p: Array, u: Array, R: list[Array], lr: Hyper) -> Array:  # noqa: N803
+    def turned(p: Array, u: Array, R: list[Array], lr: Hyper) -> Array:
         stacks = zip(leaf.split(p), leaf.split(u), R, strict=True)
         return leaf.joined([_on_the_sphere(*xs, lr) for xs in stacks])
 

@@ -100,7 +100,7 @@ def _joined(leaves: list[Any]) -> Any:
         dtype = jnp.result_type(*map(jnp.result_type, leaves)) if leaves else jnp.dtype("float32")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
         return jax.ShapeDtypeStruct((sum(x.size for x in leaves),), dtype)
-    join = lambda xs: jnp.concatenate([jnp.ravel(x).astype(dtype) for x in xs] or [jnp.zeros(0, dtype)])  # noqa: E731
+    join = lambda xs: jnp.concatenate([jnp.ravel(x).astype(dtype) for x in xs] or [jnp.zeros(0, dtype)])
     return meshes.partitioned(join, None, leaves)
 
 

@@ -215,7 +215,7 @@ def with_stochastic_rounding(inner: Transform, key: KeyLike) -> GradientTransfor
 
 
 def _around(
-    label: str, inner: Transform, State: Any, field: str, form: _Form, only: str = "", key: KeyLike | None = None,  # noqa: N803
+    label: str, inner: Transform, State: Any, field: str, form: _Form, only: str = "", key: KeyLike | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """The transform whose inner one sees the numbers of a form.
 

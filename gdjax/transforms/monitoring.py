@@ -167,7 +167,7 @@ def _first(measure: Callable[[Any], Any], params: Params) -> Any:
 
 def _gradients(params: Params) -> Any:
     """A stand-in for the first gradients: the parameters, and float0 for integers."""
-    none = lambda p: np.zeros(jnp.shape(p), jax.dtypes.float0)  # noqa: E731
+    none = lambda p: np.zeros(jnp.shape(p), jax.dtypes.float0)
     return jax.tree.map(lambda p: p if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else none(p), params)
 
 

@@ -59,7 +59,7 @@ def with_noise_scale(inner: Transform) -> GradientTransformation:
         found = square - noise / jnp.where(total > 0, total, 1)
         known = (n > 1) & jnp.isfinite(found)
         count = jnp.where(known, numerics.safe_increment(state.count), state.count)
-        mix = lambda old, x: jnp.where(known, DECAY * old + (1 - DECAY) * x, old)  # noqa: E731
+        mix = lambda old, x: jnp.where(known, DECAY * old + (1 - DECAY) * x, old)
         averages = mix(state.grad_sq, found), mix(state.grad_noise, noise)
         updates, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
         parts, *sums = (jnp.zeros_like(x) for x in (state.parts, state.weight, state.squares))

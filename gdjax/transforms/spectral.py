@@ -44,10 +44,10 @@ def _zeros(params: Params, given: Mapping[str, Any]) -> list[Any]:
     return [of(p, leaf) if leaf.is_matrix else MaskedNode() for p, leaf in pairs]
 
 
-def _normalized(U: Array, v: Array) -> tuple[Array, Array]:  # noqa: N803
+def _normalized(U: Array, v: Array) -> tuple[Array, Array]:
     """U sqrt(columns / rows) / sigma(U) for each matrix of a stack, and the new v."""
     _, rows, columns = U.shape
-    U = over_norm(U, (1, 2))  # noqa: N806
+    U = over_norm(U, (1, 2))
     aside = np.random.default_rng(0).standard_normal(columns)
     beside = v + jnp.asarray(ASIDE / np.linalg.norm(aside) * aside, v.dtype)[None]
     y = highest(U, beside[..., None])

@@ -176,6 +176,6 @@ def zclip(
     new = jnp.where(warm, 1 / n.astype(c.dtype), 1 - alpha).astype(c.dtype)
     mean = s.mean + new * (c - s.mean)
     var = s.var + new * ((c - mean) * jnp.where(warm, c - s.mean, c - mean) - s.var)
-    keep = lambda a, b: jnp.where(known, a, b)  # noqa: E731
+    keep = lambda a, b: jnp.where(known, a, b)
     most = keep(jnp.minimum(jnp.where(c < x, c, norm), max_norm), 0).astype(norm.dtype)
     return g * shrinking(norm, most), ZClipState(keep(n, s.count), mean, keep(var, s.var))

@@ -175,22 +175,22 @@ def _over(x: Array, y: Array) -> Array:
     return jnp.where(y == 0, 1, x / jnp.where(y == 0, 1, y))
 
 
-def _lifted(W: Array, U: Array, floor: Hyper, outputs: bool) -> Array:  # noqa: N803
+def _lifted(W: Array, U: Array, floor: Hyper, outputs: bool) -> Array:
     """U, made longer where it is shorter than a share of W; or each output of it, a column."""
     axes = 1 if outputs else _WHOLE
     return U * jnp.maximum(_over(floor * _norm(W, axes), _norm(U, axes)), 1).astype(U.dtype)
 
 
-def _braked(W: Array, U: Array, outward: Hyper, inward: Hyper, floor: Hyper, outputs: bool) -> Array:  # noqa: N803
+def _braked(W: Array, U: Array, outward: Hyper, inward: Hyper, floor: Hyper, outputs: bool) -> Array:
     size = _norm(W)
     along = W / jnp.where(size == 0, 1, size).astype(W.dtype)
 
-    def part(U: Array) -> Array:  # noqa: N803
+    def part(U: Array) -> Array:
         return jnp.sum(jnp.real(jnp.conj(along) * U), _WHOLE, keepdims=True)
 
     radial = part(U)
     scale = jnp.where(radial > 0, outward, inward)
-    U = _lifted(W, U - ((1 - scale) * radial).astype(U.dtype) * along, floor, outputs)  # noqa: N806
+    U = _lifted(W, U - ((1 - scale) * radial).astype(U.dtype) * along, floor, outputs)
     radius = jnp.maximum(size + part(U), 0)
     factor = _over(radius, _norm(W + U)).astype(U.dtype)
     return jnp.where(size == 0, U, factor * U + (factor - 1) * W)
@@ -248,7 +248,7 @@ def update_floor(
       Code of modded-nanogpt, track 3 (optimization), results 9 (u/w-floor) and 46 (per output),
       https://github.com/KellerJordan/modded-nanogpt
     """
-    return _of_matrices(lambda W, U, c: _lifted(W, U, c, outputs), roles, p, u, floor), s  # noqa: N803
+    return _of_matrices(lambda W, U, c: _lifted(W, U, c, outputs), roles, p, u, floor), s
 
 
 @wrapper(RadialBrakeState, static={"roles": of_leaf(routing)}, growth="same")
@@ -296,7 +296,7 @@ def radial_brake(
       Code of modded-nanogpt, track 3 (optimization), result 29, https://github.com/KellerJordan/modded-nanogpt/pull/294
     """
 
-    def braked(W: Array, U: Array, *numbers: Hyper) -> Array:  # noqa: N803
+    def braked(W: Array, U: Array, *numbers: Hyper) -> Array:
         return _braked(W, U, *numbers, outputs=outputs)
 
     return _of_matrices(braked, roles, p, u, outward_scale, inward_scale, floor), s

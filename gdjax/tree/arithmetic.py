@@ -124,7 +124,7 @@ def clip(tree: ArrayTree, min_value: ArrayLike | None = None, max_value: ArrayLi
       [-1.   0.5  1. ]
     """
     bounds = {name: x for name, x in (("min", min_value), ("max", max_value)) if x is not None}
-    f = lambda x, *given: jnp.clip(x, **dict(zip(bounds, given, strict=True)))  # noqa: E731
+    f = lambda x, *given: jnp.clip(x, **dict(zip(bounds, given, strict=True)))
     return _leaves("clip", _wide(f, *bounds.values()), tree)
 
 

@@ -159,7 +159,7 @@ def _three_sums(x: Array, _: Array) -> list[Array]:
     return [total.reshape(1) for total in three_sums(x, tuple(range(x.ndim)))]
 
 
-def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:  # noqa: A001
+def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:
     """The sum of all the numbers in a tree; 0 in float32 for an empty one.
 
     Whole numbers are summed as such. Leaves of several dtypes give the dtype they promote to.
@@ -190,12 +190,12 @@ def vdot(tree_x: ArrayTree, tree_y: ArrayTree) -> Array:
     return total(products)
 
 
-def max(tree: ArrayTree) -> Array:  # noqa: A001
+def max(tree: ArrayTree) -> Array:
     """The largest number in a tree; -inf in float32 for an empty one. NaN where one is."""
     return _extreme(numerics.largest, tree, -math.inf)
 
 
-def min(tree: ArrayTree) -> Array:  # noqa: A001
+def min(tree: ArrayTree) -> Array:
     """The smallest number in a tree; inf in float32 for an empty one. NaN where one is."""
     return _extreme(_smallest, tree, math.inf)
 
@@ -214,7 +214,7 @@ def size(tree: ArrayTree) -> int:
     return builtins.sum(jnp.size(x) for x in jax.tree.leaves(tree))
 
 
-def norm(tree: ArrayTree, ord: Literal["inf", "infinity"] | float | None = None, squared: bool = False) -> Array:  # noqa: A002
+def norm(tree: ArrayTree, ord: Literal["inf", "infinity"] | float | None = None, squared: bool = False) -> Array:
     """The norm of a tree as one long vector: a real scalar in float32 or wider, 0 for an empty tree.
 
     Args:

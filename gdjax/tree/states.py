@@ -84,7 +84,7 @@ def get(tree: ArrayTree, key: Any, default: Any = None, filtering: Filter | None
     return found[0][1] if found else default
 
 
-def set(tree: ArrayTree, filtering: Filter | None = None, /, **kwargs: Any) -> Any:  # noqa: A001
+def set(tree: ArrayTree, filtering: Filter | None = None, /, **kwargs: Any) -> Any:
     """The tree with everything under the given names replaced, at any depth: `set(state, learning_rate=0.1)`.
 
     Args:
@@ -196,7 +196,7 @@ def map_params(
     """
     tx = initable if hasattr(initable, "init") else GradientTransformation(initable, initable)
     trees = {x.path for x in kept(tx, state) if x.of == "each"}
-    chosen = lambda x: formats.is_codes(x) or is_leaf is not None and is_leaf(x)  # noqa: E731
+    chosen = lambda x: formats.is_codes(x) or is_leaf is not None and is_leaf(x)
 
     def of_params(x: Array, *others: ArrayTree) -> Any:
         return x if is_hidden(x) and not chosen(x) else f(x, *others)

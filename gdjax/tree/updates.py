@@ -81,7 +81,7 @@ def _check_rounding(key: Any, rounding: str) -> None:
 
 
 def _apply(params: Params, updates: Updates, key: Any) -> Params:
-    is_none = lambda x: x is None  # noqa: E731
+    is_none = lambda x: x is None
     paths, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_none)
     ps = [p for _, p in paths]
     us = checks.flatten_like(LABEL, ("params", "updates"), structure, jax.tree.unflatten(structure, ps), updates)

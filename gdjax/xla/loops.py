@@ -125,7 +125,7 @@ def loops_of(
         order = alone if alone.fits else order
     result = {i for i in written if summed or i in order.uses or places[i] is None or i in unrelated}
     # What is dear is made anew of inputs that wait: XLA would write to memory what loops share of it.
-    how = lambda i: "all" if order.uses or _dear(closed, i, size) else "place"  # noqa: E731
+    how = lambda i: "all" if order.uses or _dear(closed, i, size) else "place"
     tied: dict[int, Tied] = {i: "result" if i in result else how(i) for i in written}
     # Without this XLA:CPU computes again the element that a later loop waits for. Of a slot that others are made of it
     # would write both.
@@ -143,7 +143,7 @@ def _one_loop(
     of all new slots, where the loop of all would read more than XLA:CPU joins.
     """
     outs = closed.jaxpr.outvars
-    apart = lambda i, j: outs[i].aval.dtype != outs[j].aval.dtype or i == 0 and crowded  # noqa: E731
+    apart = lambda i, j: outs[i].aval.dtype != outs[j].aval.dtype or i == 0 and crowded
     crowded = _operand_count(closed, size) > MOST
     operands = {i: _operands(closed, i, {v: j for v, j in news.items() if apart(i, j)}) for i in written}
     waits = {i: [j for j in before if apart(i, j)] for i, before in _ordered(operands, places, to).waits.items()}
@@ -164,7 +164,7 @@ def _ordered(operands: Mapping[int, tuple[set[int], set[int]]], places: Sequence
       operands: for each output the inputs and the new slots that it is made of.
     """
     waits: dict[int, tuple[int, ...]] = {}
-    first = lambda i, j: i != j and (places[j] in operands[i][0] or i in operands[j][1])  # noqa: E731
+    first = lambda i, j: i != j and (places[j] in operands[i][0] or i in operands[j][1])
     fits, left = True, list(operands)
     while left:
         later = {j: sum(first(i, j) for i in left) for j in left}

@@ -34,7 +34,7 @@ def finite_within(x: Array, bound: float) -> Array:
     infinity, top = (int(np.asarray(v, x.dtype).view(kind)) for v in (np.inf, bound))
     least = -(2 ** (info.bits - 1))
     block = -least - infinity  # how many integers stand for infinity and NaN of one sign
-    number = lambda i: np.asarray(i, kind)  # noqa: E731
+    number = lambda i: np.asarray(i, kind)
     i = jax.lax.bitcast_convert_type(x, kind) + number(block)
     for _ in range(2):
         i = jax.lax.min(jax.lax.max(i, number(least + 1)), number(top + block)) ^ number(least)
@@ -77,7 +77,7 @@ def weighted(numbers: Sequence[Array], weights: Sequence[int], zeros: Array) -> 
     XLA:GPU and XLA:TPU write a product of the index along one axis to memory, where all arrays with as many rows read
     it, and then merge its readers: twelve matrices of GPT-2 small in one kernel on a GPU, two on a TPU.
     """
-    wrapped = lambda n: np.uint32(n % 2**32)  # noqa: E731
+    wrapped = lambda n: np.uint32(n % 2**32)
     total = sum(numbers, zeros)
     if len(numbers) < 2:
         return total * wrapped(sum(weights))

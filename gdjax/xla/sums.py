@@ -63,7 +63,7 @@ def largest_size(x: Array, axis: int) -> Array:
     XLA:CPU's maximum ignores NaN. XLA:GPU's does not, and for a choice before the maximum it makes transposed copies:
     they took AdamW with moments in blocks from 27 to 61 bytes a parameter.
     """
-    guarded = lambda x: jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.inf), axis)  # noqa: E731
+    guarded = lambda x: jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.inf), axis)
     return jax.lax.platform_dependent(x, cpu=guarded, default=lambda x: jnp.max(jnp.abs(x), axis))
 
 
@@ -93,13 +93,13 @@ def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:
     """The means of |x|^2 along one axis, and along another; bounded as by "each" in `largest_of`."""
     # Without axes of length 1: leading ones make sums three times as slow on a CPU.
     kept = [i for i, n in enumerate(x.shape) if n > 1 or i in (first, second)]
-    narrow = lambda x: x.reshape([x.shape[i] for i in kept])  # noqa: E731
+    narrow = lambda x: x.reshape([x.shape[i] for i in kept])
     a, b = kept.index(first), kept.index(second)
     # A mean of quotients, since a sum overflows long before the mean; and two different expressions, since XLA would
     # write a common one to memory.
     one = bounded_sq(jnp.sum(abs_sq(narrow(alone(x))) * (1 / x.shape[first]), a), "each")
     other = bounded_sq(jnp.sum(abs_sq(narrow(alone(x, one)) * x.shape[second] ** -0.5), b), "each")
-    without = lambda axis: [n for i, n in enumerate(x.shape) if i != axis]  # noqa: E731
+    without = lambda axis: [n for i, n in enumerate(x.shape) if i != axis]
     return one.reshape(without(first)), other.reshape(without(second))
 
 

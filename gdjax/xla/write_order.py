@@ -148,7 +148,7 @@ def own(x: Any, number: int) -> Any:
         return x
     payload, kind = divmod(number - 1, len(_COMPARISONS))
     nan = (np.asarray(np.nan, x.dtype).view(f"int{8 * x.dtype.itemsize}") + payload).view(x.dtype)
-    chosen = lambda x: jax.lax.select(_COMPARISONS[kind](x, nan), jnp.full_like(x, nan), x)  # noqa: E731
+    chosen = lambda x: jax.lax.select(_COMPARISONS[kind](x, nan), jnp.full_like(x, nan), x)
     return by_platform(x, cpu=chosen, default=lambda x: x)
 
 
@@ -167,7 +167,7 @@ def all_first(f: Callable[..., list[Array]], olds: list[Array], *others: Any) ->
     if first is None:
         return f(olds, *others)
     e = jnp.real(first[(0,) * first.ndim])
-    always = lambda e: ~never(e)  # noqa: E731
+    always = lambda e: ~never(e)
     chosen = by_platform(e, cpu=always, default=lambda e: jnp.asarray(True))
     news = meshes.cond(chosen, f, lambda olds, *others: olds, olds, *others)
     return list(jax.lax.optimization_barrier(tuple(news)))
@@ -199,7 +199,7 @@ def _divided(x: Array) -> Array:
 
 def _one(e: Array) -> Array:
     """1, which XLA:CPU cannot tell."""
-    hidden = lambda e: (_floating(e) != jnp.nan).astype(e.dtype)  # noqa: E731
+    hidden = lambda e: (_floating(e) != jnp.nan).astype(e.dtype)
     return by_platform(e, cpu=hidden, default=jnp.ones_like)
 
 
@@ -240,7 +240,7 @@ def _by_itself(e: Array, xs: list[Array]) -> list[Array]:
     for i, x in enumerate(xs):
         alike.setdefault((x.shape, x.dtype), []).append(i)
     other = {i: same[n - 1] for same in alike.values() for n, i in enumerate(same)}
-    others = lambda xs: [x + 1 if other[i] == i else xs[other[i]] for i, x in enumerate(xs)]  # noqa: E731
+    others = lambda xs: [x + 1 if other[i] == i else xs[other[i]] for i, x in enumerate(xs)]
     return meshes.cond(never(e), others, lambda xs: xs, xs)
 
 
@@ -281,12 +281,12 @@ def before_branch(f: Callable[..., Any], x: Any, *others: Any) -> Any:
     result of a branch over an input that several loops of the branch read.
     """
     axes = meshes.axes_of_results((f,), x, *others)  # both results are of one type
-    made = lambda x, *others: meshes.varying(f(x, *others), axes)  # noqa: E731
+    made = lambda x, *others: meshes.varying(f(x, *others), axes)
     return jax.lax.platform_dependent(x, *others, cpu=made, default=lambda x, *others: meshes.varying(x, axes))
 
 
 def in_branch(f: Callable[..., Any], x: Any, *others: Any) -> Any:
     """`f(x, *others)`, for an x from `before`."""
     axes = meshes.axes_of_results((f,), x, *others)
-    made = lambda x, *others: meshes.varying(f(x, *others), axes)  # noqa: E731
+    made = lambda x, *others: meshes.varying(f(x, *others), axes)
     return jax.lax.platform_dependent(x, *others, cpu=lambda x, *others: meshes.varying(x, axes), default=made)

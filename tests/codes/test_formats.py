@@ -227,7 +227,7 @@ def test_four_bits_are_two_numbers_a_byte():
 
 def test_bytes():
     x = jnp.zeros((128, 64))
-    size = lambda f: sum(c.nbytes for c in f.encode(x)) / x.size  # noqa: E731
+    size = lambda f: sum(c.nbytes for c in f.encode(x)) / x.size
     assert [size(f) for f in (*SIGNED, *SQUARES)] == [
         1, 1.0625, 1.0625, 1.0625, 0.5625, 2, 1.0625, 0.5625, 1, 1.0625, 1.0625, 2, 1.0625,
     ]  # fmt: skip

@@ -82,7 +82,7 @@ def test_the_means_are_right(which: int):
 def test_even_bits():
     """Random among elements, arrays and seeds; in time each tenth of [0, 1) is met as often as it is long."""
     like = jnp.zeros((300, 200))
-    number = lambda x: np.asarray(x >> np.uint32(8), np.float64) / 2**24  # noqa: E731
+    number = lambda x: np.asarray(x >> np.uint32(8), np.float64) / 2**24
     u, second = map(number, even_bits(salt(3, 7, 1), like))
     others = [number(even_bits(salt(*x), like)[0]) for x in ((3, 7, 2), (4, 7, 1))]
     for y in (second, *others, np.roll(u, 1, 0), np.roll(u, 1, 1)):

@@ -313,7 +313,7 @@ def rate(tx: Any, state: Any) -> Any:
 
 
 def test_masks_and_dtypes_are_left_alone():
-    matrices = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)  # noqa: E731
+    matrices = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     g = jax.tree.map(jnp.zeros_like, params)
     tx = gdjax.inject_hyperparams(gdjax.adamw)(0.1, weight_decay=0.5, mask=matrices, mu_dtype=jnp.float32)

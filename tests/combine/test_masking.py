@@ -102,7 +102,7 @@ def test_partition_is_each_group_by_itself(labels: Any):
 
 def test_a_group_may_be_empty():
     groups = {"used": gdjax.adam(0.1), "unused": gdjax.adam(0.2)}
-    label = lambda tree: jax.tree.map(lambda x: "used", tree)  # noqa: E731
+    label = lambda tree: jax.tree.map(lambda x: "used", tree)
     by_function = steps(gdjax.partition(groups, label), PARAMS, GRADIENTS)[0]  # it may serve many models
     with pytest.warns(UserWarning, match=r"^gdjax.partition: no leaf has the label 'unused'; used are \['used'\]"):
         by_tree = steps(gdjax.partition(groups, label(PARAMS)), PARAMS, GRADIENTS)[0]
@@ -115,7 +115,7 @@ def test_a_group_may_be_empty():
 def test_a_mask_made_of_what_another_mask_leaves(first: str, absent: Any):
     # As in Levanter: the function sees nodes without leaves, before a leaf or after it, and leaves them as they are.
     rest = next(key for key in PARAMS if key != first)
-    everywhere = lambda tree: jax.tree.map(lambda x: True, tree)  # noqa: E731
+    everywhere = lambda tree: jax.tree.map(lambda x: True, tree)
     tx = gdjax.chain(gdjax.add_decayed_weights(0.5, everywhere), gdjax.scale(-1.0))
     groups = gdjax.partition({"x": tx, "y": gdjax.sgd(0.1)}, {first: "y", rest: "x"})
     u, _ = groups.update(PARAMS, groups.init(PARAMS), PARAMS)
@@ -128,7 +128,7 @@ def test_a_mask_made_of_what_another_mask_leaves(first: str, absent: Any):
 
 @pytest.mark.parametrize("inner", [gdjax.scale(2.0), gdjax.adam(0.1)], ids=["rule", "chain"])
 def test_a_mask_that_is_false_everywhere(inner: Any):
-    nowhere = lambda tree: jax.tree.map(lambda x: False, tree)  # noqa: E731
+    nowhere = lambda tree: jax.tree.map(lambda x: False, tree)
     tx = gdjax.masked(inner, nowhere)
     with pytest.warns(UserWarning, match=r"^gdjax.masked: the mask is False everywhere"):
         tx.init(PARAMS)

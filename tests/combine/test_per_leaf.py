@@ -202,7 +202,7 @@ def test_a_pattern_that_decides_for_no_leaf_is_a_warning():
 
 
 def test_values():
-    make = lambda: gdjax.adamw(gdjax.per_leaf(schedule, RATES))  # noqa: E731
+    make = lambda: gdjax.adamw(gdjax.per_leaf(schedule, RATES))
     assert make() == make() and hash(make()) == hash(make()) and pickle.loads(pickle.dumps(make())) == make()
     assert make() != gdjax.adamw(gdjax.per_leaf(schedule, {**RATES, "head": 2.0}))
     rate = gdjax.per_leaf(0.1, RATES)

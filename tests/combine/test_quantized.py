@@ -282,7 +282,7 @@ def test_rows_that_are_blocks_are_the_same_on_one_device_and_eight(way: str, spe
 
 def test_shardings_of_codes_and_scales():
     mesh, (params, _) = of_axes("Auto", (2, 4)), problem()
-    spec = lambda **kwargs: jax.tree.map(lambda x: x.spec, gdjax.state_sharding(*of(**kwargs), min_bytes=0))  # noqa: E731
+    spec = lambda **kwargs: jax.tree.map(lambda x: x.spec, gdjax.state_sharding(*of(**kwargs), min_bytes=0))
 
     def of(spec: Any, way: str) -> Any:
         there = params | {"kernel": jax.device_put(params["kernel"], NamedSharding(mesh, spec))}
@@ -473,11 +473,11 @@ def test_kronecker_factors():
 def test_soap_with_coded_factors_trains_as_well():
     """A network learns another of its shape, whose inputs differ by three decades in size: means of eight seeds."""
     n, count = 64, 600
-    matrices = lambda key: dict(zip("abc", jax.random.normal(key, (3, n, n)) / 8, strict=True))  # noqa: E731
-    net = lambda p, x: jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"]  # noqa: E731
-    inputs = lambda key, rows: jax.random.normal(key, (rows, n)) * (30 * jnp.logspace(0, -3, n))[None]  # noqa: E731
+    matrices = lambda key: dict(zip("abc", jax.random.normal(key, (3, n, n)) / 8, strict=True))
+    net = lambda p, x: jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"]
+    inputs = lambda key, rows: jax.random.normal(key, (rows, n)) * (30 * jnp.logspace(0, -3, n))[None]
     teacher = jax.tree.map(lambda x: 1.5 * x, matrices(jax.random.key(99)))
-    loss = lambda p, x: jnp.mean((net(p, x) - net(teacher, x)) ** 2)  # noqa: E731
+    loss = lambda p, x: jnp.mean((net(p, x) - net(teacher, x)) ** 2)
 
     def losses(tx: Any) -> Any:
         rate = gdjax.warmup_cosine_decay_schedule(1e-3, 1e-2, 30, count, 1e-4)
@@ -568,7 +568,7 @@ def test_gpt2_in_4_bits():
 
 def test_seeds():
     params, g = problem()
-    run = lambda seed: formats_of(steps(quantized(seed=seed), params, g)[1])  # noqa: E731
+    run = lambda seed: formats_of(steps(quantized(seed=seed), params, g)[1])
     one = run(0)
     assert_equal(run(0), one)
     for other in (1, jax.random.key(0)):

@@ -149,7 +149,7 @@ def test_it_goes_through_what_is_around(name: str):
     )  # fmt: skip
     own, other = trained(tx), trained(by_hand)
     if name == "partition":  # SGD's rates are for its leaf alone
-        pick = lambda tree: [tree["blocks"][0]["mlp"]["up"], tree["head"], tree["embed"]]  # noqa: E731
+        pick = lambda tree: [tree["blocks"][0]["mlp"]["up"], tree["head"], tree["embed"]]
         own, other = pick(own), pick(other)
     assert_close(own, other, rtol=1e-6)
 
@@ -157,7 +157,7 @@ def test_it_goes_through_what_is_around(name: str):
 def test_inside_of_a_group():
     """The same factors as around the groups: the base shows the roles of all leaves."""
     labels = gdjax.label_by_path({"embed|gain|bias": "rest", ".*": "matrices"})
-    group = lambda tx: gdjax.partition({"rest": gdjax.sgd(0.0), "matrices": tx}, labels)  # noqa: E731
+    group = lambda tx: gdjax.partition({"rest": gdjax.sgd(0.0), "matrices": tx}, labels)
     own = trained(group(gdjax.transfer(gdjax.adamw(0.1), BASE)))
     assert_close(own["head"], trained(gdjax.transfer(gdjax.adamw(0.1), BASE))["head"], rtol=1e-6)
     assert_equal(own["embed"], WIDE["embed"])
@@ -192,7 +192,7 @@ def test_the_base_itself_has_the_same_program(name: str):
 
 
 def test_it_is_a_value():
-    make = lambda: gdjax.transfer(gdjax.adamw(0.1), jax.eval_shape(lambda: BASE), depth="fold")  # noqa: E731
+    make = lambda: gdjax.transfer(gdjax.adamw(0.1), jax.eval_shape(lambda: BASE), depth="fold")
     tx = make()
     assert tx == make() != gdjax.transfer(gdjax.adamw(0.2), jax.eval_shape(lambda: BASE), depth="fold")
     assert pickle.loads(pickle.dumps(tx)) == tx
@@ -218,9 +218,9 @@ def test_a_factor_is_one_of_the_forward_pass():
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_more_layers(stacked: bool):
-    stack = lambda tree: tree | {"blocks": jax.tree.map(lambda *xs: jnp.stack(xs), *tree["blocks"])}  # noqa: E731
+    stack = lambda tree: tree | {"blocks": jax.tree.map(lambda *xs: jnp.stack(xs), *tree["blocks"])}
     base, deep = (stack(BASE), stack(DEEP)) if stacked else (BASE, DEEP)
-    of = lambda tx, depth: factors(tx, deep, base, depth=depth)  # noqa: E731
+    of = lambda tx, depth: factors(tx, deep, base, depth=depth)
     fold = of(gdjax.adamw(0.1), "fold")
     assert fold["down"] == fold["out"] == (1 / 16, 16, 0.25, 1 / 8)
     assert fold["up"] == fold["qkv"] == (0.25, 4, 1 / 16, 0.5)
@@ -235,7 +235,7 @@ def test_more_layers(stacked: bool):
 
 
 def test_a_branch_whose_end_is_not_known():
-    blocks = lambda number: [{"mlp": {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 4))}} for _ in range(number)]  # noqa: E731
+    blocks = lambda number: [{"mlp": {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 4))}} for _ in range(number)]
     base, deep = ({"embed": jnp.ones((9, 4)), "blocks": blocks(n), "head": jnp.ones((4, 9))} for n in (1, 2))
     with pytest.raises(ValueError, match=r"which are the last matrices of the 1 residual branches with blocks/0/mlp/a"):
         gdjax.transfer(gdjax.adam(0.1), base, depth="fold").init(deep)
@@ -277,7 +277,7 @@ def test_folding_is_a_factor_of_the_branches():
 
     def params(layers: int) -> Any:
         keys = iter(jax.random.split(jax.random.key(0), 6))
-        draw = lambda *shape: 0.3 * jax.random.normal(next(keys), shape)  # noqa: E731
+        draw = lambda *shape: 0.3 * jax.random.normal(next(keys), shape)
         stack = {"w1": draw(layers, 8, 16), "b1": draw(layers, 16), "w2": draw(layers, 16, 8), "b2": draw(layers, 8)}
         return {"embed": draw(3, 8), "layers": stack, "head": draw(8, 2)}
 
@@ -298,11 +298,11 @@ def test_slips():
         gdjax.transfer(gdjax.adam(0.1), less, depth="fold").init(flat(16, 6))
     with pytest.raises(ValueError, match="the optimizer is transferred already"):
         gdjax.transfer(gdjax.transfer(gdjax.adam(0.1), base), base)
-    stack = lambda n: changed(flat(16, n)["layers"], attn_out=None, a=jnp.ones((n, 16, 16)))  # noqa: E731
-    other = lambda n: changed(flat(16, n), layers=stack(n))  # noqa: E731
+    stack = lambda n: changed(flat(16, n)["layers"], attn_out=None, a=jnp.ones((n, 16, 16)))
+    other = lambda n: changed(flat(16, n), layers=stack(n))
     with pytest.raises(ValueError, match=r"last matrices of the 2 residual branches with layers/a"):
         gdjax.transfer(gdjax.adam(0.1), other(2), depth="fold").init(other(6))
-    tied = lambda n: changed(flat(n, 2), head=None)  # noqa: E731
+    tied = lambda n: changed(flat(n, 2), head=None)
     with pytest.raises(ValueError, match=r"not the inputs of its head embed, from \(32, 16\) to \(32, 64\)"):
         gdjax.transfer(gdjax.adam(0.1), tied(16), roles={"embed": "head"}).init(tied(64))
     with pytest.raises(ValueError, match="growth is 'sign'; there are gradient, elementwise"):
@@ -440,7 +440,7 @@ def test_an_average_of_squares_that_starts_high_has_no_law():
 
 
 def test_a_router_is_like_a_head():
-    experts = lambda n: {"router": {"kernel": jnp.ones((n, 8))}, "experts": jnp.ones((8, n, n))}  # noqa: E731
+    experts = lambda n: {"router": {"kernel": jnp.ones((n, 8))}, "experts": jnp.ones((8, n, n))}
     base, wide = BASE | {"moe": experts(4)}, WIDE | {"moe": experts(16)}
     found = {r.path: (r.role, r.rate, r.eps, r.start) for r in gdjax.transfer_table(gdjax.adam(0.1), wide, base)}
     assert found["moe/router/kernel"] == ("router", 0.25, 1.0, 0.25)
@@ -468,7 +468,7 @@ def test_a_rule_that_does_not_say_how_it_grows():
 
 
 def test_growing_heads_are_a_warning():
-    attention = lambda n, k: {"query": {"kernel": jnp.ones((n, 4, k))}}  # noqa: E731
+    attention = lambda n, k: {"query": {"kernel": jnp.ones((n, 4, k))}}
     base, wide = (tree | {"attn": attention(n, k)} for tree, n, k in ((BASE, 4, 2), (WIDE, 16, 8)))
     with pytest.warns(UserWarning, match=r"the heads of attn/query/kernel grow from 2 to 8 numbers"):
         gdjax.transfer(gdjax.adam(0.1), base, roles={"query": gdjax.Matrix(-3, (-2, -1))}).init(wide)
@@ -526,7 +526,7 @@ def test_a_wrapper_written_by_hand_may_do_anything():
 
 
 def test_more_experts_make_no_deeper_model():
-    experts = lambda n, k: {"router": jnp.ones((n, k)), "experts": [{"up": jnp.ones((n, n))} for _ in range(k)]}  # noqa: E731
+    experts = lambda n, k: {"router": jnp.ones((n, k)), "experts": [{"up": jnp.ones((n, n))} for _ in range(k)]}
     base, wide = (tree | {"moe": experts(n, k)} for tree, n, k in ((BASE, 4, 2), (WIDE, 16, 8)))
     rows = [r for r in gdjax.transfer_table(gdjax.adam(0.1), wide, base) if "experts" in r.path]
     assert len(rows) == 8 and {(r.role, r.rate, r.grown) for r in rows} == {("matrix", 0.25, "inputs x 4, outputs x 4")}

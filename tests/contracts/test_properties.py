@@ -83,7 +83,7 @@ def test_p8_updates_and_states_are_like_the_parameters(case: Case, examples: int
         params, g = data.draw(filled(like, ordinary)), data.draw(filled(like, ordinary))
         state = tx.init(params)
         updates, new = tx.update(g, state, params)
-        wider = lambda x: x.astype(numerics.at_least_float32(x.dtype)) if case.wide else x  # noqa: E731
+        wider = lambda x: x.astype(numerics.at_least_float32(x.dtype)) if case.wide else x
         assert shaped(updates) == shaped(jax.tree.map(wider, g))
         assert shaped(new) == shaped(state)
         assert shaped(gdjax.apply_updates(params, updates)) == shaped(params)

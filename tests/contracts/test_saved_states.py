@@ -47,10 +47,16 @@ def test_a_plain_dict_goes_on(name: str):
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), pickled, strict=True))
 
 
-def test_states_of_0_2_are_of_every_kind():
-    assert {name.rpartition("-")[0] for name in SAVED if name.endswith("-0_2")} == set(OPTIMIZERS)
-    steps = [np.abs(x).max() for saved in SAVED.values() for x in saved.updates.values()]
+@pytest.mark.parametrize("version", FILES)
+def test_states_of_a_version_are_of_every_kind(version: str):
+    saved = {name.rpartition("-")[0]: saved for name, saved in SAVED.items() if name.endswith(f"-{version}")}
+    assert set(saved) == set(OPTIMIZERS)
+    steps = [np.abs(x).max() for one in saved.values() for x in one.updates.values()]
     assert sum(x == 0 for x in steps) <= 3  # those of the step that MultiSteps gathers
+
+
+def test_this_version_has_saved_its_states():
+    assert saved_states.VERSION in FILES, "run `python -m tests.golden.saved_states`, once, before the release"
 
 
 def test_pickles_of_0_2_may_name_any_module_that_it_had():

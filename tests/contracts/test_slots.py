@@ -111,7 +111,7 @@ def test_what_24_bits_keep():
     assert np.max(np.abs(back - x) / np.abs(x)) <= 1.01 * 2.0**-16
     assert np.max(np.abs(np.asarray(codes.value, np.float32) - x) / np.abs(x)) <= 2.0**-8
     assert_close(decode(encode(back)), back, 1.02 * 2.0**-16)
-    back = lambda *xs: np.asarray(decode(encode(np.array(xs, "float32"))))  # noqa: E731
+    back = lambda *xs: np.asarray(decode(encode(np.array(xs, "float32"))))
     odd = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, 1 - 2.0**-20]
     assert_close(back(*odd), np.float32(odd), 1.01 * 2.0**-16)
     assert list(np.signbit(back(0.0, -0.0))) == [False, True]
@@ -168,7 +168,7 @@ def test_the_error_is_what_keeps_the_second_moment_going():
 
     def after(dtype: Any) -> Any:
         tx = gdjax.scale_by_adam(b2=0.9999, nu_dtype=dtype)
-        step = lambda state, scale: (tx.update(scale * g, state)[1], None)  # noqa: E731
+        step = lambda state, scale: (tx.update(scale * g, state)[1], None)
         state = jax.lax.scan(step, tx.init(g), jnp.concatenate([jnp.ones(1), jnp.zeros(3000)]))[0]
         return state.nu
 
@@ -208,7 +208,7 @@ def compiled(tx: Any, device: Any = None) -> Any:
 
     there = device and jax.sharding.SingleDeviceSharding(device)
     p = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
-    put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there)  # noqa: E731
+    put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there)
     args = jax.tree.map(put, (p, jax.eval_shape(tx.init, p), p))
     return jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile()
 

@@ -105,7 +105,7 @@ def test_a_part_is_reset_for_some_parameters():
 
 
 def test_numbers_of_the_whole_tree_stay_where_the_parameters_are_one_array():
-    State = collections.namedtuple("State", "mu total")  # noqa: N806
+    State = collections.namedtuple("State", "mu total")
 
     @gdjax.leafwise(State, total=gdjax.Shared(1.0))
     def halved(g: Any, s: Any, p: Any, t: Any) -> Any:
@@ -156,8 +156,8 @@ def test_every_part_says_whose_its_arrays_are(case: Case):
 
 
 def test_axes_of_factors_moments_codes_and_functions():
-    State = collections.namedtuple("State", "rows square mu each mine")  # noqa: N806
-    mine = lambda p, hyper: jnp.zeros(p.shape[:1])  # noqa: E731
+    State = collections.namedtuple("State", "rows square mu each mine")
+    mine = lambda p, hyper: jnp.zeros(p.shape[:1])
 
     @gdjax.leafwise(
         State, rows=gdjax.Factor([(0,), (1, gdjax.New(3))]), square=gdjax.Factor((-1, -1)),

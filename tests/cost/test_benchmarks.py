@@ -144,7 +144,7 @@ def test_the_search_for_a_rate_ends_between_two_worse_ones_and_goes_on(tmp_path:
 
     monkeypatch.setattr(transfer, "trained", trained)
     path = tmp_path / "kept.json"
-    search = lambda extra: transfer.search(  # noqa: E731
+    search = lambda extra: transfer.search(
         "x", None, 64, "adamw", "standard", -4, extra, 3, harness.Results(path, again=False)
     )
     found = search(None)

@@ -28,10 +28,10 @@ class OneSidedState(NamedTuple):
 
 
 @gdjax.matrixwise(OneSidedState, mu=gdjax.Block(), L=gdjax.Side(0), P=gdjax.Side(0, identity=True))
-def _one_sided(G: Any, s: Any, p: Any, t: Any, b1: Any, b2: Any, k: Any = 2) -> Any:  # noqa: N803
+def _one_sided(G: Any, s: Any, p: Any, t: Any, b1: Any, b2: Any, k: Any = 2) -> Any:
     """One-sided Shampoo as a rule of one's own."""
-    mu, L = b1 * s.mu + (1 - b1) * G, b2 * s.L + (1 - b2) * G @ G.mT.conj()  # noqa: N806
-    (P,) = gdjax.in_turns(lambda first, P, L: [gdjax.inverse_root(L, 2, 1e-3)], k)([s.P], L)  # noqa: N806
+    mu, L = b1 * s.mu + (1 - b1) * G, b2 * s.L + (1 - b2) * G @ G.mT.conj()
+    (P,) = gdjax.in_turns(lambda first, P, L: [gdjax.inverse_root(L, 2, 1e-3)], k)([s.P], L)
     return P @ mu, s._replace(mu=mu, L=L, P=P)
 
 

@@ -186,7 +186,7 @@ def test_totals_beyond_what_16_bits_hold(way: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_weight_has_no_gradient(monkeypatch: pytest.MonkeyPatch):
-    loss = lambda params, rows: (jnp.sum(of_rows(params, rows)), 32 + jnp.sum(params["b"]))  # noqa: E731
+    loss = lambda params, rows: (jnp.sum(of_rows(params, rows)), 32 + jnp.sum(params["b"]))
     _, grads = gradient_of(made("8", monkeypatch, loss, weighted=True), start(), batch())
     wanted = jax.grad(lambda params: jnp.mean(of_rows(params, batch())))(start())
     assert_close(grads, jax.tree.map(lambda g: g / 8, wanted), 1e-5, 1e-6)
@@ -226,10 +226,10 @@ def test_check_tells_statistics_counts_and_keys_apart(monkeypatch: pytest.Monkey
         step = made("8", monkeypatch, loss, gdjax.sgd(0.1), **how)
         return step.check(*step.init(start()), batch(), *key)
 
-    mean = lambda p, b: jnp.mean(of_rows(p, b))  # noqa: E731
-    statistics = lambda p, b: (jnp.sum((of_rows(p, b) - mean(p, b)) ** 2), len(b["x"]))  # noqa: E731
-    counts = lambda p, b: (mean(p, b), {"n": 1.0 * len(b["x"])})  # noqa: E731
-    drawn = lambda p, b, key: mean(p, b) * jax.random.normal(key)  # noqa: E731
+    mean = lambda p, b: jnp.mean(of_rows(p, b))
+    statistics = lambda p, b: (jnp.sum((of_rows(p, b) - mean(p, b)) ** 2), len(b["x"]))
+    counts = lambda p, b: (mean(p, b), {"n": 1.0 * len(b["x"])})
+    drawn = lambda p, b, key: mean(p, b) * jax.random.normal(key)
     assert "not the sums of those of its parts" in check(statistics, weighted=True).warnings[0]
     table = check(counts, has_aux=True)
     assert [row.what for row in table if row.differs] == ["aux['n']"]
@@ -316,7 +316,7 @@ def test_all_of_it_beside_tensor_parallel(parts: int, explicit: bool, aux: Any):
     """Weights, keys and aux where another axis divides the parameters."""
     kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
     mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "model"), axis_types=(kind,) * 2)
-    place = lambda p: NamedSharding(mesh, P(None, "model") if p.ndim == 2 else P())  # noqa: E731
+    place = lambda p: NamedSharding(mesh, P(None, "model") if p.ndim == 2 else P())
     params = jax.tree.map(lambda p: jax.device_put(p, place(p)), start())
 
     def loss(params: Any, rows: Any, key: Any) -> Any:

@@ -62,7 +62,7 @@ def of_parts(params: Any, rows: Any, weighted: bool) -> tuple[list[Any], list[fl
     for i in range(8):
         part = jax.tree.map(lambda x, i=i: x[i * ROWS // 8 : (i + 1) * ROWS // 8], rows)
         weight = float(np.sum(part["valid"])) if weighted else ROWS / 8
-        loss = lambda p, part=part, weight=weight: masked(p, part)[0] / max(weight, 1) if weighted else mean(p, part)  # noqa: E731
+        loss = lambda p, part=part, weight=weight: masked(p, part)[0] / max(weight, 1) if weighted else mean(p, part)
         gradients.append(jax.grad(loss)(params))
         weights.append(weight)
     return gradients, weights
@@ -97,7 +97,7 @@ def test_the_estimates_are_those_of_the_parts(layout: str, weighted: bool, monke
 
 
 def test_in_bfloat16_norms_are_of_float32():
-    half = lambda rows: {**rows, "x": rows["x"].astype(jnp.bfloat16), "y": rows["y"].astype(jnp.bfloat16)}  # noqa: E731
+    half = lambda rows: {**rows, "x": rows["x"].astype(jnp.bfloat16), "y": rows["y"].astype(jnp.bfloat16)}
     step, params = made("data", False, jnp.bfloat16)
     _, state, _ = step(*step.init(params), half(batch(0)))
     _, noise = of_window(*of_parts(start(), batch(0), False))

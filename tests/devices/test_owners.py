@@ -60,7 +60,7 @@ def float64() -> Iterator[None]:
 
 
 def params_of(layers: int, dtype: Any = None, width: int = WIDTH) -> Any:
-    draw = lambda i, *size: jax.random.normal(jax.random.key(i), size, dtype) / width**0.5  # noqa: E731
+    draw = lambda i, *size: jax.random.normal(jax.random.key(i), size, dtype) / width**0.5
     hidden = {f"layer{i}": {"kernel": draw(i, width, width), "bias": jnp.zeros(width, dtype)} for i in range(layers)}
     return hidden | {"up": {"kernel": draw(98, width, 2 * width)}, "down": {"kernel": draw(99, 2 * width, width)}}
 
@@ -111,7 +111,7 @@ def test_the_updates_are_those_of_one_device(name: str, layout: str):
     with float64():
         tx, params, batch = METHODS[name](LR), params_of(3, np.float64), batch_of(np.float64)
         mesh = mesh_of(sizes, kind)
-        put = lambda p: jax.device_put(p, NamedSharding(mesh, spec if p.ndim == 2 else P()))  # noqa: E731
+        put = lambda p: jax.device_put(p, NamedSharding(mesh, spec if p.ndim == 2 else P()))
         there = jax.tree.map(put, params)
         step = gdjax.sharded_step(loss, tx, there, mesh, min_bytes=64)
         there, state = step.init(there)
@@ -195,7 +195,7 @@ def test_a_device_has_its_matrices_alone(devices: int):
 def test_beside_tensor_parallel_nothing_is_gathered():
     """Without a word of how matrices lie there, a partitioner gathers each stack on its way back: 3 gradients more."""
     params, mesh = params_of(6), mesh_of(TWO)
-    put = lambda p: jax.device_put(p, NamedSharding(mesh, P(None, "model") if p.ndim == 2 else P()))  # noqa: E731
+    put = lambda p: jax.device_put(p, NamedSharding(mesh, P(None, "model") if p.ndim == 2 else P()))
     there, found = jax.tree.map(put, params), []
     for tx in (gdjax.sgd(LR), gdjax.soap(LR)):
         step = gdjax.sharded_step(loss, tx, there, mesh, min_bytes=64)

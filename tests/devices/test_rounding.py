@@ -94,14 +94,14 @@ def test_in_shard_map_a_share_is_rounded_by_its_own_places():
 
     share = P("data", None)
     shared = functools.partial(jax.shard_map, mesh=mesh, out_specs=share)
-    run = lambda f: jax.jit(shared(f, in_specs=(share, share, P())))  # noqa: E731  outside jit each operation is compiled
+    run = lambda f: jax.jit(shared(f, in_specs=(share, share, P())))
     alike = np.asarray(run(added)(p, u, jax.random.key(0))).reshape(8, 8, 32)
     assert all(np.array_equal(x, alike[0]) for x in alike)
-    folded = lambda p, u, key: added(p, u, jax.random.fold_in(key, jax.lax.axis_index("data")))  # noqa: E731
+    folded = lambda p, u, key: added(p, u, jax.random.fold_in(key, jax.lax.axis_index("data")))
     apart = np.asarray(run(folded)(p, u, jax.random.key(0))).reshape(8, 8, 32)
     assert not any(np.array_equal(x, apart[0]) for x in apart[1:])
     for how, make in HOW.items():
         tx = make()
-        step = lambda p, g, tx=tx: gdjax.apply_updates(p, tx.update(g, tx.init(p), p)[0])  # noqa: E731
+        step = lambda p, g, tx=tx: gdjax.apply_updates(p, tx.update(g, tx.init(p), p)[0])
         got = jax.jit(shared(step, in_specs=(share, share)))(p, u)
         assert got.dtype == jnp.bfloat16 and np.all(np.isfinite(np.asarray(got, np.float32))), how

@@ -55,7 +55,7 @@ def made(tx: Any, params: Any, layout: str) -> gdjax.ShardedStep:
 
 def first() -> Any:
     keys = jax.random.split(jax.random.key(0), LAYERS)
-    draw = lambda key: jax.random.normal(key, (WIDTH, WIDTH)) * WIDTH**-0.5  # noqa: E731
+    draw = lambda key: jax.random.normal(key, (WIDTH, WIDTH)) * WIDTH**-0.5
     return {f"layer{i}": {"kernel": draw(key), "bias": jnp.zeros(WIDTH)} for i, key in enumerate(keys)}
 
 
@@ -73,7 +73,7 @@ def loss(params: Any, batch: Any) -> Any:
 
 def placed(params: Any, layout: str) -> Any:
     mesh, matrices = mesh_of(layout), LAYOUTS[layout].matrices
-    how = lambda p: NamedSharding(mesh, matrices if p.ndim == 2 else P())  # noqa: E731
+    how = lambda p: NamedSharding(mesh, matrices if p.ndim == 2 else P())
     return jax.tree.map(lambda p: jax.device_put(p, how(p)), params)
 
 
@@ -100,7 +100,7 @@ def counted(step: Any, params: Any, state: Any, in_loop: bool = False) -> dict[s
 
 def narrow() -> Any:
     """The shapes of a model of a quarter of the width."""
-    shape = lambda x: jax.ShapeDtypeStruct([n // 4 for n in x.shape], x.dtype)  # noqa: E731
+    shape = lambda x: jax.ShapeDtypeStruct([n // 4 for n in x.shape], x.dtype)
     return jax.tree.map(shape, jax.eval_shape(first))
 
 
@@ -248,7 +248,7 @@ def test_what_is_left_of_stacks_shares_a_round(preconditioning: Any, layout: str
     numbers = jax.tree.map(lambda p: gdjax.Matrix(), params)
     tx = gdjax.scale_by_muon(preconditioning=preconditioning, weight_dimension_numbers=numbers)
     matrices = LAYOUTS[layout].matrices
-    put = lambda p: jax.device_put(p, NamedSharding(mesh_of(layout), P(*[None] * (p.ndim - 2), *matrices)))  # noqa: E731
+    put = lambda p: jax.device_put(p, NamedSharding(mesh_of(layout), P(*[None] * (p.ndim - 2), *matrices)))
     there = jax.tree.map(put, params)
     step = gdjax.sharded_step(mixed, tx, there, mesh_of(layout), min_bytes=512)
     there, state = step.init(there)
@@ -257,7 +257,7 @@ def test_what_is_left_of_stacks_shares_a_round(preconditioning: Any, layout: str
         rows = gdjax.collectives(step.lower(there, state, x).compile())
         assert sum(row.kind == "all-to-all" for row in rows) == 2 + 3 * 2 + 2
         planned = gdjax.plan(tx, there, mesh_of(layout), min_bytes=512).exchanges
-        of = lambda rows: sum(row.wire_bytes for row in rows if row.kind == "all-to-all")  # noqa: E731
+        of = lambda rows: sum(row.wire_bytes for row in rows if row.kind == "all-to-all")
         assert of(planned) == of(rows)
     there, state, _ = step(there, state, x)
     updates, _ = tx.update(jax.grad(mixed)(params, x), tx.init(params), params)
@@ -279,7 +279,7 @@ def test_codes_are_those_of_one_device_to_the_bit():
     """Gradients without rounding: of integers, in a sum of few."""
     tx = gdjax.quantize_state(gdjax.adam(1e-2), min_size=0)
     params = {"w": jnp.zeros((64, 64))}
-    exact = lambda params, x: jnp.mean(jnp.sum(params["w"][None] * x, (1, 2)))  # noqa: E731
+    exact = lambda params, x: jnp.mean(jnp.sum(params["w"][None] * x, (1, 2)))
     x = jnp.asarray(np.random.default_rng(0).integers(-8, 9, (16, 64, 64)), jnp.float32)
     step = gdjax.sharded_step(exact, tx, params, mesh_of("data"))
     there, state = step.init(params)
@@ -306,7 +306,7 @@ def test_an_eighth_of_gpt2s_state():
 
 def test_aux_and_the_value_are_means():
     params = {"w": jnp.ones((64, 64))}
-    of = lambda params, x: (jnp.mean(x @ params["w"]), {"largest": jnp.max(x)})  # noqa: E731
+    of = lambda params, x: (jnp.mean(x @ params["w"]), {"largest": jnp.max(x)})
     x = jnp.arange(16.0)[:, None] * jnp.ones((1, 64))
     for parts in (1, 2):
         step = gdjax.sharded_step(of, gdjax.polyak_sgd(), params, mesh_of("data"), has_aux=True, micro_batches=parts)

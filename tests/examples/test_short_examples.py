@@ -103,7 +103,7 @@ def test_burgers_solution_and_the_residual_agree():
     with jax.enable_x64(True):
         params = pinn.network(jax.random.key(1), 5, 2)
         at = jnp.array(0.3), jnp.array(0.4)
-        f = lambda t, x: float(pinn.u(params, jnp.array(t), jnp.array(x)))  # noqa: E731
+        f = lambda t, x: float(pinn.u(params, jnp.array(t), jnp.array(x)))
         here, left, right = f(0.3, 0.4), f(0.3, 0.4 - e), f(0.3, 0.4 + e)
         u_t, u_x = (f(0.3 + e, 0.4) - f(0.3 - e, 0.4)) / (2 * e), (right - left) / (2 * e)
         wanted = u_t + here * u_x - pinn.NU * (left + right - 2 * here) / e**2

@@ -87,7 +87,7 @@ def test_a_call_without_a_batch_argument():
 
 def test_an_empty_batch():
     kinds = {"rows": A.CONCAT, "n": A.SUM, "m": A.MEAN, "max": A.RUNNING_MEAN}
-    f = lambda x, y: results(x, y=y) | {"max": jnp.sum(y)}  # noqa: E731
+    f = lambda x, y: results(x, y=y) | {"max": jnp.sum(y)}
     got = microbatch(f, (0, 1), 4, kinds)(X[:0], Y[:0])
     assert got["rows"].shape == (0, 2)
     np.testing.assert_array_equal(got["n"], [0, 0])

@@ -493,8 +493,8 @@ def test_modded_nanogpt_by_its_program():
         return 0.85 + 0.1 * (t / (N - 50) if t < N - 50 else (N - t) / 50)
 
     def group(name: str, times: float, b1: float, b2: float, decay: float) -> Any:
-        rate = lambda t: 0.008 * times * factor(t)  # noqa: E731
-        cautious = lambda t, u, x: decay * rate(t) * (u * x > 0)  # noqa: E731
+        rate = lambda t: 0.008 * times * factor(t)
+        cautious = lambda t, u, x: decay * rate(t) * (u * x > 0)
         return adamw(params[name], gs[name], rate, b1, b2, 1e-10, cautious)
 
     oracles = {

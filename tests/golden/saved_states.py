@@ -1,4 +1,4 @@
-"""Writes states_0_2.pickle and states_0_2.json: states as this version saves them, which later ones must read.
+"""Writes states_0_3.pickle and states_0_3.json: states as this version saves them, which later ones must read.
 
     python -m tests.golden.saved_states
 
@@ -7,8 +7,8 @@ plain dict of `state_to_dict`; beside it stands the update that follows. A PRNG 
 which another JAX need not read, and older releases of ml_dtypes lose the type bfloat16 once they have read an array of
 it from a pickle: states with either are there as a dict alone.
 
-The files are named after the version. Those of 0.2 are never written anew, or they would say nothing about old states:
-a new version adds its own.
+The files are named after the version. Those of an older one are never written anew, or they would say nothing about old
+states: a new version adds its own, which a test asks for.
 """
 
 import json
@@ -108,8 +108,8 @@ def by_path(tree: Any) -> dict[str, np.ndarray]:
 
 def to_json(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Decimals that are read as the same float32, and no longer."""
-    shortest = lambda x: float(str(x)) if isinstance(x, float | np.floating) else x  # noqa: E731
-    plain = lambda x: x.astype(np.float32) if x.dtype.name == "bfloat16" else x  # noqa: E731
+    shortest = lambda x: float(str(x)) if isinstance(x, float | np.floating) else x
+    plain = lambda x: x.astype(np.float32) if x.dtype.name == "bfloat16" else x
     return {k: [x.dtype.name, x.shape, [shortest(v) for v in plain(x).ravel()]] for k, x in arrays.items()}
 
 

@@ -25,7 +25,7 @@ widths = pytest.mark.parametrize("width", [x for x in GOLDEN if x.isdigit()])
 def gpt(m, layers=SIZES["layers"], head=True):
     """The shapes of nanoGPT, by its names."""
     n = m * SIZES["base"]
-    linear = lambda inputs, outputs: {"weight": (outputs, inputs), "bias": (outputs,)}  # noqa: E731
+    linear = lambda inputs, outputs: {"weight": (outputs, inputs), "bias": (outputs,)}
     norm = {"weight": (n,), "bias": (n,)}
     attention = {"c_attn": linear(n, 3 * n), "c_proj": linear(n, n)}
     mlp = {"c_fc": linear(n, 4 * n), "c_proj": linear(4 * n, n)}
@@ -33,7 +33,7 @@ def gpt(m, layers=SIZES["layers"], head=True):
     table = {"wte": {"weight": (SIZES["vocabulary"], n)}, "wpe": {"weight": (SIZES["length"], n)}}
     tree = {"transformer": {**table, "h": [block] * layers, "ln_f": norm}}
     tree |= {"lm_head": {"weight": (SIZES["vocabulary"], n)}} if head else {}
-    leaf = lambda x: isinstance(x, tuple)  # noqa: E731
+    leaf = lambda x: isinstance(x, tuple)
     return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, "float32"), tree, is_leaf=leaf)
 
 

@@ -78,7 +78,7 @@ def test_of_a_program_that_this_machine_compiles(loop: bool):
 
     def some(x: jax.Array) -> jax.Array:
         if loop:
-            again = lambda x: jax.lax.all_gather(exchange(x), "data", tiled=True)  # noqa: E731
+            again = lambda x: jax.lax.all_gather(exchange(x), "data", tiled=True)
             return jax.lax.fori_loop(0, 3, lambda i, x: again(x), x)
         return exchange(x)
 

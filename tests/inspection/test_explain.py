@@ -264,7 +264,7 @@ def test_a_group_without_leaves():
 
 
 def test_a_mask_that_is_false_everywhere():
-    no = lambda p: jax.tree.map(lambda _: False, p)  # noqa: E731
+    no = lambda p: jax.tree.map(lambda _: False, p)
     tx = gdjax.adamw(0.1, mask=no)
     assert only_warning(tx) == "the mask of decay is False everywhere: it does nothing"
     tx = gdjax.chain(gdjax.masked(gdjax.trace(0.9), no), gdjax.sgd(0.1))

@@ -180,7 +180,7 @@ def test_reset_by_path_keeps_the_rest(name: str):
 
 def test_reset_by_field_by_both_and_by_group():
     state = stepped(TX)
-    ends = lambda **how: {x.removeprefix("scale_by_") for x in changed(state, gdjax.reset(TX, state, PARAMS, **how))}  # noqa: E731
+    ends = lambda **how: {x.removeprefix("scale_by_") for x in changed(state, gdjax.reset(TX, state, PARAMS, **how))}
     leaves = ("dense/kernel", "dense/bias", "scale")
     assert ends(fields="mu") == {f"adam/mu/{x}" for x in leaves}
     assert ends(fields="count") == {"adam/count", "schedule/count"}

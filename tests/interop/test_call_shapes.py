@@ -69,7 +69,7 @@ def test_levanter():
 
     @jax.jit
     def step(params: Any, state: Any, g: Any, factor: Any) -> Any:
-        loss = lambda p: jnp.float32(0)  # noqa: E731
+        loss = lambda p: jnp.float32(0)
         updates, new = tx.update(g, state, params=params, obj_fn=loss, loss=jnp.float32(0.5))
         new = jax.tree.map(lambda x, y: jnp.where(factor == 0, x, y), state, new)
         return jax.tree.map(lambda u: factor * u, updates), new

@@ -36,7 +36,7 @@ def test_linen_train_state(tx: Any):
 
         @jax.jit
         def step(state: TrainState) -> Any:
-            loss = lambda p: jnp.mean((state.apply_fn({"params": p}, X) - Y) ** 2)  # noqa: E731
+            loss = lambda p: jnp.mean((state.apply_fn({"params": p}, X) - Y) ** 2)
             value, g = jax.value_and_grad(loss)(state.params)
             return state.apply_gradients(grads=g), value
 

@@ -20,7 +20,7 @@ def scaled(g: Array, s: Any, p: Any, t: Any, rate: float) -> Any:
 
 
 @gdjax.wrapper()
-def wrapped(u: Array, g: Array, s: Any, p: Any, t: Any, rate: Unknown) -> Any:  # noqa: F821, UP037
+def wrapped(u: Array, g: Array, s: Any, p: Any, t: Any, rate: Unknown) -> Any:  # noqa: F821
     return rate * gdjax.total_norm(g) * u, s
 
 

@@ -192,9 +192,9 @@ def test_which_axes_the_state_follows():
 def test_attention_in_a_scanned_stack():
     """The query of each layer has heads, and the trust ratio is that of a layer."""
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     sizes = jnp.array([1.0, 8.0, 0.1], jnp.float32)
-    stack = lambda *shape: {"layers": {"query": {"kernel": draw(3, *shape) * sizes.reshape(3, 1, 1, 1)}}}  # noqa: E731
+    stack = lambda *shape: {"layers": {"query": {"kernel": draw(3, *shape) * sizes.reshape(3, 1, 1, 1)}}}
     params, g = stack(16, 2, 8), stack(16, 2, 8)
     tx = gdjax.lamb(0.1, weight_decay=0.1, layer_axes=gdjax.matrices_by_role())
     u, _ = tx.update(g, tx.init(params), params)

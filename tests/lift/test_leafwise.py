@@ -207,7 +207,7 @@ def test_a_rule_is_traced_anew_in_another_context():
         return g @ g, s
 
     tx, x = turned(), jnp.ones((3, 3))
-    text = lambda: str(jax.make_jaxpr(lambda g: tx.update(g, EmptyState())[0])(x))  # noqa: E731
+    text = lambda: str(jax.make_jaxpr(lambda g: tx.update(g, EmptyState())[0])(x))
     assert "HIGHEST" not in text()
     with jax.default_matmul_precision("highest"):
         assert "HIGHEST" in text()

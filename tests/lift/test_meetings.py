@@ -44,7 +44,7 @@ def unit(g, s, p, t):
 
 
 def by_hand(g: Tree, state: Any, p: Tree, rate: float = 1.0) -> tuple[Tree, Any]:
-    leaves = lambda tree: [tree["a"], tree["b"]]  # noqa: E731
+    leaves = lambda tree: [tree["a"], tree["b"]]
     far = max(state[0], *(jnp.max(jnp.abs(x - y)) for x, y in zip(leaves(p), leaves(state[2]), strict=True)))
     whole = state[1] + sum(jnp.sum(far * x**2) for x in leaves(g))
     return {k: rate * far / jnp.sqrt(whole) * g[k] for k in ("a", "b")} | {"none": None}, (far, whole, state[2])
@@ -126,7 +126,7 @@ def test_leaves_of_several_dtypes():
 
 def test_under_vmap_and_grad():
     tree = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    u = lambda g: unit().update(g, unit().init(g))[0]  # noqa: E731
+    u = lambda g: unit().update(g, unit().init(g))[0]
     many = jax.tree.map(lambda x: jnp.stack([x, -2 * x]), tree)
     assert_close(jax.vmap(u)(many), {"a": jnp.array([[0.6], [-0.6]]), "b": jnp.array([[0.8], [-0.8]])}, rtol=1e-6)
     slope = jax.grad(lambda g: u(g)["a"][0])(tree)
@@ -135,12 +135,12 @@ def test_under_vmap_and_grad():
 
 def test_a_rule_by_itself_has_one_leaf():
     x = jnp.array([3.0, 4.0])
-    rule = lambda g: g / total_norm(g) * total(jnp.sum(g)) * largest(jnp.max(g))  # noqa: E731
+    rule = lambda g: g / total_norm(g) * total(jnp.sum(g)) * largest(jnp.max(g))
     expected = x / 5 * 7 * 4
     np.testing.assert_allclose(rule(x), expected, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(rule)(x), expected, rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(rule)(jnp.stack([x, 2 * x])), jnp.stack([expected, 4 * expected]), rtol=1e-6)
-    unit_of = lambda g: (g / jnp.sqrt(total(jnp.sum(g**2))))[0]  # noqa: E731
+    unit_of = lambda g: (g / jnp.sqrt(total(jnp.sum(g**2))))[0]
     np.testing.assert_allclose(jax.grad(unit_of)(x), [0.128, -0.096], rtol=1e-5)
 
 
@@ -240,7 +240,7 @@ def test_what_all_leaves_share_is_computed_once():
         return g * jax.nn.relu(jnp.sin(jnp.cos(t) * b)), s
 
     tree = {str(i): jnp.ones(2 + i % 3) for i in range(20)}
-    count = lambda tx, name: jax.jit(tx.update).lower(tree, tx.init(tree), tree).as_text().count(name)  # noqa: E731
+    count = lambda tx, name: jax.jit(tx.update).lower(tree, tx.init(tree), tree).as_text().count(name)
     assert count(rule(), "stablehlo.sine") == 3, "once for each kind of leaf"
     adam = gdjax.adam(1e-3)
     text = jax.jit(adam.update).lower(tree, adam.init(tree), tree).compile().as_text()
@@ -326,7 +326,7 @@ def test_the_largest_among_leaves_and_nan_where_one_is():
     def over_largest(g, s, p, t):
         return g / largest(jnp.max(jnp.abs(g))), s
 
-    u = lambda tree: over_largest().update(tree, over_largest().init(tree))[0]  # noqa: E731
+    u = lambda tree: over_largest().update(tree, over_largest().init(tree))[0]
     assert_equal(u({"a": jnp.array([1.0, -2.0]), "b": jnp.ones(1)}), {"a": jnp.array([0.5, -1]), "b": jnp.full(1, 0.5)})
     assert all(jnp.isnan(x).all() for x in u({"a": jnp.full(1, jnp.nan), "b": jnp.ones(1)}).values())
 

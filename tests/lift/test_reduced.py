@@ -73,7 +73,7 @@ def distance(g: Any, s: Any, p: Any, t: Any, rate: Any, first: Any = 0.25, *, be
 
 @pytest.mark.parametrize("rate", [2.0, jnp.float32(2.0), gdjax.constant_schedule(2.0)])
 def test_a_number_of_the_state(rate: Any):
-    start = lambda p, hyper: jnp.asarray(p)  # noqa: E731
+    start = lambda p, hyper: jnp.asarray(p)
     tx = reduced(furthest, distance, Furthest, top=Shared("first"), start=start)(rate)
     tx = gdjax.chain(gdjax.scale(1.0), tx, gdjax.scale(2.0))
     state = tx.init(PARAMS)

@@ -121,7 +121,7 @@ def test_per_leaf_numbers_are_not_shared():
 
 
 def test_bare_rules_vmap_and_grad():
-    f = lambda x: together(centred)(x, c=3.0)  # noqa: E731
+    f = lambda x: together(centred)(x, c=3.0)
     np.testing.assert_allclose(f(TREE["a"]), centred(TREE["a"], 3.0), rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(f)(TREE["c"]), centred(TREE["c"], 3.0), rtol=1e-5, atol=1e-6)
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(f(x) ** 2)))(TREE["a"])
@@ -135,7 +135,7 @@ def test_in_shard_map_what_varies_in_one_leaf_varies_in_all():
     tx, tree = by_centred(), {k: TREE[k] for k in "ab"}
     split = {"a": PartitionSpec("x"), "b": PartitionSpec()}
     grads = {"a": jnp.concatenate([TREE["a"], TREE["a"]]), "b": TREE["b"]}
-    step = lambda g: tx.update(g, tx.init(tree))[0]  # noqa: E731
+    step = lambda g: tx.update(g, tx.init(tree))[0]
     out = {k: PartitionSpec("x") for k in "ab"}
     u = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(split,), out_specs=out))(grads)
     expected = step(tree)

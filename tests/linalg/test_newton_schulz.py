@@ -96,7 +96,7 @@ def test_polar_express_has_the_best_polynomials():
             a, b, c, error = np.linalg.solve(np.stack([nodes, nodes**3, nodes**5, [1, -1, 1, -1]], 1), np.ones(4))
             root = np.sqrt(9 * b * b - 20 * a * c)
             q, r = np.sqrt((-3 * b + np.array([-root, root])) / (10 * c))
-        at = lambda x, a=a, b=b, c=c: a * x + b * x**3 + c * x**5  # noqa: E731
+        at = lambda x, a=a, b=b, c=c: a * x + b * x**3 + c * x**5
         scale = 2 / (at(low) + at(high))
         found.append(scale * np.array([a, b, c]))
         low, high = scale * at(low), 2 - scale * at(low)
@@ -213,7 +213,7 @@ def test_fewer_products_are_as_precise(steps, smallest):
     x = (u * np.geomspace(1, smallest, 32)) @ vh / 32
     triples = np.asarray([PRESETS["standard"]] * steps)
     wanted, single = expected(32 * x, triples, steps, "frobenius", 0.0), []
-    by_columns = lambda triples, *xs: newton_schulz._by_columns(triples, None, *xs)  # noqa: E731
+    by_columns = lambda triples, *xs: newton_schulz._by_columns(triples, None, *xs)
     for f in (newton_schulz._by_rows, by_columns):
         with oracles.precision("float64"):
             y = x / np.linalg.norm(x)

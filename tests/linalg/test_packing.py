@@ -26,7 +26,7 @@ def imbalance(shapes: list[tuple[int, int, int]], places: int) -> float:
 
     A step of Newton-Schulz has a product of m x n with its transpose, one of m x m, and one of m x m with m x n.
     """
-    cost = lambda m, n: m * m * (2 * n + m)  # noqa: E731
+    cost = lambda m, n: m * m * (2 * n + m)
     total, all_rounds = 0, 0
     for m in {rows for _, rows, _ in shapes}:
         counts = {n: k for k, rows, n in shapes if rows == m}

@@ -129,7 +129,7 @@ def test_complex_parameters_equal_their_parts():
 
 def test_extra_arguments_go_to_the_function_that_names_them():
     tx = scale_by_backtracking_linesearch(20)
-    f = lambda p, target: quadratic(p - target)  # noqa: E731
+    f = lambda p, target: quadratic(p - target)
     _, state = tx.update(-(X - 1), tx.init(X), X, value=f(X, 1.0), grad=2 * (X - 1), value_fn=f, target=1.0, obj_fn=0)
     assert state.value == 0
 

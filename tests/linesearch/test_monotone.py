@@ -74,7 +74,7 @@ def test_values_never_rise(problem: str, dtype: str):
 
 def test_trials_that_run_out_leave_the_lowest_point_below_the_start():
     """Value and gradient of the step are those stored; the lowest of three, which was not the last."""
-    f = lambda x: jnp.where(x > 2.5, 5.0, (x - 1.1) ** 2)  # noqa: E731  trials 1, 2, 4: the last one rises
+    f = lambda x: jnp.where(x > 2.5, 5.0, (x - 1.1) ** 2)
     x = jnp.zeros(())
     tx = scale_by_zoom_linesearch(3, curv_rtol=1e-9, initial_guess_strategy="one", slope_rtol=0.9)
     g = jax.grad(f)(x)
@@ -87,7 +87,7 @@ def test_trials_that_run_out_leave_the_lowest_point_below_the_start():
 @pytest.mark.parametrize("store_grad", [False, True])
 def test_backtracking_leaves_the_lowest_point_below_the_start(store_grad: bool):
     """Of trials 1, 1/2, 1/4 none lowers enough: the second is the lowest, and its gradient is stored."""
-    f = lambda x: jnp.interp(x, jnp.array([0.0, 0.25, 0.5, 1.0]), jnp.array([1.0, 0.99, 0.9, 2.0]))  # noqa: E731
+    f = lambda x: jnp.interp(x, jnp.array([0.0, 0.25, 0.5, 1.0]), jnp.array([1.0, 0.99, 0.9, 2.0]))
     x = jnp.zeros(())
     tx = scale_by_backtracking_linesearch(2, slope_rtol=1.0, decrease_factor=0.5, store_grad=store_grad)
     u, state = tx.update(jnp.ones(()), tx.init(x), x, value=f(x), grad=jnp.array(-1.0), value_fn=f)
@@ -101,7 +101,7 @@ def test_backtracking_leaves_the_lowest_point_below_the_start(store_grad: bool):
 @pytest.mark.parametrize("make", [scale_by_zoom_linesearch, scale_by_backtracking_linesearch])
 def test_a_promise_of_ascent_does_not_let_a_rise_through(make: Any):
     """Uphill f(x) + c1 eta <g, u> is above f(x): a point below it is no decrease."""
-    f = lambda x: 1.0 + 1e-3 * x  # noqa: E731
+    f = lambda x: 1.0 + 1e-3 * x
     x = jnp.zeros(())
     tx = make(10, slope_rtol=2.0)
     u, state = tx.update(jnp.ones(()), tx.init(x), x, value=f(x), grad=jnp.array(1e-3), value_fn=f)
@@ -114,7 +114,7 @@ def test_no_more_counts_as_rounding_than_the_dtype_rounds(dtype: str, allowed: f
     with precision(dtype):
         x, step = jnp.zeros((), dtype), jnp.ones((), dtype)
         for rise, taken in [(0.5 * allowed, True), (3 * allowed, False)]:
-            f = lambda x, rise=rise: 1 + rise * x + 0 * (x - x**2)  # noqa: E731
+            f = lambda x, rise=rise: 1 + rise * x + 0 * (x - x**2)
             # What is told of the slope at 0 is steeper than what is found: so it is at a minimum in rounded numbers.
             tx = scale_by_zoom_linesearch(1, approx_dec_rtol=1e-6, initial_guess_strategy="one")
             _, state = tx.update(step, tx.init(x), x, value=f(x), grad=-step, value_fn=f)
@@ -146,7 +146,7 @@ DIRECTIONS = {
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_after_a_step_of_zero_the_direction_is_the_gradient(name: str):
     """The same point and gradient once more. Another gradient there, of another batch, leaves what is known."""
-    f = lambda x: jnp.sum(jnp.array([1.0, 30.0, 4.0]) * (x - 3) ** 2)  # noqa: E731
+    f = lambda x: jnp.sum(jnp.array([1.0, 30.0, 4.0]) * (x - 3) ** 2)
     tx, x = DIRECTIONS[name](), jnp.array([1.0, 2.0, -1.0])
     update, state = jax.jit(tx.update), tx.init(x)
     for _ in range(4):
@@ -154,7 +154,7 @@ def test_after_a_step_of_zero_the_direction_is_the_gradient(name: str):
         x = x - 0.1 * u
     g = jax.grad(f)(x)
     u, state = update(g, state, x)
-    cosine = lambda a, b: a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)  # noqa: E731
+    cosine = lambda a, b: a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
     assert cosine(u, g) < 0.9
     other, _ = update(1.01 * g, state, x)
     np.testing.assert_allclose(other, 1.01 * u, rtol=1e-4)
@@ -169,7 +169,7 @@ def test_after_a_step_of_zero_the_direction_is_the_gradient(name: str):
 @pytest.mark.parametrize("name", ["bfgs", "lbfgs", "ssbroyden"])
 def test_minimize_stops_where_there_is_no_lower_point(name: str):
     """At a kink: with the best parameters, after a try along the gradient, and not as if it had converged."""
-    loss = lambda x: jnp.abs(x[0] - 1) + 3 * jnp.abs(x[1] + 2)  # noqa: E731
+    loss = lambda x: jnp.abs(x[0] - 1) + 3 * jnp.abs(x[1] + 2)
     result = gdjax.minimize(loss, jnp.array([4.0, 3.0]), getattr(gdjax, name)(), steps=500, loss_tol=0.0)
     assert "the line search found no lower point at step" in result.message and not result.converged
     assert result.steps < 100 and len(result.history["loss"]) == result.steps + 1
@@ -179,7 +179,7 @@ def test_minimize_stops_where_there_is_no_lower_point(name: str):
 
 def test_minimize_goes_on_where_another_batch_or_key_may_be_lower():
     tx = gdjax.chain(gdjax.sgd(1.0), scale_by_backtracking_linesearch(3))
-    flat = lambda x, *_, key=None: jnp.sum(jnp.abs(x))  # noqa: E731  at its minimum, with a slope of 1
+    flat = lambda x, *_, key=None: jnp.sum(jnp.abs(x))
     grads = jnp.zeros(2)
     for kwargs in ({"data": [1.0]}, {"key": jax.random.key(0)}):
         result = gdjax.minimize(lambda x, *a, **k: flat(x + 1e-9), grads, tx, steps=6, **kwargs)

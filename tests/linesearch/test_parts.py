@@ -59,7 +59,7 @@ def test_the_function_still_gets_the_extra_arguments_that_it_names():
     _, state = step(tx, START, tx.init(START), scale=jnp.array(2.0))
     _, other = step(tx, START, tx.init(START))
     assert gdjax.tree.get(state, "value") != gdjax.tree.get(other, "value")
-    value_fn = lambda p: loss(p)  # noqa: E731
+    value_fn = lambda p: loss(p)
     g = jax.grad(loss)(START)
     tx.update(g, tx.init(START), START, value=loss(START), grad=g, value_fn=value_fn, unknown=3)
 

@@ -89,7 +89,7 @@ def test_is_a_value():
 @pytest.mark.parametrize("store_grad", [True, False])
 def test_what_the_function_returns_beside_its_value(store_grad: bool):
     """It is evaluated at the parameters, value and gradient are read, as far as the search has stored them."""
-    f = lambda x, k: (k * jnp.sum(x**2), {"norm": jnp.sqrt(jnp.sum(x**2))})  # noqa: E731
+    f = lambda x, k: (k * jnp.sum(x**2), {"norm": jnp.sqrt(jnp.sum(x**2))})
     search = gdjax.scale_by_backtracking_linesearch(15, store_grad=store_grad)
     tx, x = gdjax.chain(gdjax.sgd(0.1), search), jnp.array([3.0, 4.0])
     value_and_grad = jax.jit(gdjax.value_and_grad_from_state(f, has_aux=True))

@@ -410,8 +410,8 @@ def test_bad_updates(changes: dict[str, Any], error: type[Exception], message: s
 def test_goes_on_where_rounding_hides_the_decrease(rtol: float | None, found: bool):
     """The minimum is at 1000. All values carry an error of 2e-13 of f: those before 20 are above the start."""
     with precision("float64"):
-        error = lambda x: jax.lax.stop_gradient(jnp.where(x > 0, 2e-13, 0.0))  # noqa: E731
-        f = lambda x: 1 + 1e-14 * (x**2 / 2000 - x) + error(x)  # noqa: E731
+        error = lambda x: jax.lax.stop_gradient(jnp.where(x > 0, 2e-13, 0.0))
+        f = lambda x: 1 + 1e-14 * (x**2 / 2000 - x) + error(x)
         new = search(f, jnp.zeros(()), jnp.ones(()), approx_dec_rtol=rtol)
         assert (new.value < 1) == found and (new.info.curvature_error == 0) == found
         short = search(f, jnp.zeros(()), jnp.ones(()), approx_dec_rtol=rtol, max_linesearch_steps=3)

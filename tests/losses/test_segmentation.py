@@ -59,7 +59,7 @@ def test_probabilities_may_be_given_also_traced_and_for_one_class():
 
 def test_a_class_that_is_nowhere_costs_nothing_without_smoothing():
     p, t = f32([[[1, 0], [1, 0]]]), f32([[[1, 0], [1, 0]]])
-    loss = lambda p: jnp.sum(losses.dice_loss(p, t, smooth=0.0, apply_softmax=False, reduction="none"))  # noqa: E731
+    loss = lambda p: jnp.sum(losses.dice_loss(p, t, smooth=0.0, apply_softmax=False, reduction="none"))
     value, slope = jax.value_and_grad(loss)(p)
     assert value == 0 and np.all(np.isfinite(slope))
 

@@ -76,7 +76,7 @@ def test_triplet_margin(degree: float):
 @pytest.mark.parametrize("eps", [0.0, 1e-6])
 def test_triplets_of_equal_points_have_finite_derivatives(degree: float, eps: float):
     x = jnp.ones((2, 3))
-    loss = lambda a, p, n: jnp.sum(losses.triplet_margin_loss(a, p, n, norm_degree=degree, eps=eps))  # noqa: E731
+    loss = lambda a, p, n: jnp.sum(losses.triplet_margin_loss(a, p, n, norm_degree=degree, eps=eps))
     value, slopes = jax.value_and_grad(loss, argnums=(0, 1, 2))(x, x, x)
     assert value == 2 and all(np.all(np.isfinite(s)) for s in slopes)
 

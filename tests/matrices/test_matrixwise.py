@@ -24,7 +24,7 @@ class State(NamedTuple):
     n: Any
 
 
-def doubled(first: Any, P: Any, n: Any, L: Any) -> Any:  # noqa: N803
+def doubled(first: Any, P: Any, n: Any, L: Any) -> Any:
     """What a turn does here: P is L at that time, and n counts the turns of each row, from 10 on."""
     return [L, jnp.where(first, 10.0, n + 1)]
 
@@ -32,18 +32,18 @@ def doubled(first: Any, P: Any, n: Any, L: Any) -> Any:  # noqa: N803
 @gdjax.matrixwise(
     State, mu=gdjax.Block(dtype="mu_dtype"), L=gdjax.Side(0), P=gdjax.Side(0, identity=True), n=gdjax.Along(0, "start")
 )
-def rule(G: Any, s: Any, p: Any, t: Any, b: Any = 0.5, k: Any = 2) -> Any:  # noqa: N803
+def rule(G: Any, s: Any, p: Any, t: Any, b: Any = 0.5, k: Any = 2) -> Any:
     """A turn between two halves: U is of the P that the turn makes."""
     mu = b * s.mu + (1 - b) * G
     if s.L is None:
         return mu, s._replace(mu=mu)
-    L = s.L + G @ G.T  # noqa: N806
-    P, n = gdjax.in_turns(doubled, k)([s.P, s.n], L)  # noqa: N806
+    L = s.L + G @ G.T
+    P, n = gdjax.in_turns(doubled, k)([s.P, s.n], L)
     return P @ mu, s._replace(mu=mu, L=L, P=P, n=n)
 
 
 def gradients(steps: int) -> list[dict[str, Any]]:
-    draw = lambda shape: jnp.asarray(RNG.normal(size=shape), jnp.float32)  # noqa: E731
+    draw = lambda shape: jnp.asarray(RNG.normal(size=shape), jnp.float32)
     return [{name: draw(shape) for name, shape in SHAPES.items()} for _ in range(steps)]
 
 
@@ -63,12 +63,12 @@ def test_the_turns_are_those_of_a_loop_over_matrices():
     for name, place, stack in (("a", 0, "3x4"), ("b", 1, "3x4"), ("c", 2, "3x4"), ("d", 0, "5x5")):
         first = next(i for i, s in enumerate(states) if s.n[stack][place, 0, 0] == 10)
         assert first < 2
-        mu, L, P, n = 0.0, 0.0, np.eye(states[0].L[stack].shape[-1]), 0.0  # noqa: N806
+        mu, L, P, n = 0.0, 0.0, np.eye(states[0].L[stack].shape[-1]), 0.0
         for i, (g, u, s) in enumerate(zip(grads, updates, states, strict=True)):
-            G = np.asarray(g[name]).T if name == "b" else np.asarray(g[name])  # noqa: N806  # tall ones lie on their side
-            mu, L = 0.5 * mu + 0.5 * G, L + G @ G.T  # noqa: N806
+            G = np.asarray(g[name]).T if name == "b" else np.asarray(g[name])  # tall ones lie on their side
+            mu, L = 0.5 * mu + 0.5 * G, L + G @ G.T
             if i % 2 == first:
-                P, n = L, 10.0 if i == first else n + 1  # noqa: N806
+                P, n = L, 10.0 if i == first else n + 1
             np.testing.assert_allclose(s.P[stack][place], P, rtol=1e-5)
             np.testing.assert_array_equal(s.n[stack][place], np.full((len(L), 1), n))
             np.testing.assert_allclose(u[name].T if name == "b" else u[name], P @ mu, rtol=1e-4, atol=1e-5)
@@ -127,7 +127,7 @@ def seen(us: list[Any], power: int = 1) -> list[Any]:
 
 @gdjax.matrixwise(Drawn, then=seen, key=gdjax.Key("seed"), n=gdjax.Along(0, "start"))
 def named(
-    G: Any, s: Any, p: Any, t: Any,  # noqa: N803
+    G: Any, s: Any, p: Any, t: Any,
     b: Any = 0.5, sides: str = "rows", start: Any = 2.0, *, seed: Any = 3, roles: Any = None,
 ) -> Any:  # fmt: skip
     """The rule finds what it names, but for the seed."""
@@ -152,7 +152,7 @@ def test_a_rule_that_names_what_the_lift_reads_has_these_arguments_and_no_others
 
 def wrong(turn: Any) -> Any:
     @gdjax.matrixwise(State, mu=gdjax.Block(), L=gdjax.Side(0), P=gdjax.Side(0), n=gdjax.Along(0))
-    def rule(G: Any, s: Any, p: Any, t: Any) -> Any:  # noqa: N803
+    def rule(G: Any, s: Any, p: Any, t: Any) -> Any:
         return turn(G, s)
 
     return rule()
@@ -162,19 +162,19 @@ def wrong(turn: Any) -> Any:
     ("turn", "message"),
     [
         (
-            lambda G, s: (G, s._replace(P=gdjax.in_turns(lambda first, P, L: [P[0]], 2)([s.P], s.L)[0])),  # noqa: N803
+            lambda G, s: (G, s._replace(P=gdjax.in_turns(lambda first, P, L: [P[0]], 2)([s.P], s.L)[0])),
             r"gdjax.in_turns: f returned shapes \[\(3,\)\] for olds of shapes \[\(3, 3\)\]",
         ),
         (
-            lambda G, s: (jax.jit(lambda x: gdjax.in_turns(lambda _, P, L: [L], 2)([x], s.L)[0])(s.P) @ G, s),  # noqa: N803
+            lambda G, s: (jax.jit(lambda x: gdjax.in_turns(lambda _, P, L: [L], 2)([x], s.L)[0])(s.P) @ G, s),
             "gdjax.in_turns: call it in the rule itself, in no condition",
         ),
-        (lambda G, s: (gdjax.in_turns(lambda _, P: [P], 2)([s.P])[0] @ G, s), "gdjax.in_turns: pass the matrix"),  # noqa: N803
+        (lambda G, s: (gdjax.in_turns(lambda _, P: [P], 2)([s.P])[0] @ G, s), "gdjax.in_turns: pass the matrix"),
         (
-            lambda G, s: (gdjax.in_turns(lambda _, P, L: [L], None, G[0, 0] > 0)([s.P], s.L)[0] @ G, s),  # noqa: N803
+            lambda G, s: (gdjax.in_turns(lambda _, P, L: [L], None, G[0, 0] > 0)([s.P], s.L)[0] @ G, s),
             "gdjax.in_turns: every or due must be the same for all matrices",
         ),
-        (lambda G, s: (G / gdjax.total(jnp.sum(G)), s), "gdjax.total: a rule of one matrix sees no other"),  # noqa: N803
+        (lambda G, s: (G / gdjax.total(jnp.sum(G)), s), "gdjax.total: a rule of one matrix sees no other"),
     ],
 )
 def test_wrong_turns(turn: Any, message: str):
@@ -188,9 +188,9 @@ def test_wrong_turns(turn: Any, message: str):
 def test_a_turn_may_read_what_its_function_closes_over(every: Any, turns: int):
     """Arrays of the matrix, and numbers of the rule."""
 
-    def turn(G: Any, s: Any) -> Any:  # noqa: N803
+    def turn(G: Any, s: Any) -> Any:
         scale = jnp.float32(3)
-        (P,) = gdjax.in_turns(lambda first, P, L: [P + scale * G @ G.T], every)([s.P], s.L)  # noqa: N806
+        (P,) = gdjax.in_turns(lambda first, P, L: [P + scale * G @ G.T], every)([s.P], s.L)
         return G, s._replace(P=P)
 
     tx, g = wrong(turn), {"a": jnp.ones((3, 4)), "b": 2 * jnp.ones((3, 4))}
@@ -215,9 +215,9 @@ def test_wrong_sizes():
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (lambda G, s: (G[0], s), r"rule: matrices 3x4: the rule returned .* as the update, expected"),  # noqa: N803
-        (lambda G, s: G, "rule: matrices 3x4: the rule returned .* alone, expected two things"),  # noqa: N803
-        (lambda G, s: (G, s._replace(L=G)), "rule: matrices 3x4: the rule returned .* for state.L, expected"),  # noqa: N803
+        (lambda G, s: (G[0], s), r"rule: matrices 3x4: the rule returned .* as the update, expected"),
+        (lambda G, s: G, "rule: matrices 3x4: the rule returned .* alone, expected two things"),
+        (lambda G, s: (G, s._replace(L=G)), "rule: matrices 3x4: the rule returned .* for state.L, expected"),
     ],
 )
 def test_wrong_results(result: Any, message: str):
@@ -231,8 +231,8 @@ def test_what_is_the_same_for_all_matrices():
     """An update, a slot and an old value that no gradient is part of."""
     g = {"a": jnp.ones((3, 4)), "b": jnp.ones((3, 4))}
 
-    def still(G: Any, s: Any) -> Any:  # noqa: N803
-        (P,) = gdjax.in_turns(lambda first, P, L: [P + L], 1)([jnp.eye(3)], s.L)  # noqa: N806
+    def still(G: Any, s: Any) -> Any:
+        (P,) = gdjax.in_turns(lambda first, P, L: [P + L], 1)([jnp.eye(3)], s.L)
         return jnp.zeros_like(G), s._replace(P=P, L=jnp.ones((3, 3)))
 
     updates, state = (tx := wrong(still)).update(g, tx.init(g))

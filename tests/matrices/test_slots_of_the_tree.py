@@ -23,10 +23,10 @@ class State(NamedTuple):
     L: Any
 
 
-def heavy(G: Any, s: Any, normalize: Any) -> Any:  # noqa: N803
+def heavy(G: Any, s: Any, normalize: Any) -> Any:
     """The momentum of one matrix, element by element but for the norm."""
     if normalize:
-        G = G / jnp.linalg.norm(G)  # noqa: N806
+        G = G / jnp.linalg.norm(G)
     return 0.5 * s.mu + jnp.where(jnp.abs(G) > 0.1, G, 0.25)
 
 
@@ -34,11 +34,11 @@ def heavy(G: Any, s: Any, normalize: Any) -> Any:  # noqa: N803
     State, n=gdjax.Shared(0, jnp.int32), key=gdjax.Key("key"), mu=gdjax.Moment("mu_dtype"),
     L=[gdjax.Side(0), gdjax.Side(1, identity=True)],
 )  # fmt: skip
-def rule(G: Any, s: Any, p: Any, t: Any, normalize: Any = False, mu_dtype: Any = None) -> Any:  # noqa: N803
+def rule(G: Any, s: Any, p: Any, t: Any, normalize: Any = False, mu_dtype: Any = None) -> Any:
     mu = heavy(G, s, normalize)
     m = mu * (1 / t)
     left, right = s.L[0] + m @ m.T, s.L[1] + m.T @ m
-    U = left @ m @ right / jnp.max(jnp.abs(m))  # noqa: N806
+    U = left @ m @ right / jnp.max(jnp.abs(m))
     return U, s._replace(n=s.n + 2, mu=mu, L=[left, right])
 
 
@@ -58,7 +58,7 @@ def test_a_slot_like_the_parameter_is_a_matrix_in_the_rule(normalize: bool):
     updates, states = run(rule(normalize=normalize, roles=lambda _: ROLES), grads)
     mus, factors = [0.0] * 5, [[0.0, jnp.eye(g.shape[1])] for g in matrices(grads[0])]
     for t, (g, u, s) in enumerate(zip(grads, updates, states, strict=True), 1):
-        for i, (G, U) in enumerate(zip(matrices(g), matrices(u), strict=True)):  # noqa: N806
+        for i, (G, U) in enumerate(zip(matrices(g), matrices(u), strict=True)):
             mus[i] = heavy(G, State(None, None, None, mus[i], None), normalize)
             m = mus[i] / t
             factors[i] = [factors[i][0] + m @ m.T, factors[i][1] + m.T @ m]
@@ -93,7 +93,7 @@ class Noisy(NamedTuple):
 
 
 @gdjax.matrixwise(Noisy, key=gdjax.Key("seed"))
-def noise(G: Any, s: Any, p: Any, t: Any) -> Any:  # noqa: N803
+def noise(G: Any, s: Any, p: Any, t: Any) -> Any:
     return jax.random.normal(s.key, G.shape) + 0 * G, s._replace(mu=G)
 
 
@@ -119,7 +119,7 @@ def whole(us: Any, scale: Any) -> Any:
 
 def test_a_direction_that_is_the_momentum():
     @gdjax.matrixwise(Noisy, key=gdjax.Key())
-    def momentum(G: Any, s: Any, p: Any, t: Any) -> Any:  # noqa: N803
+    def momentum(G: Any, s: Any, p: Any, t: Any) -> Any:
         mu = s.mu + G
         return mu, s._replace(mu=mu)
 
@@ -136,7 +136,7 @@ class OneState(NamedTuple):
 
 
 @gdjax.matrixwise(OneState, then=whole, L=gdjax.Side(0))
-def scaled(G: Any, s: Any, p: Any, t: Any) -> Any:  # noqa: N803
+def scaled(G: Any, s: Any, p: Any, t: Any) -> Any:
     return G, s._replace(L=s.L + G @ G.T)
 
 
@@ -154,8 +154,8 @@ def test_a_period_that_begins_later():
     """Of one matrix the turns come at its end, and the matrices of a stack have theirs in the other steps."""
 
     @gdjax.matrixwise(OneState, L=gdjax.Side(0))
-    def counted(G: Any, s: Any, p: Any, t: Any) -> Any:  # noqa: N803
-        (L,) = gdjax.in_turns(lambda first, L, _: [L + jnp.where(first, 10.0, 1.0)], 3, start=3)([s.L], G)  # noqa: N806
+    def counted(G: Any, s: Any, p: Any, t: Any) -> Any:
+        (L,) = gdjax.in_turns(lambda first, L, _: [L + jnp.where(first, 10.0, 1.0)], 3, start=3)([s.L], G)
         return G, s._replace(L=L)
 
     _, states = run(counted(), [{"a": g["a"]} for g in gradients(6)])
@@ -167,14 +167,14 @@ def test_a_period_that_begins_later():
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        (lambda G, s: s._replace(n=s.n + (G[0, 0] > 0).astype(jnp.int32)), "state.n is one number for the tree"),  # noqa: N803
-        (lambda G, s: s._replace(mu=G[0]), r"for state.mu, expected float32 \(3, 4\)"),  # noqa: N803
-        (lambda G, s: s._replace(L=[s.L[0]]), "for state.L, expected"),  # noqa: N803
+        (lambda G, s: s._replace(n=s.n + (G[0, 0] > 0).astype(jnp.int32)), "state.n is one number for the tree"),
+        (lambda G, s: s._replace(mu=G[0]), r"for state.mu, expected float32 \(3, 4\)"),
+        (lambda G, s: s._replace(L=[s.L[0]]), "for state.L, expected"),
     ],
 )
 def test_wrong_results(new: Any, message: str):
     @gdjax.matrixwise(State, n=gdjax.Shared(0, jnp.int32), key=gdjax.Key(), L=[gdjax.Side(0), gdjax.Side(1)])
-    def wrong(G: Any, s: Any, p: Any, t: Any) -> Any:  # noqa: N803
+    def wrong(G: Any, s: Any, p: Any, t: Any) -> Any:
         return G, new(G, s)
 
     g = {"w": jnp.ones((3, 4))}

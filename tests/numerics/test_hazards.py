@@ -448,7 +448,7 @@ def test_n23_updates_have_the_dtype_of_the_gradients(case: Case):
 
 def test_n24_after_a_nan():
     g = jnp.array([jnp.nan, 1.0])
-    last = lambda tx: [tx.update(g, tx.init(g), g), None][0]  # noqa: E731
+    last = lambda tx: [tx.update(g, tx.init(g), g), None][0]
     _, state = last(gdjax.adam(0.1))
     assert np.isnan(gdjax.adam(0.1).update(jnp.ones(2), state)[0]).tolist() == [True, False]
     assert finite(last(gdjax.chain(gdjax.zero_nans(), gdjax.adam(0.1))))

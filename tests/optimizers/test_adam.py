@@ -70,7 +70,7 @@ CASES = {
 # Optax takes 1 - b2^t as a difference in float32: at the first step that is wrong by 6e-8 / 0.001, the direction by
 # half of it, and the rate of `fall`, 0.06, adds the error to parameters of order 1 a few times over.
 NEAR = {"rtol": 1e-5, "atol": 2e-5}
-MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)  # noqa: E731
+MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
 ADAMW_CASES = {
     "default": {},
     "weight_decay": {"weight_decay": 0.5},

@@ -81,7 +81,7 @@ def follows(tx: Any, oracle: Any, dtype: str, counts: set[str]) -> None:
 def test_ademamix(name: str, dtype: str):
     hyper = {"learning_rate": 0.01, **MIXTURES[name]}
     rest = {k: v for k, v in hyper.items() if k != "learning_rate"}
-    oracle = lambda x, g: ademamix(x, g, hyper["learning_rate"], **rest)  # noqa: E731
+    oracle = lambda x, g: ademamix(x, g, hyper["learning_rate"], **rest)
     follows(gdjax.ademamix(**hyper), oracle, dtype, {"count", "count_m2"})
 
 
@@ -90,7 +90,7 @@ def test_ademamix(name: str, dtype: str):
 def test_simplified_ademamix(name: str, dtype: str):
     hyper = {"learning_rate": 0.001, **SIMPLE[name]}
     rest = {k: v for k, v in hyper.items() if k != "learning_rate"}
-    oracle = lambda x, g: simplified(x, g, hyper["learning_rate"], **rest)  # noqa: E731
+    oracle = lambda x, g: simplified(x, g, hyper["learning_rate"], **rest)
     follows(
         gdjax.simplified_ademamix(**hyper), oracle, dtype, {"t", "count"} if callable(hyper["learning_rate"]) else {"t"}
     )

@@ -206,7 +206,7 @@ def test_the_minimum_of_a_quadratic_within_bounds(name: str, n: int):
 @two_methods
 def test_rosenbrock_within_bounds(name: str):
     """A path along a bound, and a minimum at two of them: of other bounds for each number, some of them none."""
-    f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)  # noqa: E731
+    f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
     lower, upper, start = [-2.0, 0.1, -np.inf, -2.0], [0.8, np.inf, np.inf, 0.1], [0.5, 0.4, 0.3, 0.1]
     with precision("float64"):
         flat, x0 = flat_function(f, np.array(start))
@@ -235,7 +235,7 @@ def test_rounding_does_not_leave_the_bounds(dtype: str):
 
 
 def test_numbers_without_bounds_and_trees_of_bounds():
-    f = lambda p: jnp.sum((p["a"] - 3) ** 2) + (p["b"] + p["a"][0] * 2) ** 2  # noqa: E731
+    f = lambda p: jnp.sum((p["a"] - 3) ** 2) + (p["b"] + p["a"][0] * 2) ** 2
     start = {"a": jnp.zeros(2), "b": jnp.zeros(())}
     for bounds in [
         ({"a": None, "b": -1.0}, {"a": jnp.array([2.0, np.inf]), "b": None}),
@@ -303,7 +303,7 @@ def test_without_a_line_search_learning_rates_of_at_most_1_stay_inside():
 
 @methods
 def test_a_nan_or_an_infinity_is_forgotten(name: str):
-    f = lambda x: jnp.sum(x**2 * jnp.array([1.0, 4.0]))  # noqa: E731
+    f = lambda x: jnp.sum(x**2 * jnp.array([1.0, 4.0]))
     tx, x = DIRECTIONS[name](), jnp.array([1.0, 2.0])
     for bad in (jnp.nan, jnp.inf):
         state = tx.init(x)

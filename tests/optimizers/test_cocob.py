@@ -17,11 +17,11 @@ def cocob(
 ) -> Iterator[Any]:
     """Algorithm 2, with its signs: it is given -g, and theta adds that up."""
     start = np.array(x)
-    L, G, reward, theta = np.full(np.shape(x), eps), *np.zeros((3, *np.shape(x)))  # noqa: N806
+    L, G, reward, theta = np.full(np.shape(x), eps), *np.zeros((3, *np.shape(x)))
     for t in range(1, oracles.STEPS + 1):
         negative = -oracles.at(learning_rate, t) * (gradient(t, x) + weight_decay * x)
-        L = np.maximum(L, np.abs(negative))  # noqa: N806
-        G = G + np.abs(negative)  # noqa: N806
+        L = np.maximum(L, np.abs(negative))
+        G = G + np.abs(negative)
         reward = np.maximum(reward + (x - start) * negative, 0)
         theta = theta + negative
         x = start + theta / (L * np.maximum(G + L, alpha * L)) * (L + reward)

@@ -235,8 +235,8 @@ def test_solvers_agree(n: int):
     """With plain damping: within a trust region conjugate gradients end at another point of its edge."""
     with precision("float64"):
         params, t = small_network("float64"), jnp.linspace(-1, 1, n)
-        residuals = lambda p: {"at": jax.vmap(network, (None, 0))(p, t)}  # noqa: E731
-        each = lambda p: {"at": jax.vmap(jax.grad(network), (None, 0))(p, t)}  # noqa: E731
+        residuals = lambda p: {"at": jax.vmap(network, (None, 0))(p, t)}
+        each = lambda p: {"at": jax.vmap(jax.grad(network), (None, 0))(p, t)}
         ends = [run(gauss_newton(1e-3, solver=x, cg_tol=1e-13), residuals, params, 6) for x in (*SOLVERS, "auto")]
         ends += [run(gauss_newton(1e-3, solver=x), residuals, params, 6, jacobian_fn=each) for x in SOLVERS[:2]]
         for end in ends[1:]:
@@ -247,8 +247,8 @@ def test_solvers_agree(n: int):
 def test_solvers_reach_one_minimum(solver: str):
     with precision("float64"):
         params, t = small_network("float64"), jnp.linspace(-1, 1, 40)
-        residuals = lambda p: jax.vmap(network, (None, 0))(p, t)  # noqa: E731
-        each = lambda p: jax.vmap(jax.grad(network), (None, 0))(p, t)  # noqa: E731
+        residuals = lambda p: jax.vmap(network, (None, 0))(p, t)
+        each = lambda p: jax.vmap(jax.grad(network), (None, 0))(p, t)
         given = {} if solver == "cg" else {"jacobian_fn": each}
         ends, _ = run(gauss_newton(solver=solver), residuals, params, 120, **given)
         after = jax.vmap(lambda p: jnp.mean(residuals(p) ** 2))(ends)
@@ -258,7 +258,7 @@ def test_solvers_reach_one_minimum(solver: str):
 @pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
 def test_float32_fits_a_network(damping: float | None):
     params, t = small_network("float32"), jnp.linspace(-1, 1, 40)
-    residuals = lambda p: jax.vmap(network, (None, 0))(p, t)  # noqa: E731
+    residuals = lambda p: jax.vmap(network, (None, 0))(p, t)
     ends, states = run(gauss_newton(damping), residuals, params, 60)
     after = jax.vmap(lambda p: jnp.mean(residuals(p) ** 2))(ends)
     assert float(after[-1]) < 1e-6 * float(jnp.mean(residuals(params) ** 2))
@@ -286,7 +286,7 @@ def test_columns_of_zeros_and_columns_that_depend_on_each_other(solver: str, dam
 def test_more_parameters_than_residuals(solver: str, damping: float | None):
     A, b = np.random.default_rng(0).normal(size=(3, 7)), np.array([1.0, -2.0, 0.5])
     D = np.ones(7) if damping else np.linalg.norm(A, axis=0)
-    residuals = lambda x: jnp.asarray(A, x.dtype) @ x - jnp.asarray(b, x.dtype)  # noqa: E731
+    residuals = lambda x: jnp.asarray(A, x.dtype) @ x - jnp.asarray(b, x.dtype)
     xs, _ = run(gauss_newton(damping, solver=solver), residuals, jnp.zeros(7), 20 if damping else 8)
     np.testing.assert_allclose(A @ np.asarray(xs[-1], float), b, atol=1e-5)
     np.testing.assert_allclose(xs[-1], np.linalg.pinv(A / D) @ b / D, atol=1e-4)
@@ -344,7 +344,7 @@ def test_a_step_to_residuals_that_are_not_finite_is_refused():
 
 def test_the_gradient_says_only_what_is_trained():
     x = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3), "c": jnp.array(0.5)}
-    residuals = lambda x: x["a"] * x["c"] - x["b"].astype(jnp.float32)  # noqa: E731
+    residuals = lambda x: x["a"] * x["c"] - x["b"].astype(jnp.float32)
     grads = jax.grad(lambda x: jnp.sum(residuals(x) ** 2), allow_int=True)(x)
     tx = gauss_newton(radius=10.0)
     step = jax.jit(lambda g, x: tx.update(g, tx.init(x), x, residual_fn=residuals)[0])
@@ -394,7 +394,7 @@ def test_minimize_gives_it_residuals_of_the_batch():
     def loss(p: Any, batch: Any) -> Any:
         return jnp.mean(residuals(p, batch) ** 2)
 
-    jacobian = lambda p, batch: jax.jacrev(residuals)(p, batch)  # noqa: E731
+    jacobian = lambda p, batch: jax.jacrev(residuals)(p, batch)
     start = {"size": jnp.ones(()), "rate": jnp.zeros(())}
     for functions in ({"residual_fn": residuals}, {"residual_fn": residuals, "jacobian_fn": jacobian}):
         result = gdjax.minimize(loss, start, gauss_newton(), steps=12, data=data, extra_fns=functions)
@@ -410,7 +410,7 @@ def test_decomposes_the_smaller_matrix():
 
     def shapes(n: int, m: int, solver: Any) -> set[Any]:
         x, tx = jnp.zeros(n), gauss_newton(solver=solver)
-        residuals = lambda x: jnp.resize(x, m) - 1  # noqa: E731
+        residuals = lambda x: jnp.resize(x, m) - 1
         step = jax.make_jaxpr(lambda x: tx.update(x, tx.init(x), x, residual_fn=residuals))(x)
         return {match for match in ("cholesky",) if match in str(step)} | {
             f"{k},{k}" for k in (n, m) if f"f32[{k},{k}]" in str(step)

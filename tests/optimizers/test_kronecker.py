@@ -75,7 +75,7 @@ def test_an_update_does_not_wait_for_a_refresh(name):
 
     def counted(**given):
         tx = getattr(gdjax, f"scale_by_{name}")(**given)
-        update = lambda g, s: tx.update(g, s)[0]  # noqa: E731
+        update = lambda g, s: tx.update(g, s)[0]
         return work(update, g, tx.init(g)), work(tx.update, g, tx.init(g))
 
     (of_update, decompositions), (of_step, _) = counted(**OFF_THE_PATH[name])
@@ -229,7 +229,7 @@ def test_state_dtypes_and_masks():
 def test_a_factor_that_says_nothing_keeps_its_basis(before):
     """One of zeros in the first step, and one that becomes NaN."""
     tx, bad = gdjax.scale_by_soap(precondition_frequency=1), jnp.nan if before else 0.0
-    tree = lambda i, b: {"a": normal(i, 3, 4), "b": b}  # noqa: E731
+    tree = lambda i, b: {"a": normal(i, 3, 4), "b": b}
     good = [tree(i, normal(i + 9, 3, 4)) for i in range(before)]
     old = run(tx, good)[1] if good else tx.init(tree(0, jnp.zeros((3, 4))))
     _, new = run(tx, [tree(5, jnp.full((3, 4), bad))], old)

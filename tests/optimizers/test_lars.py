@@ -20,7 +20,7 @@ def lars(
 ) -> Iterator[Any]:  # fmt: skip
     """One layer."""
     v = np.zeros(np.shape(x))
-    sees = lambda mask: mask if isinstance(mask, bool) else np.ndim(x) > 1  # noqa: E731
+    sees = lambda mask: mask if isinstance(mask, bool) else np.ndim(x) > 1
     for t in range(1, oracles.STEPS + 1):
         d = gradient(t, x)
         if sees(weight_decay_mask):

@@ -106,7 +106,7 @@ def test_a_step_of_zero_does_not_end_the_descent():
 
 
 def test_negative_curvature_keeps_a_direction_of_descent():
-    f = lambda x: jnp.sum(jnp.cos(x))  # noqa: E731
+    f = lambda x: jnp.sum(jnp.cos(x))
     points = jnp.array([[0.3, 0.2], [0.9, 0.5]])  # around the maximum
     directions = {}
     with relaxed():
@@ -340,7 +340,7 @@ def test_the_minimum_within_bounds(n: int, degenerate: bool):
 
 
 def test_rosenbrock_within_bounds_as_fast_as_scipy():
-    f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)  # noqa: E731
+    f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
     lower, upper, start = [-2.0, 0.1, -np.inf, -2.0], [0.8, np.inf, np.inf, 0.1], [0.5, 0.4, 0.3, 0.1]
     with precision("float64"):
         value_and_grad = jax.jit(jax.value_and_grad(f))

@@ -31,7 +31,7 @@ def lion(
         yield x, {"mu": mu}
 
 
-MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)  # noqa: E731
+MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
 CASES = {
     "default": {},
     "schedule": {"learning_rate": oracles.fall},
@@ -51,7 +51,7 @@ test_optax = oracles.like_optax("lion", CASES, learning_rate=0.01)
 @DTYPES
 @pytest.mark.parametrize("kwargs", MODES, ids=oracles.named)
 def test_modes(kwargs, dtype):
-    tx = lambda lib: lib.chain(lib.scale_by_lion(**kwargs), lib.scale(-1 / 16))  # noqa: E731
+    tx = lambda lib: lib.chain(lib.scale_by_lion(**kwargs), lib.scale(-1 / 16))
     oracles.assert_follows(tx(gdjax), functools.partial(lion, learning_rate=1 / 16, **kwargs), dtype)
     if dtype == "float32":
         oracles.assert_like_optax(tx)

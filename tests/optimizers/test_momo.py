@@ -47,7 +47,7 @@ def momo_adam(
         d, v = b1 * d + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         f = b1 * f + (1 - b1) * value(t, x)
         gamma = b1 * gamma + (1 - b1) * (g @ x)
-        D = np.sqrt(v / (1 - b2**t)) + eps  # noqa: N806
+        D = np.sqrt(v / (1 - b2**t)) + eps
         a = 1 + lr * weight_decay
         if adapt_lower_bound and a * (f - gamma) + d @ x < a * rho * lb:
             lb = max((a * (f - gamma) + d @ x) / (2 * a * rho), lower_bound)

@@ -110,7 +110,7 @@ def test_the_factor_of_a_wide_matrix_and_its_transpose():
 def test_a_power_of_the_singular_values_of_a_stack():
     """Each layer of a stack of four axes is a matrix by itself, tall or wide."""
     stack = jax.random.normal(jax.random.key(0), (2, 3, 4, 6))
-    make = lambda *axes: gdjax.scale_by_muon(power=0.25, weight_dimension_numbers=Axes(*axes))  # noqa: E731
+    make = lambda *axes: gdjax.scale_by_muon(power=0.25, weight_dimension_numbers=Axes(*axes))
     for axes in ((2, 3), (3, 2)):
         u, _ = make(*axes).update(stack, make(*axes).init(stack), stack)
         one = make(axes[0] - 2, axes[1] - 2)
@@ -236,7 +236,7 @@ def update(g, axes=None):
 def test_the_momentum_of_a_large_matrix_is_written_once_before_its_norms():
     params = {name: jnp.ones((256, 300)) for name in "ab"}
     tx = gdjax.scale_by_muon()
-    update = lambda g, s: tx.update(g, s)  # noqa: E731
+    update = lambda g, s: tx.update(g, s)
     text = jax.jit(update, donate_argnums=1).lower(params, tx.init(params)).compile().as_text()
     # A bounded gradient is read for the new momentum, and for what Newton-Schulz starts from.
     bounded = [x for x in text.split("\n\n") if "xor(" in x and "f32[256,300]" in x]

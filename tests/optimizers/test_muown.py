@@ -70,7 +70,7 @@ def test_a_step_is_as_long_as_the_neuron_is_turned(problem: Any):
     """At a rate where the neurons hardly turn, across them the update is Muon's of the part across them."""
     params, grads = problem
     w, g = np.asarray(params["w"]), np.asarray(grads["w"])
-    across = lambda x: x - w * np.sum(x * w, axis=0) / np.sum(w * w, axis=0)  # noqa: E731
+    across = lambda x: x - w * np.sum(x * w, axis=0) / np.sum(w * w, axis=0)
     u = gdjax.muown(1e-3, adam_eps=1.0).update(grads, gdjax.muown(1e-3).init(params), params)[0]["w"]
     tx = gdjax.muon(1e-3, "polar_express", consistent_rms=0.2)
     muon = tx.update({"w": jnp.asarray(across(g))}, tx.init(params), params)[0]["w"]

@@ -91,7 +91,7 @@ def test_together_as_apart(name):
     make = DIRECTIONS[name]
     tree = {"a": normal(4, 6), "b": normal(4, 6), "t": normal(6, 4), "batch": normal(2, 4, 3), "qkv": normal(4, 9)}
     roles = {"a": Matrix(), "b": Matrix(), "t": Matrix(1, 0), "batch": Matrix(), "qkv": Matrix(parts=(3, 6))}
-    make_one = lambda: make(roles=lambda tree: jax.tree.map(lambda x: Matrix(), tree))  # noqa: E731
+    make_one = lambda: make(roles=lambda tree: jax.tree.map(lambda x: Matrix(), tree))
     tx, grads = make(roles=lambda tree: roles), jax.tree.map(jnp.asarray, tree)
     state = tx.init(grads)
     if name == "dion":  # the same start for all
@@ -99,7 +99,7 @@ def test_together_as_apart(name):
     got = None
     for _ in range(2):
         got, state = jax.jit(tx.update)(grads, state)
-    alone = lambda x: _alone(make_one(), x, name == "dion")  # noqa: E731
+    alone = lambda x: _alone(make_one(), x, name == "dion")
     np.testing.assert_allclose(got["a"], alone(tree["a"]), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got["b"], alone(tree["b"]), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got["t"].T, alone(tree["t"].T), rtol=1e-4, atol=1e-5)
@@ -162,7 +162,7 @@ def by_axis(x, axis):
 def test_equilibrated(shape):
     g = RNG.normal(size=shape)
     with oracles.precision("float64"):
-        run = lambda which: update(gdjax.scale_by_muon(equilibrate=which), g)  # noqa: E731
+        run = lambda which: update(gdjax.scale_by_muon(equilibrate=which), g)
         np.testing.assert_allclose(run("outputs"), polar(by_axis(g, 0)), rtol=1e-6)
         np.testing.assert_allclose(run("inputs"), polar(by_axis(g, 1)), rtol=1e-6)
         both = g / np.linalg.norm(g, axis=0, keepdims=True) / np.linalg.norm(g, axis=1, keepdims=True)
@@ -174,7 +174,7 @@ def test_renormalized(shape):
     g = RNG.normal(size=shape)
     with oracles.precision("float64"):
         o = polar(g)
-        run = lambda which: update(gdjax.scale_by_muon(renormalize=which), g)  # noqa: E731
+        run = lambda which: update(gdjax.scale_by_muon(renormalize=which), g)
         np.testing.assert_allclose(run("outputs"), by_axis(o, 0), rtol=1e-6)
         np.testing.assert_allclose(run("inputs"), by_axis(o, 1), rtol=1e-6)
         np.testing.assert_allclose(run("inputs outputs"), by_axis(by_axis(o, 1), 0), rtol=1e-6)

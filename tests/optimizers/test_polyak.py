@@ -58,7 +58,7 @@ def test_scaling_halves_the_step():
 def test_a_zero_gradient_does_not_move(value: float, dtype: str):
     tx, zero = gdjax.polyak_sgd(), jnp.zeros(2, dtype)
     assert update(tx, zero, value=value).tolist() == [0, 0]
-    total = lambda g: jnp.sum(update(tx, g, value=value)).astype(jnp.float32)  # noqa: E731
+    total = lambda g: jnp.sum(update(tx, g, value=value)).astype(jnp.float32)
     assert np.isfinite(jax.grad(total)(zero)).all()
 
 

@@ -54,7 +54,7 @@ def square(x, diagonal):
 def fitted(qs, ls, g, noise, vs, form, lr, beta, damping):
     """One step of both factors; `vs` are the random vectors of both sides."""
     g = g + (damping + EPS * np.abs(g)) * noise
-    both = lambda f, h, x: apply(h, apply(f, x).T).T  # noqa: E731  # f x h^T
+    both = lambda f, h, x: apply(h, apply(f, x).T).T  # f x h^T
     if form == "EQ":
         x = both(qs[0], qs[1], g)
         inverse = [1 / q if q.ndim == 1 else np.linalg.inv(q).T for q in qs]
@@ -259,7 +259,7 @@ def test_stacks_and_parts_are_matrices_each_by_itself():
     params = {k: jnp.zeros(shape) for k, shape in shapes.items()}
     roles = {"experts": Matrix(-2, -1), "qkv": Matrix(-2, -1, (3, 2))}
     apart = {f"e{i}": jnp.zeros((4, 3)) for i in range(2)} | {"q": jnp.zeros((4, 3)), "k": jnp.zeros((4, 2))}
-    split = lambda x: {"e0": x["experts"][0], "e1": x["experts"][1], "q": x["qkv"][:, :3], "k": x["qkv"][:, 3:]}  # noqa: E731
+    split = lambda x: {"e0": x["experts"][0], "e1": x["experts"][1], "q": x["qkv"][:, :3], "k": x["qkv"][:, 3:]}
     one = gdjax.scale_by_psgd_kron(dQ="QUAD", roles=lambda tree: roles)
     each = gdjax.scale_by_psgd_kron(dQ="QUAD")
     states = one.init(params), each.init(apart)
@@ -342,7 +342,7 @@ def test_16_bit_parameters():
 def test_the_rest_goes_to_adamw_or_another():
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
     grads = grads_of(params, 0)
-    one = lambda tx: tx.update(grads, tx.init(params), params)[0]["b"]  # noqa: E731
+    one = lambda tx: tx.update(grads, tx.init(params), params)[0]["b"]
     np.testing.assert_array_equal(one(gdjax.psgd_kron(0.1)), one(gdjax.adamw(0.1, weight_decay=0.0)))
     np.testing.assert_array_equal(one(gdjax.psgd_kron(0.1, others=gdjax.sgd(0.5))), -0.5 * grads["b"])
     other = gdjax.psgd_kron(0.1, adam_learning_rate=0.2, adam_b1=0.5, adam_weight_decay=0.1)
@@ -353,7 +353,7 @@ def test_it_trains():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(64, 6)) * np.geomspace(1, 100, 6), "float32")
     w = jnp.asarray(rng.normal(size=(6, 4)) / np.geomspace(1, 100, 6)[:, None], "float32")
-    loss = lambda p: jnp.mean((x @ p["w"] - x @ w) ** 2)  # noqa: E731
+    loss = lambda p: jnp.mean((x @ p["w"] - x @ w) ** 2)
     start = {"w": jnp.zeros((6, 4))}
     rate = gdjax.linear_schedule(0.05, 0.0, 400)
     final = gdjax.minimize(loss, start, gdjax.psgd_kron(rate), steps=400).history["loss"][-1]

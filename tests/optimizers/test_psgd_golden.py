@@ -23,7 +23,7 @@ def authors(b1: float = 0.0, **settings: Any) -> Any:
     Its limits of an update are not reached in these runs.
     """
     decay = mean_till(b1)
-    rate = lambda count: 0.02 * (1 - decay(count) ** (count.astype(float) + 1))  # noqa: E731
+    rate = lambda count: 0.02 * (1 - decay(count) ** (count.astype(float) + 1))
     return gdjax.psgd_kron(rate, decay, 1.0, momentum_into_precond_update=False, max_update_rms=1e9, **settings)
 
 
@@ -57,7 +57,7 @@ def drawn(run: str, leaf: str) -> Any:
 
     def normals(key: Any, shapes: Any, dtype: Any) -> Any:
         found = jnp.all(keys == jax.random.key_data(key)[None], 1)
-        pick = lambda xs: jnp.where(jnp.any(found), jnp.asarray(xs)[jnp.argmax(found)], jnp.nan)  # noqa: E731
+        pick = lambda xs: jnp.where(jnp.any(found), jnp.asarray(xs)[jnp.argmax(found)], jnp.nan)
         v = jnp.zeros(shapes[0], dtype) if noise is None else pick(noise)
         return [v, *(map(jnp.zeros, shapes[1:]) if vectors is None else pick(vectors))]
 

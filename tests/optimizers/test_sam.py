@@ -116,7 +116,7 @@ def test_opaque_mode_averages_over_a_mapped_axis():
     shift = jnp.array([-1.0, 1.0])
 
     def update(shift: Any, g: Any) -> Any:
-        grad_fn = lambda p, i: jax.tree.map(lambda x: x + shift, slope(p))  # noqa: E731
+        grad_fn = lambda p, i: jax.tree.map(lambda x: x + shift, slope(p))
         return tx.update(g, tx.init(PARAMS), PARAMS, grad_fn=grad_fn)[0]
 
     both = jax.vmap(update, (0, None), axis_name="batch")(shift, slope(PARAMS))

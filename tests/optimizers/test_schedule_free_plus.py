@@ -76,7 +76,7 @@ def test_follows_the_authors(name: str, dtype: str):
 
 def test_x_is_recovered():
     """Of two steps, whose interpolations differ."""
-    rates = lambda count: jnp.where(count == 0, 0.9, 0.5)  # noqa: E731
+    rates = lambda count: jnp.where(count == 0, 0.9, 0.5)
     tx, y, z = gdjax.schedule_free_plus(sf_b1=rates), jnp.array([2.0, -1.0]), [jnp.array([2.0, -1.0])]
     state = tx.init(y)
     for _ in range(2):

@@ -51,8 +51,8 @@ def test_a_norm_and_a_radius_for_each_role():
     shapes = {"hidden": (4, 3), "wte": (7, 3), "lm_head": (3, 7), "bias": (3,), "scale": ()}
     g = {k: jnp.asarray(RNG.normal(size=shape), "float32") for k, shape in shapes.items()}
     roles = {"wte": "embedding", "lm_head": "head", "bias": "bias"}
-    labels = lambda tree: {k: "matrix" if k == "hidden" else roles.get(k, "norm") for k in tree}  # noqa: E731
-    one = lambda norm, radius: gdjax.chain(gdjax.scale_by_scion(norm), gdjax.scale(-0.1 * radius))  # noqa: E731
+    labels = lambda tree: {k: "matrix" if k == "hidden" else roles.get(k, "norm") for k in tree}
+    one = lambda norm, radius: gdjax.chain(gdjax.scale_by_scion(norm), gdjax.scale(-0.1 * radius))
     groups = {
         "matrix": one("spectral", 2.0), "embedding": one("embedding_sign", 3.0), "head": one("sign", 5.0),
         "bias": one("rms", 7.0), "norm": one("rms", 7.0),

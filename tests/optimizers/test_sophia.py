@@ -96,7 +96,7 @@ def test_the_estimator_is_unbiased():
 
 def test_keys():
     x = jnp.ones(50)
-    f = lambda x: jnp.sum(x) ** 2  # noqa: E731
+    f = lambda x: jnp.sum(x) ** 2
     first, state = estimate(f, x, 3)
     np.testing.assert_array_equal(estimate(f, x, jax.random.key(3))[0], first)
     assert (estimate(f, x, 4)[0] != first).any()

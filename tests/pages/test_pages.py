@@ -180,7 +180,7 @@ def check_the_cookbook(names: dict[str, Any]) -> None:
     assert_close(names["in_parts"], jax.grad(loss)(params))
     assert_close(names["restored"], {"params": names["params_then"], "state": names["state_then"]}, 0, 0)
     assert {g.dtype for g in jax.tree.leaves(names["gradients"])} == {jnp.dtype("float32")}
-    assert_close(jax.tree.map(lambda c: c[0], names["copies"]), jax.device_get(names["on_mesh"]))
+    assert_close(jax.device_get(names["moved"]), jax.device_get(names["on_mesh"]))
     assert names["divided_state"][0].mu["hidden"]["kernel"].addressable_shards[0].data.shape == (4, 1)
     assert loss(names["result"].params) < 0.5 * loss(params)
     assert jnp.isfinite(names["slope"]) and jnp.abs(names["by_start"]["head"]["kernel"]).max() > 0
@@ -288,7 +288,6 @@ def test_the_page_on_adapters(capsys: pytest.CaptureFixture[str]):
 def test_the_page_on_comparing():
     names = run("compare")
     assert names["same"] < 1e-4 and names["same"] < names["free"]
-    assert_close((names["used"], names["coming"]), (1.0, 0.9))
     assert names["losses"].shape == (8,) and names["losses"].argmin() not in (0, 7)
 
 
@@ -447,7 +446,7 @@ def test_what_the_states_on_explicit_axes_are():
         lambda: gdjax.monitor({"norm": gdjax.global_norm}).init(p),
         lambda: gdjax.measure_with_ema(gdjax.global_norm, 0.9).init(p),
     ]
-    zeros = lambda: gdjax.set_to_zero().update(p, gdjax.EmptyState())  # noqa: E731
+    zeros = lambda: gdjax.set_to_zero().update(p, gdjax.EmptyState())
     if jax.__version_info__ < (0, 12):
         calls.append(zeros)
     else:

@@ -42,17 +42,17 @@ def result(**changes: Any) -> gdjax.SweepResult:
 
 def by_size(**changes: Any) -> gdjax.SweepBySize:
     grid = {"learning_rate": [0.2, 0.05, 0.1, 1e20]}
-    make = lambda size: ((lambda p: size * bowl(p)), jnp.ones(2))  # noqa: E731
+    make = lambda size: ((lambda p: size * bowl(p)), jnp.ones(2))
     return gdjax.sweep(make, None, gdjax.sgd, grid, steps=10, sizes=(1, 2), **changes)
 
 
 def moved() -> gdjax.TransferCheck:
-    make = lambda n, seed: ((lambda p: jnp.sum(p["w"] ** 2)), {"w": jnp.ones((n, n)), "still": jnp.ones(0)})  # noqa: E731
+    make = lambda n, seed: ((lambda p: jnp.sum(p["w"] ** 2)), {"w": jnp.ones((n, n)), "still": jnp.ones(0)})
     return gdjax.check_transfer(make, gdjax.adam(0.1), widths=(2, 8), steps=(1, 2), seeds=2)
 
 
 def factors_of_a_model() -> gdjax.Table:
-    model = lambda n: {"embed": jnp.ones((9, n)), "mlp": jnp.ones((n, n)), "head": jnp.ones((n, 9))}  # noqa: E731
+    model = lambda n: {"embed": jnp.ones((9, n)), "mlp": jnp.ones((n, n)), "head": jnp.ones((n, 9))}
     return gdjax.transfer_table(gdjax.adamw(0.1), model(16), model(4))
 
 
@@ -172,7 +172,7 @@ def test_state_bytes(plt: Any):
 def test_plans(plt: Any):
     """A bar for each plan, made of its parts, by the numbers of devices."""
     params = {"w": jax.ShapeDtypeStruct((256, 256), jnp.float32)}
-    made = lambda tx, n, **kwargs: gdjax.plan(tx, params, {"data": n}, memory=2**20, **kwargs)  # noqa: E731
+    made = lambda tx, n, **kwargs: gdjax.plan(tx, params, {"data": n}, memory=2**20, **kwargs)
     adam = [made(gdjax.adam(0.1), n, activations=2**18) for n in (64, 4)]
     ax = plots.plot_plan({"adam": adam, "sgd": made(gdjax.sgd(0.1), 16)})
     tops: dict[float, float] = {}

@@ -318,7 +318,7 @@ def test_the_mean_of_untuned_points_counts_a_ratio_as_ten_at_most_and_shows_it_w
 def test_an_open_run_is_read_on_its_way_and_a_planned_one_at_its_end(tmp_path):
     """Curves have a number for every 50 steps. The point that is best over all lengths is not the best of one."""
     lengths = anytime.LENGTHS
-    curve = lambda f: [f(50 * (i + 1)) for i in range(lengths[-1] // 50)]  # noqa: E731
+    curve = lambda f: [f(50 * (i + 1)) for i in range(lengths[-1] // 50)]
     planned, free = Record("anytime", anytime.PLANNED, tmp_path), Record("anytime", "averaged adamw", tmp_path)
     tried = [{"rate": float(i)} for i in range(2)]
     for n in lengths:

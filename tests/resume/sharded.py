@@ -40,7 +40,7 @@ def start(tx: Any) -> Any:
     Restored to one device it would be bound to that, and a step that also gets parameters from others would not run.
     """
     params = tree(0)
-    spread = lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, EVERYWHERE)  # noqa: E731
+    spread = lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, EVERYWHERE)
     return params, jax.tree.map(spread, tx.init(params))
 
 

@@ -265,9 +265,7 @@ def test_what_was_given_to_a_step_is_gone():
 
 
 def test_fragments_by_name_and_by_size():
-    make = lambda fragments: gdjax.diloco_step(  # noqa: E731
-        loss, gdjax.sgd(0.1), start(), mesh_of(M), every=4, fragments=fragments
-    )
+    make = lambda fragments: gdjax.diloco_step(loss, gdjax.sgd(0.1), start(), mesh_of(M), every=4, fragments=fragments)
     assert make(2).fragments == {"first": 0, "last": 1, "bias": 1}
     assert make({"first": 1, "last": 0, "bias": 1}).fragments == {"first": 1, "last": 0, "bias": 1}
     params = {"a": [jnp.ones(2), jnp.ones(3)], "b": jnp.ones(1)}

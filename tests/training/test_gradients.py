@@ -293,7 +293,7 @@ def test_misuse(function: Any, misuse: Any, error: type[Exception], message: str
 
 def test_given_gradient_must_fit():
     params = {"a": jnp.ones(3), "b": jnp.ones(2)}
-    f = lambda p: jnp.sum(p["a"]) + jnp.sum(p["b"])  # noqa: E731
+    f = lambda p: jnp.sum(p["a"]) + jnp.sum(p["b"])
     with pytest.raises(ValueError, match=r"grad\['b'\] is missing"):
         check_gradients(f, params, grad={"a": jnp.ones(3)})
     with pytest.raises(ValueError, match=r"params\['b'\]: gradient shape \(3,\) does not match \(2,\)"):

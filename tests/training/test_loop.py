@@ -252,14 +252,14 @@ def test_steps_to_a_bound_as_scipy_counts_them():
     """Rosenbrock's function with the minimum cut off: SciPy's L-BFGS-B needs 39 evaluations or so."""
     with enable_x64(True):
         x = jnp.full(6, -0.5, jnp.float64)
-        f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)  # noqa: E731
+        f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
         result = minimize(f, x, gdjax.bfgs(bounds=(None, 0.8)), steps=200, grad_tol=1e-9)
     assert result.converged and result.steps < 60, result.message
 
 
 def test_stops_at_zero_with_a_projection_last():
     tx = gdjax.chain(gdjax.sgd(0.1), gdjax.masked(gdjax.keep_params_nonnegative(), {"a": True, "b": False}))
-    loss = lambda p: jnp.sum((p["a"] + 1) ** 2) + jnp.sum((p["b"] + 1) ** 2)  # noqa: E731
+    loss = lambda p: jnp.sum((p["a"] + 1) ** 2) + jnp.sum((p["b"] + 1) ** 2)
     result = minimize(loss, {"a": jnp.ones(2), "b": jnp.ones(1)}, tx, steps=200, grad_tol=1e-4)
     assert result.converged and result.steps < 100
     np.testing.assert_allclose(result.params["a"], 0)

@@ -105,7 +105,7 @@ def grown(by: float) -> Any:
 def test_movements_are_those_of_the_definition():
     """A change that is -1 everywhere has the singular value sqrt(inputs x outputs)."""
     found = check(grown(0), gdjax.sign_sgd(1.0), data=None, has_aux=False, steps=(1,), widths=(4, 16), seeds=1)
-    at = lambda path: found.movements[path][0, :, 0]  # noqa: E731
+    at = lambda path: found.movements[path][0, :, 0]
     for path, values in {
         "w": (4, 16), "blocks/kernel": (4, 16), "up": (4, 4), "head": (4, 16), "norm": (1, 1), "embed": (1, 1)
     }.items():  # fmt: skip
@@ -124,10 +124,10 @@ def test_a_row_and_a_part_count_for_themselves():
 
     def make(n: int, seed: int) -> Any:
         params = {"embed": jnp.zeros((5, n)), "qkv": jnp.zeros((n, 3 * n))}
-        loss = lambda p: 2 * jnp.sum(p["embed"][1]) + 5 * p["embed"][1, 0] + jnp.sum(p["embed"]) + jnp.sum(p["qkv"])  # noqa: E731
+        loss = lambda p: 2 * jnp.sum(p["embed"][1]) + 5 * p["embed"][1, 0] + jnp.sum(p["embed"]) + jnp.sum(p["qkv"])
         return loss, params
 
-    run = lambda roles: check(  # noqa: E731
+    run = lambda roles: check(
         make, gdjax.sgd(1.0), data=None, has_aux=False, steps=(1,), widths=(4, 8), seeds=1, roles=roles
     )
     found = run({"qkv": gdjax.Matrix(0, 1, parts=3)})

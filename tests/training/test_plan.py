@@ -135,10 +135,10 @@ MIXED = {
 @pytest.mark.parametrize("name", MIXED)
 def test_leaves_of_a_stack_that_lie_differently(name: str):
     tree, min_bytes, wire = MIXED[name]
-    shape = lambda size: jax.ShapeDtypeStruct(size, jnp.float32)  # noqa: E731
+    shape = lambda size: jax.ShapeDtypeStruct(size, jnp.float32)
     params = jax.tree.map(shape, tree, is_leaf=lambda x: isinstance(x, tuple))
     mesh, tx = on_eight(), TXS["muon"]()
-    squares = lambda params, x: sum((jnp.mean(p**2) for p in jax.tree.leaves(params)), jnp.mean(x))  # noqa: E731
+    squares = lambda params, x: sum((jnp.mean(p**2) for p in jax.tree.leaves(params)), jnp.mean(x))
     step = gdjax.sharded_step(squares, tx, params, mesh, min_bytes=min_bytes)
     program = step.lower(params, jax.eval_shape(step.init, params)[1], shape((16, 64))).compile()
     table = gdjax.plan(tx, params, mesh, min_bytes=min_bytes).check(program)

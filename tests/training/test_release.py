@@ -67,7 +67,7 @@ def clipped(tx: Any, **groups: Any) -> Any:
     return gdjax.chain(gdjax.clip_by_global_norm(0.05, **groups), tx)
 
 
-MATRICES = lambda p: {"embed": None, "layers": {"a": gdjax.MuonDimensionNumbers(1, 2), "b": None, "number": None},  # noqa: E731
+MATRICES = lambda p: {"embed": None, "layers": {"a": gdjax.MuonDimensionNumbers(1, 2), "b": None, "number": None},
                       "head": {"w": None}}  # fmt: skip
 ONE = {"groups": {".*": "one"}}  # the norm of the group is meant
 FITTING: dict[str, Callable[[], Any]] = {
@@ -112,7 +112,7 @@ def test_steps_are_those_with_all_gradients(name: str):
 @pytest.mark.parametrize("kept", [{}, {"moments": "blocks"}], ids=["words", "blocks"])
 def test_codes_of_a_group_beside_a_frozen_one(kept: dict[str, Any], inside: bool):
     """Parameters that a group does not see have codes without arrays."""
-    coded = lambda tx: gdjax.quantize_state(tx, min_size=1, **kept)  # noqa: E731
+    coded = lambda tx: gdjax.quantize_state(tx, min_size=1, **kept)
     group = coded(gdjax.adamw(1e-2)) if inside else gdjax.adamw(1e-2)
     labels = gdjax.label_by_path({"^embed": "fixed", ".*": "rest"})
     tx = gdjax.partition({"fixed": gdjax.set_to_zero(), "rest": group}, labels)
@@ -283,7 +283,7 @@ def test_optax():
     with relaxed():
         tx, p = optax.adamw(1e-2), start()
         p["layers"].pop("number")
-        one = lambda w, x, *_: {**x, "h": jnp.tanh(x["h"] @ w["a"] + w["b"])}  # noqa: E731
+        one = lambda w, x, *_: {**x, "h": jnp.tanh(x["h"] @ w["a"] + w["b"])}
         step = gdjax.gradient_release(tx, before, one, after, stack=lambda p: p["layers"], has_aux=True)
 
         def loss(p: Any) -> Any:
@@ -328,7 +328,7 @@ def test_what_does_not_fit_is_refused(name: str):
         tx, p = make(), start()
         p["layers"] = {"a": p["layers"]["a"]}
         p["embed"], p["head"] = jnp.ones((2, WIDTH)), {"w": jnp.ones((WIDTH, 1))}
-        one = lambda w, x, *_: {**x, "h": x["h"] @ w["a"]}  # noqa: E731
+        one = lambda w, x, *_: {**x, "h": x["h"] @ w["a"]}
         step = gdjax.gradient_release(tx, before, one, after, stack=lambda p: p["layers"], has_aux=True)
         with pytest.raises(ValueError, match=f"gdjax.gradient_release: .*({why})"):
             jax.eval_shape(step, p, jax.eval_shape(tx.init, p), X, Y)
@@ -414,7 +414,7 @@ def test_arguments():
 def test_what_it_takes(tx: Any):
     """Beside parameters and state, the activations and a few layers; the plain step has all gradients."""
     n, width, rows = 16, 256, 16
-    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     step = gdjax.gradient_release(
         tx, lambda p, x: x, lambda w, x, _: jnp.tanh(x @ w), lambda p, x, _: jnp.mean(x**2), stack=lambda p: p
     )
@@ -430,7 +430,7 @@ def sometimes(when: Callable[[Any, Any], Any]) -> Any:
     """Adds the mean of each array to it where `when(step, gradient)` holds."""
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
-        mixed = lambda g: jnp.where(when(state.count, g), g + jnp.mean(g), g)  # noqa: E731
+        mixed = lambda g: jnp.where(when(state.count, g), g + jnp.mean(g), g)
         return jax.tree.map(mixed, updates), Rows(state.count + 1, ())
 
     return gdjax.GradientTransformation(lambda params: Rows(jnp.zeros((), jnp.int32), ()), update)
@@ -475,8 +475,8 @@ def test_the_size_at_which_it_is_tried(tx: Any, tried: tuple[int, ...], monkeypa
     """The least of some, where the state has the form that it has at the real one."""
     shapes, real = [], probe.tried
     monkeypatch.setattr(probe, "tried", lambda f, *args: shapes.append(args[0].shape) or real(f, *args))
-    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
-    one = lambda w, x, *_: jnp.tanh(x @ w)[:, :500]  # noqa: E731
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    one = lambda w, x, *_: jnp.tanh(x @ w)[:, :500]
     step = gdjax.gradient_release(tx, lambda p, x: x, one, lambda p, x, *_: jnp.sum(x), stack=lambda p: p)
     with relaxed():
         w = of(3, 500, 600)
@@ -490,7 +490,7 @@ def test_of_what_is_updated_alike_one_is_tried(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(probe, "tried", lambda f, *args: tried.append(len(jax.tree.leaves(args[0]))) or real(f, *args))
     w = {"layers": {k: jnp.ones((3, n)) for k, n in zip("abcd", (40, 50, 60, 70), strict=True)}}
     w["rest"] = {"e": jnp.ones((20, 30)), "f": jnp.ones((30, 1000))}
-    one = lambda w, x, *_: sum(jnp.sum(v) for v in w.values()) * x  # noqa: E731
+    one = lambda w, x, *_: sum(jnp.sum(v) for v in w.values()) * x
 
     def run(tx: Any) -> None:
         step = gdjax.gradient_release(tx, lambda p, x: x, one, lambda p, x, *_: jnp.sum(x), stack=lambda p: p["layers"])

@@ -252,7 +252,7 @@ def test_sizes_are_the_sweeps_one_by_one():
 def by_size(*scores: Any) -> gdjax.SweepBySize:
     """Of scores at rates 1/8, 1/4, 1/2, ..., for sizes 1, 2, 4, ..."""
     points = [{"rate": 2.0 ** (k - 3)} for k in range(len(scores[0]))]
-    one = lambda y: gdjax.SweepResult(points, {"loss": np.ones((len(points), 1))}, None, np.asarray(y, float), False)  # noqa: E731
+    one = lambda y: gdjax.SweepResult(points, {"loss": np.ones((len(points), 1))}, None, np.asarray(y, float), False)
     return gdjax.SweepBySize({2**k: one(y) for k, y in enumerate(scores)})
 
 
@@ -314,7 +314,7 @@ def test_misuse_of_sizes(changes: dict[str, Any], error: type[Exception], messag
 
 def test_its_fields_are_those_of_minimize():
     """`losses` was the name of `history["loss"]`."""
-    loss = lambda p: jnp.sum(p**2)  # noqa: E731
+    loss = lambda p: jnp.sum(p**2)
     grid = {"learning_rate": [0.1, 0.2]}
     found = gdjax.sweep(loss, jnp.ones(2), gdjax.sgd, grid, steps=3, evaluate=lambda p: jnp.sum(p))
     alone = gdjax.minimize(loss, jnp.ones(2), gdjax.sgd(0.2), steps=3, evaluate=lambda p: jnp.sum(p))

@@ -24,7 +24,7 @@ INNER = {
 
 def mean(gradients: Any, weights: Any) -> Any:
     """The weighted mean, in NumPy and float64."""
-    total = lambda *xs: np.asarray(sum(w * np.asarray(x, np.float64) for w, x in zip(weights, xs, strict=True)))  # noqa: E731
+    total = lambda *xs: np.asarray(sum(w * np.asarray(x, np.float64) for w, x in zip(weights, xs, strict=True)))
     return jax.tree.map(lambda *xs: (total(*xs) / sum(weights)).astype(np.float32), *gradients)
 
 
@@ -113,7 +113,7 @@ def test_one_call_to_a_window_is_the_transform_itself():
     assert jax.tree.structure(state) == jax.tree.structure(inner.init(PARAMS))
     args = random_tree(1), state, PARAMS
     assert_equal(tx.update(*args, tokens=3, last=True), inner.update(*args))
-    text = lambda update: str(jax.make_jaxpr(update)(*args))  # noqa: E731
+    text = lambda update: str(jax.make_jaxpr(update)(*args))
     assert text(functools.partial(tx.update, tokens=3)) == text(inner.update)
 
 
@@ -228,7 +228,7 @@ def test_gradients_of_a_window_are_reduced_over_devices_once(mesh: Any):
 
         @jax.jit
         def step(params: Any, state: Any, xs: Any) -> Any:
-            part = lambda s, x: (tx.update(gradient(params, x), s, params, last=False, n=2.0)[1], None)  # noqa: E731
+            part = lambda s, x: (tx.update(gradient(params, x), s, params, last=False, n=2.0)[1], None)
             state, _ = jax.lax.scan(part, state, xs[:-1])
             return tx.update(gradient(params, xs[-1]), state, params, last=True, n=2.0)
 

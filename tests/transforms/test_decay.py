@@ -12,7 +12,7 @@ import gdjax
 from tests import oracles
 from tests.support import relaxed
 
-MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)  # noqa: E731
+MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
 CASES = {
     "constant": (0.25, None),
     "none": (0.0, None),

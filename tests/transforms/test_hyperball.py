@@ -87,7 +87,7 @@ def test_16_bit_parameters_do_not_drift():
     tx = gdjax.hyperball(gdjax.sgd(1.0), 0.02)
     state = tx.init(params)
     assert state.radius["w"][0].dtype == jnp.float32
-    norm = lambda p: np.linalg.norm(np.asarray(p["w"], "float64"))  # noqa: E731
+    norm = lambda p: np.linalg.norm(np.asarray(p["w"], "float64"))
     first = norm(params)
     np.testing.assert_allclose(state.radius["w"][0], [first], rtol=1e-6)
 

@@ -222,7 +222,7 @@ def test_what_is_told_of_it(how: str):
     state = tx.init(params)
     more = {"random": 8, "16": 4, "8": 4}.get(how, 0)
     plain = gdjax.sgd(1e-3, momentum=0.9).init(wide(params) if how != "random" else params)
-    size = lambda s: sum(x.nbytes for x in jax.tree.leaves(s))  # noqa: E731
+    size = lambda s: sum(x.nbytes for x in jax.tree.leaves(s))
     assert size(state) - size(plain) == BYTES[how] * (64 * 32 + 32) + more
     assert gdjax.get_hyperparams(tx, state)["learning_rate"] == 1e-3
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:8]), ("data",))

@@ -303,7 +303,7 @@ def test_errors_name_what_cannot_be_measured(how: dict[str, Any], told: str):
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_on_a_mesh(kind: str):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(getattr(jax.sharding.AxisType, kind),))
-    put = lambda tree: jax.device_put(tree, jax.sharding.NamedSharding(mesh, P("data")))  # noqa: E731
+    put = lambda tree: jax.device_put(tree, jax.sharding.NamedSharding(mesh, P("data")))
     with jax.set_mesh(mesh):
         params, gradients = (
             put({"w": jnp.ones((8, 3))}),

@@ -25,7 +25,7 @@ ROLES = {"experts": gdjax.Matrix(-2, -1)}
 
 
 def floored(w: Any, u: Any, floor: float, axis: Any) -> Any:
-    norm = lambda x: np.sqrt(np.sum(x**2, axis, keepdims=True))  # noqa: E731
+    norm = lambda x: np.sqrt(np.sum(x**2, axis, keepdims=True))
     return u * np.maximum(1, floor * norm(w) / norm(u))
 
 

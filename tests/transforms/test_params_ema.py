@@ -64,7 +64,7 @@ def test_every_so_many_updates():
 
 
 def test_a_scheduled_decay():
-    decay = lambda count: jnp.minimum(0.9, (1 + count).astype(jnp.float32) / 10)  # noqa: E731
+    decay = lambda count: jnp.minimum(0.9, (1 + count).astype(jnp.float32) / 10)
     tx = gdjax.params_ema(gdjax.sgd(0.1), decay, debias=False)
     seen, state = run(tx)
     expected = PARAMS
@@ -110,7 +110,7 @@ def test_bfloat16(tx: Any):
 
 
 def test_dtypes_of_the_average():
-    make = lambda dtype: gdjax.params_ema(gdjax.sgd(0.1), 0.9, dtype=dtype)  # noqa: E731
+    make = lambda dtype: gdjax.params_ema(gdjax.sgd(0.1), 0.9, dtype=dtype)
     half, number = jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.complex64)
     assert make(None).init(half).ema.dtype == jnp.float32 and make("bfloat16").init(half).ema.dtype == jnp.bfloat16
     assert make(None).init(number).ema.dtype == make("float32").init(number).ema.dtype == jnp.complex64
@@ -181,7 +181,7 @@ def test_around_and_inside_accumulation():
 
 
 def test_values_state_and_errors():
-    make = lambda: gdjax.params_ema(gdjax.adam(1e-3), 0.99)  # noqa: E731
+    make = lambda: gdjax.params_ema(gdjax.adam(1e-3), 0.99)
     assert make() == make() != gdjax.params_ema(gdjax.adam(1e-3), 0.9)
     assert pickle.loads(pickle.dumps(make())) == make()
     tx = make()

@@ -125,7 +125,7 @@ def test_each_matrix_has_its_own_singular_value():
     scale = {"experts": (5 / 4) ** 0.5, "qkv": 1.0, "query": (8 / 6) ** 0.5, "conv": (8 / 18) ** 0.5}
     tx = gdjax.spectral(gdjax.sgd(1.0), 0.1, roles)
     state = tx.init(params)
-    of = lambda tree, k: tree[k]["kernel"]  # noqa: E731
+    of = lambda tree, k: tree[k]["kernel"]
     shapes = {k: [v.shape for v in jax.tree.leaves(of(state.v, k))] for k in params}
     assert shapes == {
         "experts": [(6, 5)], "qkv": [(3, 4)], "query": [(1, 8)], "conv": [(1, 8)], "embed": [], "head": []
@@ -157,7 +157,7 @@ def test_one_rate_for_all_widths():
         params = {"kernel": jax.random.normal(key, (n, n)) * n**-0.5}
         x, y = (jax.random.normal(jax.random.fold_in(key, i), (32, n)) for i in (1, 2))
         tx = gdjax.spectral(gdjax.adam(1.0), 0.1)
-        f = lambda p: jnp.mean((x @ p["kernel"] - y) ** 2)  # noqa: B023, E731
+        f = lambda p: jnp.mean((x @ p["kernel"] - y) ** 2)  # noqa: B023
         updates, _ = tx.update(jax.grad(f)(params), tx.init(params), params)
         moved.append(float(jnp.sqrt(jnp.mean((x @ updates["kernel"]) ** 2))))
     assert 0.8 < moved[1] / moved[0] < 1.25

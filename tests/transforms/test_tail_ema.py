@@ -83,7 +83,7 @@ def test_a_leaf_can_be_left_out():
 
 
 def test_through_injection_and_a_scheduled_blend():
-    make = lambda blend: gdjax.tail_ema(gdjax.sgd(0.1), 2, 4.0, blend)  # noqa: E731
+    make = lambda blend: gdjax.tail_ema(gdjax.sgd(0.1), 2, 4.0, blend)
     with relaxed():
         injected = gdjax.inject_hyperparams(make)(0.5)
         seen, state = run(injected, 5)

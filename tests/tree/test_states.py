@@ -57,7 +57,7 @@ def test_everything_under_a_name(key: str, name: str, library: str):
 def test_paths_know_the_names_of_tuples():
     state = {"s": [Point(1, {"y": 2})]}
     found = tree.get_all_with_path(state, "y")
-    DictKey, SequenceKey = jax.tree_util.DictKey, jax.tree_util.SequenceKey  # noqa: N806
+    DictKey, SequenceKey = jax.tree_util.DictKey, jax.tree_util.SequenceKey
     start = DictKey("s"), SequenceKey(0)
     assert found == [
         ((*start, NamedTupleKey("Point", "y")), {"y": 2}),
@@ -186,7 +186,7 @@ def test_map_params_makes_shardings():
     mesh = jax.sharding.Mesh(jax.devices()[:2], "x")
     tx = gdjax.adam(1e-3)
     state = jax.eval_shape(tx.init, {"w": jnp.ones((4, 2))})
-    P = jax.sharding.PartitionSpec  # noqa: N806
+    P = jax.sharding.PartitionSpec
     specs = tree.map_params(tx, lambda _, spec: spec, state, {"w": P("x")}, transform_non_params=lambda _: P())
     assert specs[0].mu == specs[0].nu == {"w": P("x")} and specs[0].count == P()
     shardings = jax.tree.map(lambda s: jax.sharding.NamedSharding(mesh, s), specs, is_leaf=lambda s: isinstance(s, P))

@@ -58,7 +58,7 @@ def test_pairs_of_numbers_of_4_bits(platform: str, monkeypatch: pytest.MonkeyPat
     """Both ways to compute them, here, and which one a device gets."""
     traced = jax.jit(in_pairs, static_argnums=1).trace(jnp.zeros((16, 3)), halves)
     assert ("optimization_barrier" in traced.lower(lowering_platforms=(platform,)).as_text()) == (platform != "cuda")
-    choose = lambda x, default, **others: others.get(platform, default)(x)  # noqa: E731
+    choose = lambda x, default, **others: others.get(platform, default)(x)
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
     x = np.random.default_rng(0).integers(0, 16, (16, 3))
     pairs = in_pairs(jnp.asarray(x, jnp.float32), halves)

@@ -65,7 +65,7 @@ def test_what_is_selected_is_made_of_the_old_arrays():
         return mu / jnp.sqrt(nu), mu, nu
 
     closed = jax.make_jaxpr(adam)(X, X, X, X)
-    order = lambda selected: [(x.index, x.waits) for x in loops_of(closed, [1, 2, 3], N, "params", selected)]  # noqa: E731
+    order = lambda selected: [(x.index, x.waits) for x in loops_of(closed, [1, 2, 3], N, "params", selected)]
     assert order(False) == [(1, ()), (2, ()), (0, ())]
     assert order(True) == [(0, ()), (1, (0,)), (2, (0,))]
 
@@ -73,7 +73,7 @@ def test_what_is_selected_is_made_of_the_old_arrays():
 def test_a_circle_ends_at_the_update():
     """The update reads what the slot overwrites, and the slot what the update overwrites."""
     closed = jax.make_jaxpr(lambda g, p, m: (g + m + p, m * p + g))(X, X, X)
-    order = lambda place, to: [x.index for x in loops_of(closed, [place, 2], N, to, False)]  # noqa: E731
+    order = lambda place, to: [x.index for x in loops_of(closed, [place, 2], N, to, False)]
     assert order(1, "params") == [0, 1]
     assert order(0, "gradient") == [1, 0]
 

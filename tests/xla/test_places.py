@@ -20,7 +20,7 @@ def test_the_parts_are_those_of_the_stack(numbers, dtype):
 
 def test_under_vmap_and_grad():
     stack = jnp.arange(48.0).reshape(2, 8, 3, 1)
-    split = lambda x: write_order.parts(x, [1] * 8)  # noqa: E731
+    split = lambda x: write_order.parts(x, [1] * 8)
     np.testing.assert_array_equal(jnp.stack(jax.vmap(split)(stack), 1)[:, :, 0], stack)
     gradient = jax.grad(lambda x: sum(i * jnp.sum(y) for i, y in enumerate(split(x))))(stack[0])
     np.testing.assert_array_equal(gradient[:, 0, 0], np.arange(8))

@@ -158,7 +158,7 @@ def two_rates(o: Any) -> Any:
 
 @claim("7. ", "two learning rates in a chain", theirs=(0, 0), ours=(1, 0))
 def two_rates_warn(o: Any) -> Any:
-    two = lambda *more: o.chain(o.adam(1e-3), o.sgd(0.1), *more)  # noqa: E731
+    two = lambda *more: o.chain(o.adam(1e-3), o.sgd(0.1), *more)
     return len(told(two)), len(told(lambda: two(o.scale(-1.0))))
 
 
@@ -269,7 +269,7 @@ def curve(o: Any, dtype: str) -> Any:
     """The loss of a linear model with a momentum in bfloat16."""
     x = jax.random.normal(jax.random.key(0), (64, 8))
     y, w, tx = x @ jnp.arange(8.0), jnp.zeros(8), o.sgd(3e-2, momentum=0.9, accumulator_dtype=dtype)
-    loss = lambda w: jnp.mean((x @ w - y) ** 2)  # noqa: E731
+    loss = lambda w: jnp.mean((x @ w - y) ** 2)
     state, found = tx.init(w), []
     for _ in range(60):
         u, state = tx.update(jax.grad(loss)(w), state, w)

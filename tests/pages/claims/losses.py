@@ -96,7 +96,7 @@ def a_label_that_is_no_class(o: Any) -> Any:
 
 @claim("`dice_loss(apply_softmax=False)`", theirs=Exception, ours=finite)
 def a_traced_dice_loss(o: Any) -> Any:
-    f = lambda x, y: o.losses.dice_loss(x, y, apply_softmax=False)  # noqa: E731
+    f = lambda x, y: o.losses.dice_loss(x, y, apply_softmax=False)
     return jax.jit(f)(jnp.full((1, 4, 2), 0.5), jnp.full((1, 4, 2), 0.5))
 
 

@@ -108,7 +108,7 @@ def without_bias_correction(o: Any) -> bool:
 @claim("`polyak_sgd(scaling=s)`", theirs=near(2.0, 1e-3), ours=near(0.5, 1e-3))
 def a_scaled_step(o: Any) -> float:
     """The step with s = 1/2 over that with s = 1."""
-    step = lambda s: last(o.polyak_sgd(10.0, scaling=s), [P], P, value=3.0)[0]  # noqa: E731
+    step = lambda s: last(o.polyak_sgd(10.0, scaling=s), [P], P, value=3.0)[0]
     return float(step(0.5) / step(1.0))
 
 

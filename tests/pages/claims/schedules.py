@@ -61,7 +61,7 @@ def a_power_of_zero(o: Any) -> Any:
 @claim("`warmup_cosine_decay` with a peak of 0", theirs=(0.0, 0), ours=(0.0, 1))
 def a_peak_of_zero(o: Any) -> Any:
     value: list[float] = []
-    schedule = lambda: o.warmup_cosine_decay_schedule(0.0, 0.0, 2, 10, end_value=0.5)  # noqa: E731
+    schedule = lambda: o.warmup_cosine_decay_schedule(0.0, 0.0, 2, 10, end_value=0.5)
     warned = told(lambda: value.append(float(schedule()(10))))
     return value[0], len(warned)
 

@@ -139,7 +139,7 @@ def shared_memory(o: Any) -> bool:
 @claim("`schedule_free` with a scheduled rate", theirs=apart(0.0), ours=near(0.0))
 def the_rate_of_this_step(o: Any) -> Any:
     """At a rate that is 0 in the first step alone, the weight of that step."""
-    rate = lambda t: jnp.where(t == 0, 0.0, 1.0)  # noqa: E731
+    rate = lambda t: jnp.where(t == 0, 0.0, 1.0)
     tx = o.contrib.schedule_free(o.sgd(rate), rate)
     return tx.update(G, tx.init(P), P)[1].weight_sum
 

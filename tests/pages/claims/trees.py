@@ -146,7 +146,7 @@ def mapped_over_both(o: Any) -> Any:
 @claim("`second_order.*`", theirs=True, ours=False)
 def a_diagonal(o: Any) -> bool:
     """Whether it warns."""
-    loss = lambda p, x, y: jnp.sum((p * x - y) ** 2)  # noqa: E731
+    loss = lambda p, x, y: jnp.sum((p * x - y) ** 2)
     return bool(told(lambda: o.second_order.hessian_diag(loss, P, P, P)))
 
 
@@ -180,7 +180,7 @@ def a_search_recovers(o: Any) -> bool:
     """One search in which all values are NaN, then an ordinary one."""
     tx, x = o.chain(o.sgd(1.0), search(o, "backtracking")), jnp.array(3.0)
     state, f = tx.init(x), lambda x: x**2
-    bad = lambda x: jnp.nan * x  # noqa: E731
+    bad = lambda x: jnp.nan * x
     for value_fn in (bad, f, f):
         u, state = tx.update(jax.grad(f)(x), state, x, value=f(x), grad=jax.grad(f)(x), value_fn=value_fn)
     return bool(finite(u) and u != 0)
@@ -197,7 +197,7 @@ def uphill(o: Any) -> bool:
 def a_value_of_minus_infinity(o: Any) -> bool:
     """Whether a step to it is taken."""
     tx, x = o.chain(o.sgd(1.0), search(o, "backtracking")), jnp.array(3.0)
-    f = lambda x: jnp.where(x < -2, -jnp.inf, x**2)  # noqa: E731
+    f = lambda x: jnp.where(x < -2, -jnp.inf, x**2)
     g = jnp.array(6.0)
     u, _ = tx.update(g, tx.init(x), x, value=jnp.array(9.0), grad=g, value_fn=f)
     return bool(x + u < -2)
@@ -207,7 +207,7 @@ def a_value_of_minus_infinity(o: Any) -> bool:
 def tolerance_below_zero(o: Any) -> bool:
     """Whether a step that raises f from -1 to -0.95 is within 10 %."""
     tx, x = o.chain(o.sgd(1.0), o.scale_by_backtracking_linesearch(20, rtol=0.1, slope_rtol=0.0)), jnp.array(0.0)
-    f = lambda x: jnp.where(x < -0.5, -0.95, -1.0)  # noqa: E731
+    f = lambda x: jnp.where(x < -0.5, -0.95, -1.0)
     u, _ = tx.update(jnp.array(1.0), tx.init(x), x, value=f(x), grad=jnp.array(1.0), value_fn=f)
     return bool(u == -1.0)
 
@@ -223,14 +223,14 @@ def the_gradient_of_jax(o: Any) -> bool:
 
 @claim("extra arguments that `value_fn` does not take", theirs=TypeError, ours=finite)
 def extra_arguments_of_a_search(o: Any) -> Any:
-    f = lambda x: jnp.sum(x**2)  # noqa: E731
+    f = lambda x: jnp.sum(x**2)
     tx = o.chain(o.sgd(1.0), search(o, "backtracking"))
     return tx.update(2 * P, tx.init(P), P, value=f(P), grad=2 * P, value_fn=f, other=1.0)[0]
 
 
 @claim("`value_and_grad_from_state`, no gradient stored", theirs=Exception, ours=near(3.0))
 def no_gradient_stored(o: Any) -> Any:
-    f = lambda x: jnp.sum(x**2)  # noqa: E731
+    f = lambda x: jnp.sum(x**2)
     return o.value_and_grad_from_state(f)(P, state=o.chain(o.sgd(1.0), search(o, "backtracking")).init(P))[0]
 
 
