@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-Array = jax.Array
+from gdjax.core.types import Array
 
 
 class _Matching(NamedTuple):

@@ -28,7 +28,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # those where roundings grow from step to step. In other files such tests are marked: `@pytest.mark.optimized`.
 OPTIMIZED = (
     "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_numerics test_norms test_golden "
-    "linesearch/test_parity test_elementwise test_novograd inspection/test_metrics"
+    "linesearch/test_parity test_novograd inspection/test_metrics"
 ).split()
 
 

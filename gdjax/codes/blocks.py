@@ -15,11 +15,9 @@ import numpy as np
 
 from gdjax.codes.rounding import Salt, uniform
 from gdjax.core import meshes
-from gdjax.core.types import Format
+from gdjax.core.types import Array, Format
 from gdjax.xla.reads import as_integers, in_pairs, out_of_pairs
 from gdjax.xla.sums import largest_size
-
-Array = jax.Array
 
 
 def rounded(place: Array, shares: Array, value: Callable[[Array], Array]) -> Array:

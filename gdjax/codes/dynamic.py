@@ -3,16 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdjax.codes.rounding import Salt
 from gdjax.core import meshes
-from gdjax.core.types import Format
+from gdjax.core.types import Array, Format
 from gdjax.xla.sums import largest_size
-
-Array = jax.Array
 
 BLOCK = 256
 

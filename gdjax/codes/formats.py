@@ -15,15 +15,11 @@ import numpy as np
 
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
 from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
-from gdjax.codes.rounding import Salt, bits_of, float_of, number, random_bits, stochastically, uniform
+from gdjax.codes.rounding import LARGEST, Salt, bits_of, float_of, number, random_bits, stochastically, uniform
 from gdjax.codes.words import WORDS, InWord, Word
 from gdjax.core.part import Kind
-from gdjax.core.types import ArrayTree, Format
+from gdjax.core.types import Array, ArrayTree, Format
 from gdjax.xla.reads import as_integers
-
-Array = jax.Array
-
-LARGEST = float(jnp.finfo(jnp.bfloat16).max)
 
 
 class NarrowCodes(NamedTuple):

@@ -12,10 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.types import Codec
+from gdjax.core.types import Array, Codec
 from gdjax.xla.reads import as_integers, weighted
-
-Array = jax.Array
 
 # The extra argument of `update` that tells a part which rounds at random the number of the first row of all arrays: of
 # one layer of a stack, as `gradient_release` updates it, that of the layer.

@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdjax.codes.rounding import Salt, bits_of, even_bits, float_of, number
-from gdjax.core.types import Format
+from gdjax.core.types import Array, Format
 from gdjax.xla.reads import as_integers, reciprocal
 
-Array = jax.Array
 U = np.uint32
 
 CUT = 21  # bits of a float32 that v does not keep: 8 of the exponent and the first 2 behind the leading one stay

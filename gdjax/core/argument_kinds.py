@@ -89,7 +89,7 @@ def axes(label: str, name: str, value: object) -> None:
 
 
 def key(label: str, name: str, value: Any) -> None:
-    if value is None:  # `arrays.required` knows whether there is another
+    if value is None:  # `required_key` knows whether there is another
         return
     dtype = getattr(value, "dtype", None if isinstance(value, bool) or not isinstance(value, int) else np.dtype(int))
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and np.shape(value) == ():

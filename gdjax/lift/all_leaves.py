@@ -11,14 +11,13 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, callers, checks, meshes
 from gdjax.core.paths import factors_by_path, keys_of, path_of
-from gdjax.core.types import LABEL, ArrayTree, OptState, Params, PerLeaf, Updates, base_of, is_skipped
+from gdjax.core.types import LABEL, Array, ArrayTree, OptState, Params, PerLeaf, Updates, base_of, is_skipped
 from gdjax.lift import meetings, rule_checks
 from gdjax.lift.meetings import Asked
 from gdjax.lift.one_leaf import Done, Kernel, kernel_of
 from gdjax.lift.slots import Tree
 from gdjax.xla.write_order import LARGE, after, outlet, written
 
-Array = jax.Array
 Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
 
 

@@ -84,7 +84,6 @@ def with_numbers(
 
 
 P = ParamSpec("P")
-Array = jax.Array
 Hyper = Annotated[Any, types.ScalarOrSchedule]  # of a rule, which gets a scalar: what its factory takes stands behind
 
 

@@ -26,10 +26,9 @@ from jax.extend import core as extended
 from gdjax import numerics
 from gdjax.core import callers, meshes
 from gdjax.core.contexts import PASS, within
+from gdjax.core.types import Array
 from gdjax.tree import norms
 from gdjax.xla.reads import original
-
-Array = jax.Array
 
 
 def total(x: Array) -> Array:

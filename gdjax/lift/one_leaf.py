@@ -11,13 +11,12 @@ from jax.extend.core import jaxpr_as_fun
 
 from gdjax import numerics
 from gdjax.core import meshes
-from gdjax.core.types import Codec
+from gdjax.core.types import Array, Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
 from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of, writes_several
 
-Array = jax.Array
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name
 
 

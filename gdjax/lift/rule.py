@@ -32,7 +32,6 @@ from gdjax.lift.slots import (
 )
 from gdjax.xla.write_order import bound_for, once, outlet
 
-Array = jax.Array
 OfLeaf = Callable[..., list[Any]]  # `(tree, argument)`, to an entry for each leaf
 
 

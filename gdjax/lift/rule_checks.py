@@ -17,10 +17,9 @@ import numpy as np
 from gdjax.core import base, callers, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.number_domains import declared
+from gdjax.core.types import Array
 from gdjax.core.values import Call, code_of, not_called, short_types
 from gdjax.numerics import at_least_float32, is_key, real_dtype
-
-Array = jax.Array
 
 
 def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -> None:

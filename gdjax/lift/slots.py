@@ -12,11 +12,10 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import arrays, base, checks, meshes
 from gdjax.core.part import Kind
-from gdjax.core.types import ArrayTree, Codec, OptState, Params, Transform, is_skipped
+from gdjax.core.types import Array, ArrayTree, Codec, OptState, Params, Transform, is_skipped
 from gdjax.lift.one_leaf import stored
 from gdjax.xla.write_order import bound_for
 
-Array = jax.Array
 Hyperparameters = Mapping[str, Any]
 
 

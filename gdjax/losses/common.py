@@ -9,8 +9,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from gdjax import numerics
+from gdjax.core.types import Array
 
-Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
 Axis = int | tuple[int, ...] | None
 

@@ -9,12 +9,11 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import meshes
+from gdjax.core.types import Array
 from gdjax.lift.meetings import Brought, meet
 from gdjax.lift.rule_checks import hashable
 from gdjax.linalg.stacks import at_owners, in_stacks
 from gdjax.matrices.plan import Leaf
-
-Array = jax.Array
 
 
 def together(f: Callable[..., Any]) -> Callable[..., Any]:

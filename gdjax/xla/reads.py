@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.contexts import PASS, within
+from gdjax.core.types import Array
 from gdjax.xla.loops import writes_several
-
-Array = jax.Array
 
 
 def finite_within(x: Array, bound: float) -> Array:

@@ -35,7 +35,7 @@ def not_finite(x: Array) -> Array:
 
 
 def flag(bad: Array) -> Array:
-    """A boolean scalar for `none`."""
+    """A boolean scalar for `none_set`."""
     return bad.reshape(1).astype(jnp.float32)
 
 

@@ -22,9 +22,8 @@ from gdjax.core import meshes
 from gdjax.core.arrays import add, is_key
 from gdjax.core.contexts import PASS, within
 from gdjax.core.meshes import by_platform, jitted
+from gdjax.core.types import Array
 from gdjax.xla import reads
-
-Array = jax.Array
 
 LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
 
@@ -275,7 +274,7 @@ def own_factor(x: Array, factor: Array) -> Array:
 
 
 def before_branch(f: Callable[..., Any], x: Any, *others: Any) -> Any:
-    """`f(x, *others)` if it is better computed before a condition; x if `within` is to compute it.
+    """`f(x, *others)` if it is better computed before a condition; x if `in_branch` is to compute it.
 
     A GPU or a TPU computes it in the loops of each branch, and does not write it to memory. XLA:CPU cannot write a
     result of a branch over an input that several loops of the branch read.
@@ -286,7 +285,7 @@ def before_branch(f: Callable[..., Any], x: Any, *others: Any) -> Any:
 
 
 def in_branch(f: Callable[..., Any], x: Any, *others: Any) -> Any:
-    """`f(x, *others)`, for an x from `before`."""
+    """`f(x, *others)`, for an x from `before_branch`."""
     axes = meshes.axes_of_results((f,), x, *others)
     made = lambda x, *others: meshes.varying(f(x, *others), axes)
     return jax.lax.platform_dependent(x, *others, cpu=lambda x, *others: meshes.varying(x, axes), default=made)
