@@ -17,6 +17,8 @@ from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
 from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of, writes_several
 
+AGAIN = 20  # more than a leaf has outputs: the expressions of a leaf that may be computed again have other numbers
+
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name
 
 
@@ -41,6 +43,20 @@ class Done(NamedTuple):
     numbers: Numbers
 
 
+class Given(NamedTuple):
+    """What the function of a leaf gets; or, in the same places, which inputs of the traced function these are."""
+
+    results: list[list[Array]]  # of the meetings held so far
+    chosen: Array | None  # the flag of a selection, if one decides what is written
+    gradient: Array
+    param: Array | None
+    slots: Any  # of each rule, as are those that follow
+    counts: Any
+    shared: Any  # fields that are one number for the whole tree
+    scalars: Any  # hyperparameters that are no constants
+    raws: Any  # the gradient given to a wrapper, or None
+
+
 class OneLeaf:
     """Rules applied to one leaf, in one function that similar leaves share; called with the counts after this update.
 
@@ -52,11 +68,10 @@ class OneLeaf:
     def __init__(self, kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str] = frozenset()):
         self.kernels, self.to, self.axes = kernels, to, axes
 
-        def apply(context: Any, *given: Any) -> Done | Asked:
-            _, _, g, _, slots, *_ = given
+        def apply(context: Any, given: Given) -> Done | Asked:
             # A rule cannot know that its state is not divided as its parameter, see `gdjax.state_sharding`.
-            applied = self._divided if meshes.divided_otherwise(slots, g) else self._apply
-            return applied(context, *given)
+            applied = self._divided if meshes.divided_otherwise(given.slots, given.gradient) else self._apply
+            return applied(context, given)
 
         apply.__name__ = "_".join(k.name for k in kernels)[:80]
         self.call = jax.jit(apply, static_argnums=0)
@@ -69,79 +84,75 @@ class OneLeaf:
 
         Args:
           places, results: the meetings held so far, and their results.
-          chosen: the flag of a selection, if one decides what is written.
-          arguments: the gradient, the parameter, and by rule the slots, the count, the numbers, the hyperparameters
-            that are no constants, and the gradient given to a wrapper.
+          chosen, arguments: the other fields of `Given`.
         """
-        return self.call((tuple(places), meshes.owners()), list(results), chosen, *arguments)
+        return self.call((tuple(places), meshes.owners()), Given(list(results), chosen, *arguments))
 
     def keeps(
         self, places: Sequence[Place], results: Sequence[list[Array]], chosen: Array | None, *arguments: Any
     ) -> bool:
         """Whether the rules keep an array of the size of the leaf on the way; see `gdjax.xla.loops.keeps`."""
-        if meshes.divided_otherwise(arguments[2], arguments[0]):
+        given = Given(list(results), chosen, *arguments)
+        if meshes.divided_otherwise(given.slots, given.gradient):
             return False
-        traced = self.rules.trace((tuple(places), meshes.owners()), list(results), chosen, *arguments)
-        return keeps(traced.jaxpr, arguments[0].size)
+        return keeps(self.rules.trace((tuple(places), meshes.owners()), given).jaxpr, given.gradient.size)
 
-    def _rules(
-        self, context: Any, results: list[list[Array]], chosen: Array | None, g: Array, *arguments: Any
-    ) -> Done | Asked:
+    def _rules(self, context: Any, given: Given) -> Done | Asked:
         """The rules one after the other, on a gradient of 0 in a step that is left out."""
-        if chosen is not None and writes_several():
-            g = jax.lax.select(chosen, g, jnp.zeros_like(g))
-        with replayed(Replay(context[0], results, self.axes)) as replay:
+        if given.chosen is not None and writes_several():
+            none = jnp.zeros_like(given.gradient)
+            given = given._replace(gradient=jax.lax.select(given.chosen, given.gradient, none))
+        with replayed(Replay(context[0], given.results, self.axes)) as replay:
             try:
-                return _applied(self.kernels, replay, g, *arguments)
+                return _applied(self.kernels, replay, given)
             except Suspended as e:
                 return Asked(e.meeting, e.operands)
 
-    def _apply(self, context: Any, results: list[list[Array]], chosen: Array | None, *arguments: Any) -> Done | Asked:
-        given = results, chosen, *arguments
-        found = self.rules(context, *given)
+    def _apply(self, context: Any, given: Given) -> Done | Asked:
+        found = self.rules(context, given)
         if isinstance(found, Asked):
             return self._checked(found, context, given)
         return self._written(found, context, given)
 
-    def _checked(self, asked: Asked, context: Any, given: Any) -> Asked:
+    def _checked(self, asked: Asked, context: Any, given: Given) -> Asked:
         """The contribution of the leaf to a meeting, after checks."""
         leaves, structure = jax.tree.flatten(given)
-        closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
+        closed, places = self.rules.trace(context, given).jaxpr, structure.unflatten(range(len(leaves)))
         meeting, number = asked.meeting, len(asked.operands)
-        self._check_waits(context, given[0], meeting.place, given[2:])
+        self._check_waits(context, given, meeting.place)
         what = f"an argument by name of gdjax.{meeting.place.name}"
         common = {i: (meeting.place.rule, what) for i in range(number - meeting.common, number)}
         self._check_numbers(closed, common, places)
-        rows = zip(self.kernels, places[4], strict=True)
+        rows = zip(self.kernels, places.slots, strict=True)
         slots = {i for k, mine in rows for n, x in enumerate(mine) if n not in k.stay for i in jax.tree.leaves(x)}
         if meeting.alike and not any(slots & inputs_of(closed, i) for i in range(number)):
             # 16-bit numbers read for a sum over all leaves are converted again after it. A value computed from a slot
             # is mostly the new slot, and computed once.
-            return self.rules(context, *structure.unflatten([reads.apart(x)[0] for x in leaves]))
+            return self.rules(context, structure.unflatten([reads.apart(x)[0] for x in leaves]))
         return asked
 
-    def _written(self, done: Done, context: Any, given: Any) -> Done:
+    def _written(self, done: Done, context: Any, given: Given) -> Done:
         """What the rules make of the leaf, selected, and in the order in which a CPU is to write it."""
         leaves, structure = jax.tree.flatten(given)
-        closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
+        closed, places = self.rules.trace(context, given).jaxpr, structure.unflatten(range(len(leaves)))
         values, new_structure = jax.tree.flatten((done.update, done.slots))
         numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
         self._check_numbers(closed, numbers, places)
-        _, chosen, _, p, slots, *_ = given
-        olds, size = [None, *jax.tree.leaves(slots)], done.update.size
-        ins = [{"params": places[3], "gradient": places[2]}.get(self.to or ""), *jax.tree.leaves(places[4])]
+        olds, size, chosen = [None, *jax.tree.leaves(given.slots)], done.update.size, given.chosen
+        over = {"params": places.param, "gradient": places.gradient}.get(self.to or "")
+        ins = [over, *jax.tree.leaves(places.slots)]
         for i, waits, tied, held, unrelated, others in loops_of(closed, ins, size, self.to, chosen is not None):
             x = values[i]
-            firsts = [values[j] if j else write_order.written(self.to, p, values[0]) for j in waits]
+            firsts = [values[j] if j else write_order.written(self.to, given.param, values[0]) for j in waits]
             if tied == "own":
                 # Of a tree whose updates go through more the leaf may be computed again, for what is written.
-                alike = [write_order.own(y, i + 20 * (self.to is None)) for y in leaves]
+                alike = [write_order.own(y, i if self.to is not None else i + AGAIN) for y in leaves]
                 alone = made_of(closed, i, [closed.jaxpr.outvars[j] for j in others])
                 (x,) = jaxpr_as_fun(alone)(*alike, *[values[j] for j in others])
             elif waits and tied != "result":
                 which = [ins[i]] if tied == "place" else [j for j, y in enumerate(leaves) if jnp.size(y) == size]
                 later = structure.unflatten(_waiting(firsts, leaves, which))
-                x = jax.tree.leaves(self.rules(context, *later))[i]
+                x = jax.tree.leaves(self.rules(context, later))[i]
             if tied in ("own", "result"):
                 (x,) = _waiting(firsts, [x], [0])
             if chosen is not None:
@@ -151,36 +162,36 @@ class OneLeaf:
         update, news = new_structure.unflatten(values)
         return Done(update, news, done.numbers)
 
-    def _divided(self, context: Any, *given: Any) -> Done | Asked:
+    def _divided(self, context: Any, given: Given) -> Done | Asked:
         """`__call__` in a mesh of automatic axes, with results divided as the old arrays are."""
         kinds: list[Done | Asked] = []
         apply = functools.partial(self._apply, context)
 
-        def note(*given: Any) -> Array:
-            kinds.append(jax.eval_shape(apply, *given))
+        def note(given: Given) -> Array:
+            kinds.append(jax.eval_shape(apply, given))
             return jnp.zeros(())
 
-        meshes.partitioned(note, None, *given)
-        (kind,), (_, _, g, _, slots, *_) = kinds, given
+        meshes.partitioned(note, None, given)
+        (kind,), g = kinds, given.gradient
         results, structure = jax.tree.flatten(kind)
         olds = (
-            [g, *jax.tree.leaves(slots)]
+            [g, *jax.tree.leaves(given.slots)]
             if isinstance(kind, Done)
             else [g if x.shape == g.shape else None for x in results]
         )
         like = olds + [None] * (len(results) - len(olds))  # the numbers come last
-        return structure.unflatten(meshes.partitioned(lambda *given: jax.tree.leaves(apply(*given)), like, *given))
+        return structure.unflatten(meshes.partitioned(lambda given: jax.tree.leaves(apply(given)), like, given))
 
-    def _check_waits(self, context: Any, results: Any, place: Place, arguments: Any) -> None:
+    def _check_waits(self, context: Any, given: Given, place: Place) -> None:
         """Raises if a rule brings to a meeting arrays computed from the updates of rules before it."""
         if not place.rule:
             return
-        direction = numerics.widen(arguments[0], _real(arguments[0], arguments[1]))
+        direction = numerics.widen(given.gradient, _real(given.gradient, given.param))
 
         def asked(direction: Array) -> Any:
-            with replayed(Replay(context[0], results, self.axes)) as replay:
+            with replayed(Replay(context[0], given.results, self.axes)) as replay:
                 try:
-                    return _applied(self.kernels, replay, *arguments, given=(place.rule, direction)).update
+                    return _applied(self.kernels, replay, given, begins=(place.rule, direction)).update
                 except Suspended as e:
                     return e.operands
 
@@ -188,15 +199,15 @@ class OneLeaf:
         if any(0 in inputs_of(closed, i) for i in range(len(closed.jaxpr.outvars))):
             raise rule_checks.ReadsUpdates(place.rule)
 
-    def _check_numbers(self, closed: Any, numbers: Mapping[int, tuple[int, str]], places: Any) -> None:
+    def _check_numbers(self, closed: Any, numbers: Mapping[int, tuple[int, str]], places: Given) -> None:
         """Raises if a rule computes a number of the whole tree from arguments that differ by leaf.
 
         Args:
           numbers: outputs for the whole tree, each with the place of its rule and its name.
           places: of the arguments among the inputs.
         """
-        of_leaf = {"one array": jax.tree.leaves(places[2:5])}
-        for kernel, scalars in zip(self.kernels, places[7], strict=True):
+        of_leaf = {"one array": jax.tree.leaves((places.gradient, places.param, places.slots))}
+        for kernel, scalars in zip(self.kernels, places.scalars, strict=True):
             of_leaf |= {name: jax.tree.leaves(scalars[name]) for name in kernel.per_leaf}
         for i, (rule, what) in numbers.items():
             found = inputs_of(closed, i)
@@ -228,23 +239,21 @@ def _real(g: Array, p: Array | None) -> Any:
     return max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
 
 
-def _applied(
-    kernels: Sequence[Kernel], replay: Replay, g: Array, p: Array | None, slots: Any, counts: Any, shared: Any,
-    scalars: Any, raws: Any, given: tuple[int, Array] | None = None,
-) -> Done:  # fmt: skip
+def _applied(kernels: Sequence[Kernel], replay: Replay, given: Given, begins: tuple[int, Array] | None = None) -> Done:
     """The results of the rules for a leaf, one after the other.
 
     Args:
-      given: the place of a rule, and its input in place of the update of the rules before it.
+      begins: the place of a rule, and its input in place of the update of the rules before it.
     """
+    g, p = given.gradient, given.param
     real = _real(g, p)
     wide, param = numerics.widen(g, real), numerics.widen(p, real)
     direction, news, found = wide, [], Numbers()
-    rows = zip(kernels, slots, counts, shared, scalars, raws, strict=True)
+    rows = zip(kernels, given.slots, given.counts, given.shared, given.scalars, given.raws, strict=True)
     for index, (kernel, slot, count, numbers, scalar, raw) in enumerate(rows):
         replay.rule = index
-        if given is not None and given[0] == index:
-            direction = given[1]
+        if begins is not None and begins[0] == index:
+            direction = begins[1]
         fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
         codes, codecs = dict(zip(fields, slot, strict=True)), dict(kernel.codecs)
         olds = {f: codecs[f].decode(x) if f in codecs else x for f, x in codes.items()}
