@@ -57,6 +57,14 @@ class Given(NamedTuple):
     arrays: Any  # the hyperparameters that are arrays
 
 
+class Matrix(NamedTuple):
+    """What the rule reads and writes of one matrix; with a leading axis of a stack of them."""
+
+    g: Array  # its gradient, and then its direction
+    moments: dict[str, Array]  # by field
+    slots: dict[str, Any]  # by field, as in the state
+
+
 class OneShape:
     """The rule for the matrices of one shape.
 
@@ -72,41 +80,41 @@ class OneShape:
         self.rule, self.given, self.constants, self.kinds = rule, given, constants, kinds
         name, *self.sides = shape
         self.where, self.number = f"{rule.label}: matrices {name}", found.numbers[name]
-        self.fields = {f: jax.tree.flatten(x[name]) for f, x in given.stacks.items()}
-        g, *moments = (_dealt(found.stack(shape, xs), xs) for xs in (given.gs, *given.moments.values()))
+        g = _dealt(found.stack(shape, given.gs), given.gs)
         self.sent = _sent(given.gs, g.dtype)
-        slots = [x for xs, _ in self.fields.values() for x in xs]
-        keys = map(at_home.dealt, given.keys.values())
-        self.stacks = meshes.alike(bounded(g, "summed"), *moments, *slots, *keys)
-        self.kept = len(self.stacks) - len(given.keys)
+        moments = {f: _dealt(found.stack(shape, xs), xs) for f, xs in given.moments.items()}
+        stack = Matrix(bounded(g, "summed"), moments, {f: x[name] for f, x in given.stacks.items()})
+        self.stack, self.keys = meshes.alike(stack, {f: at_home.dealt(x) for f, x in given.keys.items()})
         # Which turns there are, and what is made of what.
-        noted = Turns(given.count, None)
-        self.traced = jax.make_jaxpr(functools.partial(self._of_one, noted, given))(*map(one_of, self.stacks))
-        self.turns = noted.noted
+        noted, one = Turns(given.count, None), jax.tree.map(one_of, (self.stack, self.keys))
+        self.traced = jax.make_jaxpr(functools.partial(self._of_one, noted, given))(*one)
+        self.turns, self.kept = noted.noted, len(jax.tree.leaves(self.stack))
         if wrong := [f for i, f in enumerate(given.shared, self.kept) if inputs_of(self.traced, i)]:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
 
-    def _of_one(self, turns: Turns, given: Given, *xs: Array) -> list[Array]:
-        """From the gradient, moments, slots and keys of one matrix to its direction, moments and slots, and numbers."""
-        each, real = iter(xs), numerics.widest_real(xs[0])
-        take = lambda names: {f: next(each) for f in names}
+    def _of_one(self, turns: Turns, given: Given, old: Matrix, keys: dict[str, Array]) -> tuple[Matrix, list[Any]]:
+        """What the rule makes of one matrix, and the new numbers of the whole tree."""
+        g, real = old.g, numerics.widest_real(old.g)
         cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        g, moments = next(each), take(given.moments)
-        olds = {f: structure.unflatten([next(each) for _ in xs]) for f, (xs, structure) in self.fields.items()}
-        keys = {f: jax.random.wrap_key_data(x, impl=self.kinds[f]) for f, x in take(given.keys).items()}
-        seen = {f: _seen(x, isinstance(self.rule.kinds[f], tuple)) for f, x in olds.items()}
+        keys = {f: jax.random.wrap_key_data(x, impl=self.kinds[f]) for f, x in keys.items()}
+        seen = {f: _seen(x, isinstance(self.rule.kinds[f], tuple)) for f, x in old.slots.items()}
         State = self.rule.State
-        s = State(**(dict.fromkeys(State._fields) | moments | seen | keys | given.shared))
+        s = State(**(dict.fromkeys(State._fields) | old.moments | seen | keys | given.shared))
         hyper = self.constants | {k: cast(x) for k, x in given.arrays.items()}
         with replayed(Replay((), (), meshes.varying_axes(g), turns)):
             result = self.rule.rule(g, s, None, cast(given.t), **hyper)
-        slots = moments | olds | given.shared
+        slots = old.moments | old.slots | given.shared
         try:
             u, new = rule_checks.returned(State, result, g, {f: x for f, x in slots.items() if jax.tree.leaves(x)})
         except (TypeError, ValueError) as e:
             raise type(e)(f"{self.where}: {e}") from None
-        pairs = [zip(jax.tree.leaves(getattr(new, f)), jax.tree.leaves(x), strict=False) for f, x in slots.items()]
-        return [u.astype(g.dtype), *(jnp.asarray(x).astype(old.dtype) for pair in pairs for x, old in pair)]
+
+        def put(field: str, old: Any) -> Any:
+            pairs = zip(jax.tree.leaves(getattr(new, field)), jax.tree.leaves(old), strict=False)
+            return jax.tree.structure(old).unflatten([jnp.asarray(x).astype(y.dtype) for x, y in pairs])
+
+        moments, slots, shared = ({f: put(f, x) for f, x in xs.items()} for xs in (*old[1:], given.shared))
+        return Matrix(u.astype(g.dtype), moments, slots), [shared[f] for f in given.shared]
 
     def results(self, runs: Sequence[Sequence[int] | None]) -> dict[str, Any]:
         """The direction "u" and the fields of the state.
@@ -118,18 +126,17 @@ class OneShape:
         each = [Runs.of([self.number] if run is None else run, owners) for run in runs]
         numbers = {f: getattr(self.given, f) for f in ("shared", "count", "t", "arrays")}
 
-        def of_owner(owner: Any, stacks: Any, numbers: dict[str, Any]) -> list[Array]:
+        def of_owner(owner: Any, stacks: tuple[Matrix, dict[str, Array]], numbers: dict[str, Any]) -> Matrix:
             given = self.given._replace(**numbers)
 
-            def of_one(place: Any, *xs: Array) -> list[Array]:
-                return self._of_one(Turns(given.count, each, owner, place), given, *xs)[: self.kept]
+            def of_one(place: Any, old: Matrix, keys: dict[str, Array]) -> Matrix:
+                return self._of_one(Turns(given.count, each, owner, place), given, old, keys)[0]
 
-            return over_stack(of_one, stacks, self.kept)
+            return over_stack(of_one, *stacks)
 
-        news = iter(at_home.by_owners(of_owner, self.stacks, numbers))
+        new = at_home.by_owners(of_owner, (self.stack, self.keys), numbers)
         back = functools.partial(at_home.gathered, number=self.number)
-        found = {"u": back(next(news).astype(self.sent))} | {f: back(next(news)) for f in self.given.moments}
-        found |= {f: structure.unflatten([next(news) for _ in xs]) for f, (xs, structure) in self.fields.items()}
+        found = {"u": back(new.g.astype(self.sent))} | {f: back(x) for f, x in new.moments.items()} | new.slots
         return found | dict(zip(self.given.shared, made_of_nothing(self.traced, self.kept), strict=True))
 
 
@@ -150,34 +157,33 @@ def one_of(stack: Array) -> Any:
     return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[lead:], stack.dtype)
 
 
-def over_stack(f: Callable[..., list[Array]], stacks: Sequence[Array], kept: int) -> list[Array]:
-    """f of one matrix, for all of a stack: of the elements of all stacks to new ones of the first `kept`.
+def over_stack(f: Callable[..., Matrix], stack: Matrix, keys: dict[str, Array]) -> Matrix:
+    """f of one matrix, for all of a stack.
 
     On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
     reads. Elsewhere, and of small ones, all are computed at once.
 
     Args:
       f: `f(place, ...)` gets the place of the matrix, None where all are computed at once.
+      keys: read with the stack, and not written.
     """
-    number = len(stacks[0])
+    number = len(stack.g)
 
-    def at_once(*stacks: Array) -> list[Array]:
-        return list(jax.vmap(functools.partial(f, None))(*stacks))
+    def one_by_one(stack: Matrix, keys: dict[str, Array]) -> Matrix:
+        def step(i: Any, stack: Matrix) -> Matrix:
+            xs, structure = jax.tree.flatten((stack, keys))
+            new = f(i, *structure.unflatten(write_order.taken(xs, i)))
+            return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), stack, new)
 
-    def one_by_one(*stacks: Array) -> list[Array]:
-        def step(i: Any, written: list[Array]) -> list[Array]:
-            ys = f(i, *write_order.taken([*written, *stacks[kept:]], i))
-            put = jax.lax.dynamic_update_index_in_dim
-            return [put(x, y, i, 0) for x, y in zip(written, ys, strict=True)]
-
-        return meshes.fori_loop(number, step, list(stacks[:kept]))
+        return meshes.fori_loop(number, step, stack)
 
     if number == 1:
-        return [y[None] for y in f(0, *(x[0] for x in stacks))]
-    large = max(math.prod(x.shape[1:]) for x in stacks) >= LARGE and not meshes.may_be_divided(stacks[0])
-    if large:
-        return jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=at_once)
-    return at_once(*stacks)
+        return jax.tree.map(lambda y: y[None], f(0, *jax.tree.map(lambda x: x[0], (stack, keys))))
+    at_once = jax.vmap(functools.partial(f, None))
+    large = max(math.prod(x.shape[1:]) for x in jax.tree.leaves((stack, keys))) >= LARGE
+    if large and not meshes.may_be_divided(stack.g):
+        return jax.lax.platform_dependent(stack, keys, cpu=one_by_one, default=at_once)
+    return at_once(stack, keys)
 
 
 def _seen(x: Any, several: bool) -> Any:
