@@ -180,7 +180,7 @@ def check_the_cookbook(names: dict[str, Any]) -> None:
     assert_close(names["in_parts"], jax.grad(loss)(params))
     assert_close(names["restored"], {"params": names["params_then"], "state": names["state_then"]}, 0, 0)
     assert {g.dtype for g in jax.tree.leaves(names["gradients"])} == {jnp.dtype("float32")}
-    assert_close(jax.device_get(names["moved"]), jax.device_get(names["on_mesh"]))
+    assert_close(jax.device_get(names["by_pmap"]), jax.device_get(names["on_mesh"]))
     assert names["divided_state"][0].mu["hidden"]["kernel"].addressable_shards[0].data.shape == (4, 1)
     assert loss(names["result"].params) < 0.5 * loss(params)
     assert jnp.isfinite(names["slope"]) and jnp.abs(names["by_start"]["head"]["kernel"]).max() > 0
