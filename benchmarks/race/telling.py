@@ -91,10 +91,10 @@ def difference(row: figures.Row, cells: dict[str, Record], first: str | None) ->
 def share(row: figures.Row) -> str:
     if math.isinf(row.sooner):
         return "not reached"
-    if not any(run["stage"].startswith("steps ") for run in row.record.runs):
+    shortest = min(figures.lengths_of(row.record))
+    if shortest == row.record.about["steps"]:
         return "reached"
     low, high = row.interval
-    shortest = min(int(run["stage"].split()[1]) for run in row.record.runs if run["stage"].startswith("steps "))
     if row.sooner * row.record.about["steps"] <= shortest:
         return f"at most {row.sooner:.2f}"  # nothing shorter ran
     return f"{row.sooner:.2f} ({low:.2f} to {'1' if math.isinf(high) else f'{high:.2f}'})"
@@ -105,7 +105,7 @@ def of_time(task: str, row: figures.Row, first: str | None) -> str:
     ratio = timing.ratio(task, row.method, first) if first else None
     if ratio is None:
         return ""
-    short = any(run["stage"].startswith("steps ") for run in row.record.runs) and math.isfinite(row.sooner)
+    short = len(figures.lengths_of(row.record)) > 1 and math.isfinite(row.sooner)
     low, high = (f"{x * ratio:.2f}" for x in row.interval)
     return f"{row.sooner * ratio:.2f} ({low} to {high})" if short else f"(a step {ratio:.2f})"
 

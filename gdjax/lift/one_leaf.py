@@ -17,7 +17,8 @@ from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
 from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of, writes_several
 
-AGAIN = 20  # more than a leaf has outputs: the expressions of a leaf that may be computed again have other numbers
+# Added to the numbers of the expressions of a leaf that may be computed again; mostly above those of its outputs.
+AGAIN = 20
 
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name
 

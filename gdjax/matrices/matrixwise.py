@@ -57,7 +57,7 @@ class Given(NamedTuple):
     arrays: Any  # the hyperparameters that are arrays
 
 
-class Matrix(NamedTuple):
+class OneMatrix(NamedTuple):
     """What the rule reads and writes of one matrix; with a leading axis of a stack of them."""
 
     g: Array  # its gradient, and then its direction
@@ -83,7 +83,7 @@ class OneShape:
         g = _dealt(found.stack(shape, given.gs), given.gs)
         self.sent = _sent(given.gs, g.dtype)
         moments = {f: _dealt(found.stack(shape, xs), xs) for f, xs in given.moments.items()}
-        stack = Matrix(bounded(g, "summed"), moments, {f: x[name] for f, x in given.stacks.items()})
+        stack = OneMatrix(bounded(g, "summed"), moments, {f: x[name] for f, x in given.stacks.items()})
         self.stack, self.keys = meshes.alike(stack, {f: at_home.dealt(x) for f, x in given.keys.items()})
         # Which turns there are, and what is made of what.
         noted, one = Turns(given.count, None), jax.tree.map(one_of, (self.stack, self.keys))
@@ -92,7 +92,9 @@ class OneShape:
         if wrong := [f for i, f in enumerate(given.shared, self.kept) if inputs_of(self.traced, i)]:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
 
-    def _of_one(self, turns: Turns, given: Given, old: Matrix, keys: dict[str, Array]) -> tuple[Matrix, list[Any]]:
+    def _of_one(
+        self, turns: Turns, given: Given, old: OneMatrix, keys: dict[str, Array]
+    ) -> tuple[OneMatrix, list[Any]]:
         """What the rule makes of one matrix, and the new numbers of the whole tree."""
         g, real = old.g, numerics.widest_real(old.g)
         cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -114,7 +116,7 @@ class OneShape:
             return jax.tree.structure(old).unflatten([jnp.asarray(x).astype(y.dtype) for x, y in pairs])
 
         moments, slots, shared = ({f: put(f, x) for f, x in xs.items()} for xs in (*old[1:], given.shared))
-        return Matrix(u.astype(g.dtype), moments, slots), [shared[f] for f in given.shared]
+        return OneMatrix(u.astype(g.dtype), moments, slots), [shared[f] for f in given.shared]
 
     def results(self, runs: Sequence[Sequence[int] | None]) -> dict[str, Any]:
         """The direction "u" and the fields of the state.
@@ -126,10 +128,10 @@ class OneShape:
         each = [Runs.of([self.number] if run is None else run, owners) for run in runs]
         numbers = {f: getattr(self.given, f) for f in ("shared", "count", "t", "arrays")}
 
-        def of_owner(owner: Any, stacks: tuple[Matrix, dict[str, Array]], numbers: dict[str, Any]) -> Matrix:
+        def of_owner(owner: Any, stacks: tuple[OneMatrix, dict[str, Array]], numbers: dict[str, Any]) -> OneMatrix:
             given = self.given._replace(**numbers)
 
-            def of_one(place: Any, old: Matrix, keys: dict[str, Array]) -> Matrix:
+            def of_one(place: Any, old: OneMatrix, keys: dict[str, Array]) -> OneMatrix:
                 return self._of_one(Turns(given.count, each, owner, place), given, old, keys)[0]
 
             return over_stack(of_one, *stacks)
@@ -157,7 +159,7 @@ def one_of(stack: Array) -> Any:
     return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[lead:], stack.dtype)
 
 
-def over_stack(f: Callable[..., Matrix], stack: Matrix, keys: dict[str, Array]) -> Matrix:
+def over_stack(f: Callable[..., OneMatrix], stack: OneMatrix, keys: dict[str, Array]) -> OneMatrix:
     """f of one matrix, for all of a stack.
 
     On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
@@ -169,8 +171,8 @@ def over_stack(f: Callable[..., Matrix], stack: Matrix, keys: dict[str, Array]) 
     """
     number = len(stack.g)
 
-    def one_by_one(stack: Matrix, keys: dict[str, Array]) -> Matrix:
-        def step(i: Any, stack: Matrix) -> Matrix:
+    def one_by_one(stack: OneMatrix, keys: dict[str, Array]) -> OneMatrix:
+        def step(i: Any, stack: OneMatrix) -> OneMatrix:
             xs, structure = jax.tree.flatten((stack, keys))
             new = f(i, *structure.unflatten(write_order.taken(xs, i)))
             return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), stack, new)

@@ -60,6 +60,17 @@ def test_how_soon_is_where_shorter_runs_cross_the_baseline(tmp_path):
     assert figures.how_soon(loser, base)[0] == math.inf
 
 
+def test_beside_two_rates_a_method_is_judged_by_where_that_one_ends(tmp_path):
+    near = lambda x: [x - 0.001, x, x + 0.001]
+    ends = {"adamw": {1000: 3.0}, "nadamw": {1000: 2.5}, telling.TWO_RATES: {500: 2.2, 1000: 2.0}}
+    ends["recipe"] = {500: 2.1, 800: 1.9, 1000: 1.8}
+    stages = lambda of: {"final" if n == 1000 else f"steps_{n}": near(x) for n, x in of.items()}
+    cells = {name: record(tmp_path, name, tune=[1.0], **stages(of)) for name, of in ends.items()}
+    wanted = rf"Share of the steps to where {telling.TWO_RATES}, ends: recipe 0.63 \(0.6[23] to 0.6[34]\)\."
+    assert any(re.fullmatch(wanted, line) for line in telling.of_task("language", cells))
+    assert not any(re.fullmatch(wanted, line) for line in telling.of_task("digits", cells))
+
+
 def test_a_shorter_run_that_diverges_bounds_the_share(tmp_path):
     kept = record(tmp_path, "d", tune=[1.9], final=[1.8] * 3, steps_500=[math.inf] * 3)
     assert figures.how_soon(kept, [2.0, 2.1, 1.9])[0] == 1
