@@ -345,7 +345,8 @@ def nanochat(
     """
     label, fall = "gdjax.nanochat", round(0.65 * steps)
     if warmup_steps > steps - fall:
-        raise ValueError(f"{label}: warmup_steps is {warmup_steps}, and the rate falls from step {steps - fall} on")
+        told = f"warmup_steps is {warmup_steps}, and the rate falls from step {steps - fall} on"
+        raise ValueError(f"{label}: {told}: give a shorter warm-up for a run of {steps} steps")
     momentum = min(400, steps - fall)
 
     def rate(peak: Any) -> Any:

@@ -129,8 +129,8 @@ def _unknown(label: str, name: str, where: str, role: str) -> str:
         return f"{label}: {where} goes through {name}, which hides its numbers: write it with gdjax in place of optax"
     around = "; or tune and train with gdjax.spectral(...) around it, which measures" if role == "matrix" else ""
     return (
-        f"{label}: {name} does not say how its updates of {where} grow with the model. If it is a rule of yours, say "
-        f'so: leafwise(..., growth="elementwise"), see there{around}'
+        f"{label}: {name} does not say how its updates of {where} grow with the model; one that finds a rate for the "
+        f'whole tree cannot. If it is a rule of yours, say so: leafwise(..., growth="elementwise"), see there{around}'
     )
 
 

@@ -69,8 +69,9 @@ def quantize_state(
 
     "log" is 8 bits of the logarithm for each number, in steps of 1.35, without scales and so one pass, as words are.
     Adam's updates are off by 35 % of their norm and longer by a tenth; it is for single moments where blocks are too
-    slow. It ends, for moments and roots of squares at 2^11.2: with gradients of an rms above 1,000 updates are up to 1.
-    The others have no end. So "log" is for moments and squares together: whichever is named brings the other.
+    slow. It ends, for moments and roots of squares at 2^11.2: with gradients of an rms above 1,000 updates are up to 1;
+    and below at 2^-44, which shows with an eps below 1e-13. The others have no end. So "log" is for moments and squares
+    together: whichever is named brings the other.
 
     Random bits come from the seed, the step, the array and the place of the element in it, so that one device and eight
     agree. In `shard_map`, where a function sees a share, it is the place in that.

@@ -26,7 +26,7 @@ from gdjax.core.types import (
     fitted,
     without_skipped,
 )
-from gdjax.core.values import Call, Value, bind, is_ours, not_called, short_types
+from gdjax.core.values import Call, Value, bind, is_foreign, is_ours, not_called, short_types
 
 P = ParamSpec("P")
 
@@ -142,11 +142,15 @@ class Init(Value):
 
 
 class Update(Value):
-    """The `update` of a transform. Called with concrete arrays it is one compiled call, not one dispatch per leaf."""
+    """The `update` of a transform. Called with concrete arrays it is one compiled call, not one dispatch per leaf.
 
-    def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...]):
+    Not so where a function of someone else's takes part: a program may count on each call of it.
+    """
+
+    def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...], foreign: bool):
         super().__init__(call, part, fn)
         self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
+        self.compiles = not (foreign or call.foreign or call.traced)
         self.takes_extra_args = keywords(fn)[1]
 
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -163,24 +167,30 @@ class Update(Value):
         if not concrete and (fit := without_skipped(updates, params)) is not params:
             args = updates, state, fit, extra_args  # `params` may have been a whole model, with functions in it
             concrete = is_concrete(args)
-        if concrete and not self.call.traced:
-            try:
-                return _compiled(self, *args)
-            except (
-                jax.errors.ConcretizationTypeError,  # a part written by someone else branches on values
-                jax.errors.TracerArrayConversionError,
-                jax.errors.TracerIntegerConversionError,
-            ):
-                pass
-        return _applied(self, *args)
+        return (_compiled if concrete and self.compiles else _applied)(self, *args)
 
 
 def _applied(
     update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Updates, OptState]:
     with fitted(updates, params) as fit:
-        updates, new = update.fn(updates, state, fit, **(extra_args if update.takes_extra_args else {}))
+        wide = _no_narrower(updates, fit)
+        updates, new = update.fn(wide, state, fit, **(extra_args if update.takes_extra_args else {}))
     return updates, as_formed(new, state)
+
+
+def _no_narrower(updates: Updates, params: Params) -> Updates:
+    """The updates, each as wide as its parameter: a step that is rounded to fewer bits may lose its decay."""
+    gs, structure = jax.tree.flatten(updates)
+    ps, other = jax.tree.flatten(params)
+    if structure != other or not any(map(_narrower, gs, ps)):
+        return updates
+    return structure.unflatten([g.astype(p.dtype) if _narrower(g, p) else g for g, p in zip(gs, ps, strict=True)])
+
+
+def _narrower(g: Any, p: Any) -> bool:
+    floats = all(jnp.issubdtype(getattr(x, "dtype", np.void), jnp.floating) for x in (g, p))
+    return floats and g.dtype.itemsize < p.dtype.itemsize
 
 
 _compiled = jax.jit(_applied, static_argnums=0)
@@ -242,13 +252,16 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
     """`made` as the value of `call`; its part reports errors under the name of the call."""
     plain = type(made) is GradientTransformation or not isinstance(made, GradientTransformation)
     kind = GradientTransformationExtraArgs if plain else type(made)
+    before = value_of(made.update)
+    foreign = not before.compiles if isinstance(before, Update) else is_foreign(before)
     part = part_of(made)
     if part is not None and (again := part.labelled(label_of(call))) is not part:
         made = again
     parts = value_of(made.init), value_of(made.update)
     inner = parts[1].calls if isinstance(parts[1], Update) else ()
     init, update = (f.fn if isinstance(f, Value) else f for f in parts)
-    return kind._make(map(function_of, (Init(call, "init", init), Update(call, "update", update, (call, *inner)))))
+    made_update = Update(call, "update", update, (call, *inner), foreign)
+    return kind._make(map(function_of, (Init(call, "init", init), made_update)))
 
 
 def part_of(tx: Transform) -> Any:

@@ -95,8 +95,18 @@ def cond(chosen: ArrayLike, true: Callable[..., Any], false: Callable[..., Any],
     """`jax.lax.cond` for branches whose results may vary over different axes of a `shard_map`."""
     if not _in_shard_map():
         return jax.lax.cond(chosen, true, false, *operands)
-    axes = varying_axes(chosen) | axes_of_results((true, false), *operands)
-    return jax.lax.cond(chosen, *(lambda *xs, f=f: varying(f(*xs), axes) for f in (true, false)), *operands)
+    own = varying_axes(chosen)
+    each = [[own | _varying(x) for x in jax.tree.leaves(jax.eval_shape(f, *operands))] for f in (true, false)]
+    axes = [x | y for x, y in zip(*each, strict=False)]  # of each array; JAX says so where there are not as many
+
+    def cast(f: Callable[..., Any]) -> Callable[..., Any]:
+        def cast_results(*xs: Any) -> Any:
+            leaves, structure = jax.tree.flatten(f(*xs))
+            return structure.unflatten([varying(x, a) for x, a in zip(leaves, axes, strict=False)])
+
+        return cast_results
+
+    return jax.lax.cond(chosen, cast(true), cast(false), *operands)
 
 
 def axes_of_results(functions: Sequence[Callable[..., Any]], *operands: ArrayTree) -> frozenset[str]:

@@ -208,6 +208,7 @@ class Call:
         inside = [getattr(x, "made", x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
+        self.foreign = any(map(is_foreign, inside))
         # Whether a later equal call makes the same thing. It may not where an argument can be changed in place, such as
         # a NumPy array, which has no hash.
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
@@ -284,6 +285,19 @@ def value(factory: Callable[P, F]) -> Callable[P, F]:
 def is_ours(factory: object) -> bool:
     """Whether a function is of this library; one made by `exec` may have None for its module."""
     return (getattr(factory, "__module__", None) or "").startswith("gdjax.")
+
+
+def is_foreign(x: Any) -> bool:
+    """Whether x is or holds a function or a transform of someone else's: each call of it may give something else."""
+    x = getattr(x, "made", x)
+    if isinstance(x, Value):
+        return x.call.foreign or not getattr(x, "compiles", True)
+    if isinstance(x, functools.partial):
+        return any(map(is_foreign, _leaves([x.func, x.args, x.keywords])))
+    if is_ours(type(x)):
+        return any(map(is_foreign, _leaves([*getattr(x, "__dict__", {}).values()])))
+    a_function = not isinstance(x, type) and (callable(x) or hasattr(x, "update"))
+    return a_function and not (getattr(x, "__module__", None) or "").startswith(("gdjax.", "jax."))
 
 
 def not_called(factory: Any) -> None:

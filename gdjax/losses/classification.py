@@ -210,13 +210,13 @@ def softmax_cross_entropy_with_integer_labels(
     mask = mask_of(label, where, x.shape, axis)
     axes = axes_of(label, axis, x.ndim)
     batch = tuple(i for i in range(x.ndim) if i not in axes)
-    sizes = tuple(x.shape[i] for i in batch)
-    x = keep(mask, x, -jnp.inf).transpose(batch + axes).reshape(*sizes, -1)
+    sizes = (*(x.shape[i] for i in batch), math.prod(x.shape[i] for i in axes))
+    x = keep(mask, x, -jnp.inf).transpose(batch + axes).reshape(sizes)
     top, rest = log_sum_exp(x, -1)
     _, y, own = label_scores(label, x - top, labels, "logits")
     loss = rest[..., 0] - own
     if mask is not None:
-        kept = mask.transpose(batch + axes).reshape(*sizes, -1).astype(x.dtype)
+        kept = mask.transpose(batch + axes).reshape(sizes).astype(x.dtype)
         out = (label_scores(label, kept, y, "logits")[2] == 0) | ~jnp.any(kept > 0, axis=-1)
         loss = jnp.where(out, 0, loss)
     return graded(y, loss, dtype)

@@ -45,7 +45,8 @@ def out_of(u: Array, left: Array | None, right: Array | None) -> Array:
 def normalized(m: Array, v: Array, eps: Any) -> Array:
     """m / (sqrt(v) + eps) of a matrix in its bases, where no sqrt(v) counts as less than 1e-4 of the largest."""
     root = numerics.sqrt(v)
-    return m / (jnp.maximum(root, FLOOR * jnp.max(root, initial=0)) + eps).astype(m.dtype)
+    root = jnp.maximum(root, FLOOR * jnp.max(root, initial=0))
+    return m / numerics.divisor(root, eps).astype(m.dtype)
 
 
 def averaged(old: Array | None, new: Callable[[], Array], b: Any) -> Array | None:

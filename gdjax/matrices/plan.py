@@ -448,6 +448,6 @@ def _parts(where: str, parts: Any, columns: int) -> tuple[int, ...]:
         if parts < 1 or columns % parts:
             raise ValueError(f"{where}: {columns} columns are no {parts} parts of one size")
         parts = (columns // parts,) * parts
-    if sum(parts) != columns or any(n < 1 for n in parts):
+    if sum(parts) != columns or any(n < 1 for n in parts) and len(parts) > 1:
         raise ValueError(f"{where}: the parts {parts} do not add up to {columns} columns")
     return parts if len(parts) > 1 else ()

@@ -17,6 +17,7 @@ from gdjax.numerics.elementwise import (  # noqa: F401
     complex_dtype,
     debias,
     divide,
+    divisor,
     is_key,
     largest,
     one_minus_pow,

@@ -39,14 +39,15 @@ def _sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
 
 
 def divide(x: Array, y: Array, eps: ArrayLike = 0) -> Array:
-    """x / (y + eps), and x where y + eps is 0: x is 0 there too, or its square is, since y is the root of squares.
+    """x / (y + eps), and x where y + eps is 0: x is 0 there too, or its square is, since y is the root of squares."""
+    return x / divisor(y, eps)
 
-    A constant eps above 0 needs no such guard, because y is at least 0.
-    """
-    if isinstance(eps, float) and eps >= jnp.finfo(y.dtype).tiny:
-        return x / (y + eps)
+
+def divisor(y: Array, eps: ArrayLike = 0) -> Array:
+    """y + eps, and 1 where that is 0. A constant eps above 0 needs no such guard: y is at least 0."""
+    constant = isinstance(eps, float | np.floating) and eps >= jnp.finfo(y.dtype).tiny
     y = y + eps
-    return x / jnp.where(y == 0, 1, y)
+    return y if constant else jnp.where(y == 0, 1, y)
 
 
 def largest(x: Array, axis: Axis = None) -> Array:

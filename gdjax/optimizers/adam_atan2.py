@@ -68,8 +68,9 @@ def adam_atan2(
         nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
         x_{t+1} = x_t - lr (a atan2(mu_hat_t, b sqrt(nu_hat_t)) + weight_decay x_t)
 
-    The steps are the same for gradients c g_t as for g_t, with any c > 0. Adam's are shorter where gradients are not
-    much larger than its eps, as they can be in large models.
+    The steps are the same for gradients c g_t as for g_t, with any c > 0 for which g^2 does not underflow: in float32
+    |g| is above 1e-18, and below it steps fade to 0. Adam's are shorter where gradients are not much larger than its
+    eps, as they can be in large models.
 
     Args:
       learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one. Adam's rates are right here too.

@@ -130,7 +130,8 @@ def dion2(
         O_t = the polar factor of the rows K of B_t, by Newton-Schulz, and 0 in the other rows
         X_{t+1} = X_t - lr (sqrt(outputs / inputs) O_t + weight_decay X_t)
 
-    for the matrix with its shorter side first. Matrices of one shape are computed together, 16-bit ones in float32.
+    for the matrix with its shorter side first, of a square the outputs. Matrices of one shape are computed together,
+    16-bit ones in float32.
 
     Args:
       learning_rate: lr, a scalar or a schedule.

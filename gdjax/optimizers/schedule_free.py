@@ -268,7 +268,7 @@ def schedule_free_adamw(
         direction = scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
     else:
         direction = scale_by_adam(inner_momentum, b2, eps)
-    optimizer = descending(direction, rate, weight_decay)
+    optimizer = descending(base.part_of(direction).labelled("gdjax.schedule_free_adamw"), rate, weight_decay)
     return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
 
 

@@ -56,7 +56,7 @@ def schedule_free_plus(
         mu_t = b1 mu_{t-1} + (1 - b1) g,    nu_t = b2 nu_{t-1} + (1 - b2) g^2
         z_{t+1} = z_t - a_t^2 weight_decay y_t - a_t (mu_t / (1 - b1^t)) / (sqrt(nu_t / (1 - b2^t)) + eps)
         x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}             what `eval_params(tx, state, params)` gives
-        c_t = w_t / (w_1 + ... + w_t),    w_t = t^r max(a_1, ..., a_t)^weight_lr_power
+        c_t = w_t / (w_{c_warmup + 1} + ... + w_t),    w_t = t^r max(a_1, ..., a_t)^weight_lr_power
 
     Its `update` needs the value: `update(g, state, params, value=f(y))`. f is at least 0, and near 0 at its best.
 

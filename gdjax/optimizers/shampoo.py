@@ -74,7 +74,8 @@ def direction(
     if grafting is None:
         return u
     if grafting == "adam":
-        m = m / (numerics.sqrt(debias(s.nu, grafting_b2, t)) + grafting_eps).astype(m.dtype)
+        root = numerics.sqrt(debias(s.nu, grafting_b2, t))
+        m = m / numerics.divisor(root, grafting_eps).astype(m.dtype)
     return jnp.where(t >= start, u * _length_over(m, u).astype(u.dtype), m)
 
 
@@ -116,7 +117,7 @@ def scale_by_shampoo(
     Args:
       b1: of the momentum, in [0, 1).
       b2: of L and R, in [0, 1]; 1 for plain sums.
-      eps: at least 0. An eigenvalue counts as no less than 1e-7 of the largest.
+      eps: at least 0. The roots add 1e-7 of the largest eigenvalue to each.
       precondition_frequency: k, at least 1: an int, which spreads the roots over k steps, or a schedule, which makes
         all in one.
       start_preconditioning_step: the first step that uses the roots, at least 1: k by default, 1 where k is a schedule.
@@ -191,7 +192,7 @@ def shampoo(
       learning_rate: lr, a scalar or a schedule.
       b1: of the momentum, in [0, 1).
       b2: of L and R, in [0, 1].
-      eps: at least 0. An eigenvalue counts as no less than 1e-7 of the largest.
+      eps: at least 0. The roots add 1e-7 of the largest eigenvalue to each.
       precondition_frequency: k, at least 1. For an int the roots are spread over k steps, so that no step is long; for
         a schedule all are made anew in the steps k, 2 k, ... and in the first that uses them.
       start_preconditioning_step: the first step that uses the roots, at least 1: k by default, 1 where k is a schedule.

@@ -161,7 +161,9 @@ def _axis(x: Owned, shape: tuple[int, ...]) -> int | None:
     """The axis of the layers in an array of the state that belongs to a parameter of the stack."""
     if x.axes is not None:
         return x.axes.index(0) if 0 in x.axes else None
-    return 0 if jnp.shape(x.array) == shape else None
+    own = jnp.shape(x.array)  # the parameter's, or with axes of length 1 as for a number of each row
+    kept = len(own) == len(shape) and all(n in (1, m) for n, m in zip(own, shape, strict=True))
+    return 0 if kept and own[:1] == shape[:1] else None
 
 
 def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: list[Any]) -> None:

@@ -49,9 +49,6 @@ def keep_params_nonnegative() -> GradientTransformation:
       ValueError: (in update) params is missing.
       TypeError: (in update) complex parameters.
 
-    Departure: where the update's dtype is narrower than the parameter's, Optax rounds -p to the nearest number of that,
-    which may make the parameter negative; here it is rounded towards 0.
-
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> tx = gdjax.chain(gdjax.sgd(1.0), gdjax.keep_params_nonnegative())
@@ -84,8 +81,5 @@ def _bounded(label: str, path: tuple[Any, ...], u: Array, p: Array) -> Any:
         where = f"params{jax.tree_util.keystr(path)}"
         raise TypeError(f"{label}: {where}: does not support complex numbers, which have no sign ({p.dtype})")
     wide = max(at_least_float32(u.dtype), at_least_float32(p.dtype), key=lambda d: d.itemsize)
-    least = (-p).astype(u.dtype)
-    if u.dtype.itemsize < p.dtype.itemsize:
-        nearer = jnp.nextafter(jax.lax.stop_gradient(least), jnp.zeros_like(least))
-        least = jnp.where(least.astype(wide) < -p.astype(wide), nearer, least)
-    return jnp.where(p.astype(wide) + u.astype(wide) < 0, least, u)
+    u = u.astype(p.dtype) if u.dtype.itemsize < p.dtype.itemsize else u  # narrower, -p might round to below 0
+    return jnp.where(p.astype(wide) + u.astype(wide) < 0, (-p).astype(u.dtype), u)

@@ -1,6 +1,7 @@
 """The contract's types, and the transforms that have no rule."""
 
 import copy
+import functools
 import pickle
 from typing import Any
 
@@ -113,6 +114,48 @@ def test_an_eager_update_is_one_compiled_call():
     for _ in range(3):
         _, state = tx.update(G, state, PARAMS)
     assert compiled._cache_size() == before + 1
+
+
+def test_an_eager_update_calls_the_functions_of_the_program_in_every_step():
+    now = {"rate": 0.5}
+    rate = lambda count: now["rate"]
+    own = gdjax.GradientTransformation(gdjax.init_empty_state, lambda u, s, p=None: (rate(0) * u, s))
+
+    @gdjax.transform
+    def mine(factor: float) -> Any:
+        return gdjax.chain(gdjax.scale(factor), own)
+
+    for tx in (
+        gdjax.scale_by_schedule(rate), gdjax.chain(gdjax.scale_by_schedule(gdjax.join_schedules([rate, rate], [9]))),
+        gdjax.stateless(lambda u, p: rate(0) * u), gdjax.partition({"a": own}, "a"), gdjax.chain(mine(1.0)), mine(1.0),
+        gdjax.inject_hyperparams(gdjax.scale)(step_size=rate), gdjax.scale_by_schedule(functools.partial(rate)),
+        gdjax.scale(gdjax.per_leaf(rate, {".*": 1.0})),
+    ):  # fmt: skip
+        g, state, seen = jnp.ones(2), tx.init(jnp.ones(2)), []
+        for now["rate"] in (0.5, 0.25, 2.0):
+            u, state = tx.update(g, state, g)
+            seen.append(float(u[0]))
+        assert seen == [0.5, 0.25, 2.0], tx
+
+
+def test_a_function_of_the_program_gets_what_the_program_gave():
+    def update(u: Any, s: Any, p: Any = None, *, number: Any, chosen: Any, **_: Any) -> Any:
+        assert chosen is True and type(number) is int
+        return u.at[:number].set(0.0) - u[u > 2].mean(), s  # neither can be traced
+
+    tx = gdjax.chain(GradientTransformationExtraArgs(gdjax.init_empty_state, update), gdjax.scale(2.0))
+    g = jnp.array([1.0, 2.0, 4.0])
+    assert_equal(tx.update(g, tx.init(g), g, number=1, chosen=True)[0], jnp.array([-8.0, -4.0, 0.0]))
+
+
+@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
+def test_an_update_is_as_wide_as_its_parameter(narrow: str):
+    g, p = {"x": jnp.ones(1, narrow), "y": jnp.ones(1, narrow)}, {"x": jnp.ones(1), "y": jnp.ones(1, narrow)}
+    tx = gdjax.sgd(1.0, momentum=0.5), gdjax.chain(gdjax.add_decayed_weights(1e-4), gdjax.sgd(1.0, momentum=0.5))
+    plain, decayed = (each.update(g, each.init(p), p)[0] for each in tx)
+    assert (plain["x"].dtype, plain["y"].dtype) == (jnp.float32, g["y"].dtype)
+    assert float(plain["x"][0] - decayed["x"][0]) == pytest.approx(1e-4, rel=1e-2)  # bfloat16 would give 0 or 0.0078
+    assert tx[0].update(g, tx[0].init(p))[0]["x"].dtype == g["x"].dtype  # nothing is known of the parameters
 
 
 def test_traced_hyperparameters_do_not_leak():

@@ -116,6 +116,17 @@ def test_a_norm_of_what_varies_and_what_does_not():
     assert_close(jax.jit(program)(jnp.arange(4.0), jnp.full(3, 2.0)), jnp.sqrt(jnp.arange(4.0) ** 2 + 12))
 
 
+@pytest.mark.parametrize(
+    "tx", [gdjax.conditionally_transform(gdjax.scale(2.0), lambda step: step < 1), gdjax.MultiSteps(gdjax.adam(0.1), 2)]
+)
+def test_what_a_condition_chooses_is_replicated_where_both_are(tx: Any):
+    mesh = jax.make_mesh((N,), ("d",), axis_types=(sharding.AxisType.Auto,))
+    specs, g = {"w": P("d"), "b": P()}, {"w": jnp.ones((N, 2)), "b": jnp.ones(3)}
+    update = lambda g: tx.update(g, tx.init(g), g)[0]
+    got = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=(specs,), out_specs=specs))(g)
+    assert_close(got, update(g))
+
+
 # Explicit axes: parameters divided over two of them.
 SHAPES = {"kernel": (4, 8), "bias": (8,), "scale": (), "tall": (8, 2)}
 SPECS = {"kernel": P("x", "y"), "bias": P("y"), "scale": P(), "tall": P(("x", "y"))}

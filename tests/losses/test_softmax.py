@@ -53,6 +53,12 @@ def test_definitions():
     np.testing.assert_allclose(several, cross_entropy(flat, np.eye(10)[[7, 0]]), **close)
 
 
+def test_a_batch_of_nothing():
+    integer, labels = losses.softmax_cross_entropy_with_integer_labels, jnp.zeros((0,), jnp.int32)
+    assert integer(jnp.ones((0, 3)), labels).shape == integer(jnp.ones((3, 0)), labels, axis=0).shape == (0,)
+    assert integer(jnp.ones((0, 3)), labels, where=jnp.ones((0, 3), bool)).shape == (0,)
+
+
 def test_gradient_is_softmax_minus_labels():
     gradient = jax.grad(lambda x: jnp.sum(losses.softmax_cross_entropy(x, f32(P))))(f32(X))
     np.testing.assert_allclose(gradient, softmax(X) - P, rtol=1e-5, atol=1e-6)

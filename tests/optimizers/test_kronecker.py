@@ -124,6 +124,16 @@ def test_nan_stays_where_it_is(name):
     assert np.isnan(u["b"]).all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_without_an_eps_zeros_stay_zeros(name):
+    eps = {"grafting_eps": 0.0} if name == "shampoo" else {"eps": 0.0}
+    w = normal(0, 4, 3)
+    for gs in ([w], [0 * w, 0 * w], [0 * w, w, w]):
+        u, _ = run(direction(name, **eps), gs)
+        moves = len(gs) == 3 or gs[0] is w and name in ("shampoo", "soap_muon")  # the others skip the first step
+        assert jnp.all(jnp.isfinite(u)) and bool(jnp.any(u != 0)) == moves
+
+
 @pytest.mark.parametrize("refresh", ["qr", "eigh"])
 def test_bases_stay_orthonormal(refresh):
     tx = gdjax.scale_by_soap(precondition_frequency=3, refresh=refresh)

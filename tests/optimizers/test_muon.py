@@ -190,6 +190,13 @@ def test_products_in_another_dtype_are_of_real_matrices():
         tx.update(x, tx.init(x))
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_a_matrix_without_elements(shape: tuple[int, int]):
+    p = {"a": jnp.zeros(shape), "w": jnp.eye(2)}
+    u, _ = gdjax.muon(0.1).update(p, gdjax.muon(0.1).init(p), p)
+    assert u["a"].shape == shape and bool(jnp.any(u["w"] != 0))
+
+
 def test_huge_and_zero_gradients():
     params, zero = jnp.ones((3, 4)), jnp.zeros((3, 4))
     tx = gdjax.muon(0.1)

@@ -87,6 +87,11 @@ FITTING: dict[str, Callable[[], Any]] = {
     "factors, codes": lambda: gdjax.adam(gdjax.per_leaf(1e-2, {"layers": 0.5}), mu_dtype=gdjax.bfloat16_with_error),
     "injected": lambda: gdjax.inject_hyperparams(gdjax.amsgrad)(learning_rate=1e-2),
     "muon": lambda: gdjax.muon(1e-2, muon_weight_dimension_numbers=MATRICES, adam_learning_rate=1e-3),
+    # Numbers of rows or columns, with axes of length 1 for the others.
+    "normuon": lambda: gdjax.normuon(1e-2),
+    "normuon, longer": lambda: gdjax.normuon(1e-2, neurons="longer"),
+    "muown": lambda: gdjax.muown(1e-2),
+    "transformer_optimizer": lambda: gdjax.transformer_optimizer(1e-2, steps=10),
 }
 
 

@@ -24,6 +24,21 @@ def a_scheduled_decay(o: Any) -> Any:
     return last(o.adam(0.1, b1=lambda t: 0.9), [G], P)
 
 
+@claim("an array for a number", theirs=(2,), ours=ValueError)
+def an_array_for_a_number(o: Any) -> Any:
+    return last(o.scale(jnp.array([1.0, 2.0])), [jnp.ones(2)], jnp.ones(2)).shape
+
+
+@claim("an array for a number", theirs=(3,), ours=ValueError)
+def an_array_for_a_rate(o: Any) -> Any:
+    return last(o.sgd(jnp.array([0.1])), [G], P).shape
+
+
+@claim("a mask of the integers", theirs=(3,), ours=TypeError)
+def a_mask_of_integers(o: Any) -> Any:
+    return last(o.masked(o.scale(2.0), {"a": 1, "b": 0}), [{"a": G, "b": G}], {"a": P, "b": P})["a"].shape
+
+
 @claim("3. ", "second moments of bfloat16 parameters", theirs={"bfloat16"}, ours={"float32"})
 def second_moment(o: Any) -> Any:
     return dtypes(o.adam(0.1).init(P.astype("bfloat16"))[0].nu)

@@ -45,14 +45,6 @@ def the_papers_fan_in(o: Any) -> bool:
     return "output_axis" in inspect.signature(o.centralize).parameters
 
 
-@claim("`keep_params_nonnegative`, updates narrower", theirs=("float32", False), ours=("bfloat16", False))
-def a_narrow_update(o: Any) -> Any:
-    """Its dtype, and whether a parameter ends below 0."""
-    p = jnp.abs(jax.random.normal(jax.random.key(0), (200,)))
-    u = last(o.keep_params_nonnegative(), [jnp.full(200, -9.0, "bfloat16")], p)
-    return str(u.dtype), bool(jnp.any(p + u.astype("float32") < 0))
-
-
 @claim("`split_real_and_imaginary`", theirs=is_nan, ours=near(1.0))
 def an_infinite_part(o: Any) -> Any:
     g = jax.lax.complex(jnp.ones(1), jnp.full(1, jnp.inf))
