@@ -219,8 +219,11 @@ def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> An
 
 
 def _in_mesh(mesh: Any) -> Any:
-    known = not _mesh().empty
-    return contextlib.nullcontext() if known else jax.sharding.use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh))
+    if not _mesh().empty:
+        return contextlib.nullcontext()
+    if isinstance(mesh, Mesh) and not isinstance(jnp.zeros(()), Tracer):  # outside of jit operations need its devices
+        return jax.sharding.set_mesh(mesh)
+    return jax.sharding.use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh))
 
 
 def unreduced_axes(x: ArrayTree) -> frozenset[str]:
