@@ -13,7 +13,19 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
-from gdjax.core.types import Array, Count, KeyLike, Natural, OptState, Params, Transform, Updates
+from gdjax.core.types import (
+    Array,
+    Count,
+    KeyLike,
+    Natural,
+    OptState,
+    Params,
+    Transform,
+    Updates,
+    boxed_like,
+    is_variable,
+    unboxed,
+)
 from gdjax.numerics import is_key, safe_increment
 
 LABEL = "gdjax.quantize_state"
@@ -146,6 +158,7 @@ def quantize_state(
         return kept
 
     def init(params: Params) -> QuantizedState:
+        params = unboxed(params, is_variable)  # nnx makes a State of codes that lie in a Variable
         state = inner.init(params)
         if any(map(formats.is_codes, jax.tree.leaves(state, is_leaf=formats.is_codes))):
             raise ValueError(f"{LABEL}: a transform inside keeps codes already, by a {LABEL} of its own")
@@ -172,7 +185,10 @@ def quantize_state(
         formats.check(LABEL, state, kinds, pairs)
         word = seed if isinstance(seed, int) else jax.random.bits(arrays.fresh_key(seed))
         count, old, row = safe_increment(state.count), state.inner_state, extra_args.get(FIRST_ROW, 0)
-        updates, new = base.call_update(inner, updates, formats.decoded(old), params, extra_args)
-        return updates, QuantizedState(count, formats.encoded(new, old, lambda i: salt(word, count, i, row)))
+        pure, params = (unboxed(x, is_variable) for x in (updates, params))
+        us, new = base.call_update(inner, pure, formats.decoded(old), params, extra_args)
+        return boxed_like(updates, us), QuantizedState(
+            count, formats.encoded(new, old, lambda i: salt(word, count, i, row))
+        )
 
     return holding(init, update, inner_state=inner)

@@ -150,7 +150,7 @@ class Update(Value):
     def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...], foreign: bool):
         super().__init__(call, part, fn)
         self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
-        self.compiles = not (foreign or call.foreign or call.traced)
+        self.compiles = call.lasting and not (foreign or call.foreign or call.traced)
         self.takes_extra_args = keywords(fn)[1]
 
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -250,6 +250,8 @@ def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 def made_by(call: Call, made: Any) -> GradientTransformation:
     """`made` as the value of `call`; its part reports errors under the name of the call."""
+    if (problem := misuse.no_transform(made)) is not None:
+        raise TypeError(f"{label_of(call)} returned {made!r}, {problem}")
     plain = type(made) is GradientTransformation or not isinstance(made, GradientTransformation)
     kind = GradientTransformationExtraArgs if plain else type(made)
     before = value_of(made.update)

@@ -17,7 +17,7 @@ import numpy as np
 
 from gdjax.core.part import Part, keywords
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
-from gdjax.core.values import Value, identity, is_ours, of_plain_dict
+from gdjax.core.values import Value, identity, is_ours, of_plain_dict, value_of
 
 
 def takes_extra_args(tx: Transform) -> bool:
@@ -80,11 +80,6 @@ def function_of(made: Value) -> Callable[..., Any]:
     if function is None:
         function = _known[made] = _closure(made)
     return function
-
-
-def value_of(function: object) -> Any:
-    """The value behind a function made here; anything else as it is."""
-    return getattr(function, "made", function)
 
 
 def _closure(made: Value) -> Callable[..., Any]:

@@ -223,7 +223,8 @@ def _in_mesh(mesh: Any) -> Any:
         return contextlib.nullcontext()
     if isinstance(mesh, Mesh) and not isinstance(jnp.zeros(()), Tracer):  # outside of jit operations need its devices
         return jax.sharding.set_mesh(mesh)
-    return jax.sharding.use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh))
+    abstract: Any = getattr(mesh, "abstract_mesh", mesh)
+    return jax.sharding.use_abstract_mesh(abstract)
 
 
 def unreduced_axes(x: ArrayTree) -> frozenset[str]:

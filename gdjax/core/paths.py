@@ -181,7 +181,8 @@ def keys_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -
     """The keys and the leaves of a tree, without the keys of boxes."""
     found: list[tuple[Any, Any]] = []
     for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or is_box(x))[0]:
-        found += [(keys, leaf) for leaf in jax.tree.leaves(x, is_leaf=is_leaf)] if is_box(x) else [(keys, x)]
+        inside = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_leaf)[0] if is_box(x) else []
+        found += [((*keys, *own[1:]), leaf) for own, leaf in inside] if is_box(x) else [(keys, x)]
     return found
 
 

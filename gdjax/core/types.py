@@ -247,18 +247,26 @@ class Transform(Protocol):
 
 def is_box(x: object) -> bool:
     """Whether x is a box of Flax: one array under the key `value`, with its kind or its sharding."""
-    names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
-    return bool(names & {"Variable", "VariableState", "AxisMetadata"})
+    return is_variable(x) or "AxisMetadata" in _names_in_flax(x)
 
 
-def unboxed(tree: ArrayTree) -> Any:
+def is_variable(x: object) -> bool:
+    """Whether x is a box of Flax's nnx."""
+    return not _names_in_flax(x).isdisjoint(("Variable", "VariableState"))
+
+
+def _names_in_flax(x: object) -> set[str]:
+    return {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
+
+
+def unboxed(tree: ArrayTree, kind: Callable[[object], bool] = is_box) -> Any:
     """The tree with the array of each box in place of the box."""
 
     def content(x: object) -> Any:
-        inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if is_box(x) else []
+        inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if kind(x) else []
         return inside[0] if len(inside) == 1 else x
 
-    return jax.tree.map(content, tree, is_leaf=is_box) if _has_boxes(tree) else tree
+    return jax.tree.map(content, tree, is_leaf=kind) if _has_boxes(tree) else tree
 
 
 def boxed_like(old: Any, new: Any) -> Any:

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from types import ModuleType, NoneType, UnionType
+from types import FunctionType, ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import jax
@@ -205,15 +205,13 @@ class Call:
         self.arguments = dict(bound.arguments)
         self.key = (factory, key_of((self.args, self.kwargs)))
         self.hash = hash(self.key)
-        inside = [getattr(x, "made", x) for x in _leaves((self.args, self.kwargs))]
+        inside = [value_of(x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
-        self.foreign = any(map(is_foreign, inside))
-        # Whether a later equal call makes the same thing. It may not where an argument can be changed in place, such as
-        # a NumPy array, which has no hash.
+        self.foreign = is_foreign([*self.args, *self.kwargs.values()])
+        # Whether a later equal call makes the same thing. It may not where an argument can be changed in place.
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
-        lasts = all(isinstance(x, jax.Array | Hashable) for x in inside)
-        self.lasting = not shared and lasts and all(call.lasting for call in calls)
+        self.lasting = not shared and all(map(_lasts, inside)) and all(call.lasting for call in calls)
 
     @property
     def name(self) -> str:
@@ -222,7 +220,9 @@ class Call:
         return getattr(self.factory, "__name__", repr(self.factory))
 
     def __eq__(self, other: object) -> bool:
-        return self is other or isinstance(other, Call) and self.hash == other.hash and self.key == other.key
+        if self is other or not isinstance(other, Call):
+            return self is other
+        return self.lasting and other.lasting and self.hash == other.hash and self.key == other.key
 
     def __hash__(self) -> int:
         return self.hash
@@ -287,15 +287,24 @@ def is_ours(factory: object) -> bool:
     return (getattr(factory, "__module__", None) or "").startswith("gdjax.")
 
 
+def value_of(x: object) -> Any:
+    """The value behind a function made here; anything else as it is."""
+    return getattr(x, "made", x) if isinstance(x, FunctionType) else x
+
+
 def is_foreign(x: Any) -> bool:
     """Whether x is or holds a function or a transform of someone else's: each call of it may give something else."""
-    x = getattr(x, "made", x)
+    x = value_of(x)
     if isinstance(x, Value):
         return x.call.foreign or not getattr(x, "compiles", True)
     if isinstance(x, functools.partial):
-        return any(map(is_foreign, _leaves([x.func, x.args, x.keywords])))
+        return is_foreign([x.func, x.args, x.keywords])
+    if isinstance(x, dict):
+        return any(map(is_foreign, [*x.keys(), *x.values()]))  # a pattern may be a function
+    if isinstance(x, list | tuple | set | frozenset):
+        return any(map(is_foreign, x))
     if is_ours(type(x)):
-        return any(map(is_foreign, _leaves([*getattr(x, "__dict__", {}).values()])))
+        return is_foreign(getattr(x, "__dict__", {}))
     a_function = not isinstance(x, type) and (callable(x) or hasattr(x, "update"))
     return a_function and not (getattr(x, "__module__", None) or "").startswith(("gdjax.", "jax."))
 
@@ -370,6 +379,14 @@ def _private(x: Any) -> Any:
     if of_plain_dict(x):
         return {k: _private(v) for k, v in x.items()}
     return type(x)(map(_private, x)) if type(x) in (list, tuple) else x
+
+
+def _lasts(x: object) -> bool:
+    """Whether an argument stays as it is, as far as can be seen; a NumPy array, a namespace or an instance of a plain
+    class may not.
+    """
+    plain = type(x).__hash__ is object.__hash__ and not callable(x) and not is_ours(type(x))
+    return isinstance(x, jax.Array) or isinstance(x, Hashable) and not plain
 
 
 def _has_container(x: object) -> bool:

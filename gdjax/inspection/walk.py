@@ -32,7 +32,7 @@ from gdjax.lift.order import name_of_state
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import is_numbers
-from gdjax.matrices.plan import ByRole, Leaf, label_by_role, matrices_by_role, plan_of
+from gdjax.matrices.plan import ByRole, Leaf, label_by_role, matrices_by_role, plan_of, routing
 from gdjax.transforms.averaging import lookahead
 
 _NUMBERS = "numbers", "dimensions", "roles"  # what rules call the argument that says which arrays are matrices, and how
@@ -143,7 +143,7 @@ class Walk:
             if seen and not (seen := self.seen(chosen)):
                 self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
         factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.settings]
-        takes = self.matrices(rule.label, rule.settings[numbers[0]], tree) if numbers else {}
+        takes = self.matrices(rule.label, _routed(numbers[0], rule.settings), tree) if numbers else {}
         more = {"factors": factors, "takes": takes, "sees_all": not is_masked(tree)}
         return Listed(name, rule.label, rule, rule.hyper, seen, groups, **more)
 
@@ -191,6 +191,11 @@ class Walk:
             leaves = {places[i]: name for i, name in slip.leaves.items()}
             self.slips.append((labels.label.removeprefix("gdjax."), slip._replace(leaves=leaves)))
         return labels
+
+
+def _routed(name: str, settings: Mapping[str, Any]) -> Any:
+    """The argument of a rule that says which arrays are matrices; a dict of patterns as what decides by it."""
+    return routing(settings[name]) if name == "roles" and settings[name] is not None else settings[name]
 
 
 def is_lookahead(tx: Transform) -> bool:

@@ -379,7 +379,7 @@ class _Work:
             raise rule_checks.ReadsUpdates(self.active[e.index].place) from None
         except rule_checks.NoParameter as e:
             raise self.leaves.no_parameter(self.active[e.index].rule.label, self.i) from e
-        except (ValueError, TypeError) as e:
+        except Exception as e:
             _blame([r.rule.label for r in self.active], self.where, e)
             raise
 

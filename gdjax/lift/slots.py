@@ -171,8 +171,9 @@ class Integer:
 class Key:
     """A slot of one PRNG key for each leaf, all of them different.
 
-    They come from `seed`: an integer, a key, or the name of a hyperparameter that is one of these. A rule splits its
-    key, uses one half and returns the other: `key, now = jax.random.split(s.key)`.
+    They come from `seed`: an integer, a key, or the name of a hyperparameter that is one of these. In two groups with
+    one seed they are the same in both: give each its own. A rule splits its key, uses one half and returns the other:
+    `key, now = jax.random.split(s.key)`.
 
     Example:
       >>> import collections, gdjax, jax, jax.numpy as jnp

@@ -91,7 +91,8 @@ def scale_by_backtracking_linesearch(
 
     Failure: where no step size meets the condition it takes the one with the lowest value below f(p); where there is
     none it takes none: the updates are 0, value and gradient those before. The next search goes on from the last step
-    size, and starts anew at `max_learning_rate` if the value there was not finite, or no other.
+    size, also where the value there was not finite, and starts anew at `max_learning_rate` where no shorter step would
+    help.
 
     Raises:
       ValueError, TypeError: `value`, `grad`, `value_fn` or the parameters are missing or do not fit; a number is

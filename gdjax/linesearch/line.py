@@ -153,7 +153,8 @@ class Line:
 
     def to_go_on_from(self, eta: Array, value: Array) -> Array:
         """The step size to keep of a search without a step: the last one tried, 0 if shorter ones would not help."""
-        return jnp.where(jnp.isfinite(value) & (value > self.value), eta, 0)
+        shorter = jnp.isfinite(self.value) & (~jnp.isfinite(value) | (value > self.value))
+        return jnp.where(shorter & (eta > jnp.finfo(eta.dtype).tiny), eta, 0)
 
     def evaluate(self, eta: Array) -> tuple[Array, Any, Array]:
         """Value, gradient and slope at p + eta u."""

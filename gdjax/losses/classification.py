@@ -97,10 +97,10 @@ def sigmoid_focal_loss(
     x, y, _ = pair("gdjax.sigmoid_focal_loss", logits=logits, labels=labels)
     gamma = jnp.asarray(gamma, x.dtype)
     log_p, log_q = jax.nn.log_sigmoid(x), jax.nn.log_sigmoid(-x)
-    hard = (y == 0) | (y == 1)
+    hard = (y <= 0) | (y >= 1)  # a rounding outside counts as the end
     soft = jnp.where(hard, 0.5, y)
     mixed = jnp.logaddexp(jnp.log(soft) + log_q, jnp.log1p(-soft) + log_p)
-    wrong = jnp.where(hard, jnp.where(y == 1, log_q, log_p), mixed)  # log (1 - p_t)
+    wrong = jnp.where(hard, jnp.where(y >= 1, log_q, log_p), mixed)  # log (1 - p_t)
     loss = _binary_cross_entropy(x, y) * jnp.exp(product(gamma, wrong))
     if alpha is not None:
         alpha = jnp.asarray(alpha, x.dtype)

@@ -76,10 +76,11 @@ def _dice(
 ) -> tuple[Array, Any]:  # fmt: skip
     """The loss of each class, (batch, classes), and the dtype of the result."""
     p, t = jnp.asarray(predictions), jnp.asarray(targets)
+    given = p.dtype
     if abs(p.ndim - t.ndim) == 1:
         p, t = (p[..., None], t) if p.ndim < t.ndim else (p, t[..., None])
     p, t, dtype = pair(label, equal=True, predictions=p, targets=t)
-    p = _activated(p) if activate else _probabilities(label, p)
+    p = _activated(p) if activate else _probabilities(label, p, given)
     smooth, alpha, beta = (jnp.asarray(x, p.dtype) for x in (smooth, alpha, beta))
     axis = tuple(range(1, p.ndim - 1)) if axis is None else axis
     hit = jnp.sum(p * t, axis=axis)
@@ -96,10 +97,11 @@ def _activated(x: Array) -> Array:
     return jax.nn.sigmoid(x) if x.shape[-1] == 1 else jax.nn.softmax(x, axis=-1)
 
 
-def _probabilities(label: str, p: Array) -> Array:
+def _probabilities(label: str, p: Array, given: Any) -> Array:
+    """p, whose sums over the classes are 1, to roundings of the dtype that was given."""
     if p.shape[-1] > 1 and is_concrete(p):
         sums = jnp.sum(p, axis=-1)
-        if not jnp.allclose(sums, 1.0, rtol=1e-5):
+        if not jnp.allclose(sums, 1.0, rtol=max(1e-5, float(jnp.finfo(given).eps))):
             raise ValueError(
                 f"{label}: with apply_softmax=False the predictions must sum to 1 over the classes, "
                 f"got sums from {jnp.min(sums):.6f} to {jnp.max(sums):.6f}"
@@ -135,12 +137,12 @@ def multiclass_generalized_dice_loss(
       Sudre et al. 2017, Generalised Dice overlap as a deep learning loss function, https://arxiv.org/abs/1707.03237
     """
     label = "gdjax.multiclass_generalized_dice_loss"
-    p, t, dtype = pair(label, equal=True, predictions=predictions, targets=targets)
+    _, t, dtype = pair(label, equal=True, predictions=predictions, targets=targets)
     weights = 1 / (jnp.square(jnp.sum(t, axis=tuple(range(t.ndim - 1)))) + 1e-7)
     weights = weights * (weights.size / jnp.sum(weights))
-    loss, _ = _dice(label, p, t, apply_softmax, smooth)
+    loss, _ = _dice(label, predictions, targets, apply_softmax, smooth)
     loss = _foreground(loss * jnp.broadcast_to(weights, loss.shape), ignore_background)
-    return jnp.mean(loss).astype(dtype)
+    return (jnp.sum(loss) / max(loss.size, 1)).astype(dtype)
 
 
 def binary_dice_loss(

@@ -36,10 +36,11 @@ _QKV = re.compile(r"^(to_|w_?)?qkv(_?proj)?$|^c_attn$")
 _KV = re.compile(r"^(to_|w_?)?kv(_?proj)?$")
 _TWO = re.compile(r"^(w_?)?(gate_(and_)?up|up_gate)(_?proj)?$|^(wi|w1)_fused$|^w12$")
 _UP = re.compile(r"^(linear_|w_?)?(q|kv)_(b|up)(_proj)?$|^w_?u[qkv]$")  # of latent attention, to all heads
+_OF_ATTENTION = _QUERY, _OUT, _HEADS_FIRST, _QKV, _KV
 _PER_HEAD = re.compile(r"^query_key_value$")  # GPT-NeoX and BLOOM have q, k, v of each head beside each other
 _GATES = re.compile(r"^(weight_([ih])h|dense_([ih]))(_l\d+(_reverse)?)?$")  # of a recurrent cell, beside each other
 _ATTENTION = re.compile(r"att(n|ention)|mha")
-_EXPERTS = re.compile(r"expert|moe|mlp|ffn")
+_EXPERTS = re.compile(r"expert|moe|mlp|ffn|feed_?forward")
 _CONVOLUTION = re.compile(r"conv(?!er)(?:\w*?([123])d)?")
 _GENERAL = re.compile(r"^(dense|linear)_general$|^einsum$")
 _STACKS = frozenset("layers blocks stack stages h".split())
@@ -211,13 +212,16 @@ def _heads(name: Name, shape: Sequence[int]) -> Matrix | None:
     if _HEADS_FIRST.search(name.what):
         return Matrix(-2, (-3, -1))
     if fused := 3 if _QKV.search(name.what) else 2 if _KV.search(name.what) else 0:
+        if len(shape) > 3 and shape[-4] == fused:
+            return Matrix(-2, (-3, -1))
         if len(shape) > 3 and a == fused:
             return Matrix(-4, (-2, -1))
         if b == fused:
             return Matrix(-4, (-3, -1)) if len(shape) > 3 else Matrix(-3, -1)
         return Matrix(-3, (-2, -1)) if len(shape) > 3 and a > b else None
     if _QUERY.search(name.what) or is_latent(name):  # not a stack, of which the first axis is the shortest
-        return Matrix(-3, (-2, -1)) if a > b and (b * c <= 16 * a or is_latent(name)) else None
+        most = 2 if name.stacked and len(shape) == 3 else 16  # outputs for each input; in a stack b inputs
+        return Matrix(-3, (-2, -1)) if a > b and (b * c <= most * a or is_latent(name)) else None
     if _OUT.search(name.what) and not name.within(_EXPERTS):
         return Matrix((-3, -2), -1) if b < c and a * b <= 4 * c else None
     return None
@@ -227,7 +231,7 @@ def _window(name: Name, shape: Sequence[int]) -> int:
     """The number of axes of a convolution's window; 0 for no convolution."""
     ndim = len(shape)
     found = next((m for key in reversed(name.keys[-3:]) if (m := _CONVOLUTION.search(key))), None)
-    if ndim < 3 or name.within(_EXPERTS) and not found or _QUERY.search(name.what) or _OUT.search(name.what):
+    if ndim < 3 or name.within(_EXPERTS) and not found or any(x.search(name.what) for x in _OF_ATTENTION):
         return 0
     if found and found[1]:
         return int(found[1]) if ndim >= int(found[1]) + 2 else 0

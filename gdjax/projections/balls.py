@@ -86,6 +86,8 @@ def projection_l1_sphere(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
 
 def _l1_sphere(v: Array, scale: ArrayLike) -> Array:
     size = jnp.abs(v)
+    if not jnp.iscomplexobj(v):  # the derivative of v / |v| would square |v|
+        return jnp.where(v < 0, -1, 1) * _simplex(size, scale)
     with jax.numpy_dtype_promotion("standard"):  # v may be complex
         return jnp.where(size == 0, 1, v / jnp.where(size == 0, 1, size)) * _simplex(size, scale)
 

@@ -1,5 +1,6 @@
 """The contract's types, and the transforms that have no rule."""
 
+import argparse
 import copy
 import functools
 import pickle
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -129,6 +131,7 @@ def test_an_eager_update_calls_the_functions_of_the_program_in_every_step():
         gdjax.scale_by_schedule(rate), gdjax.chain(gdjax.scale_by_schedule(gdjax.join_schedules([rate, rate], [9]))),
         gdjax.stateless(lambda u, p: rate(0) * u), gdjax.partition({"a": own}, "a"), gdjax.chain(mine(1.0)), mine(1.0),
         gdjax.inject_hyperparams(gdjax.scale)(step_size=rate), gdjax.scale_by_schedule(functools.partial(rate)),
+        gdjax.scale_by_schedule(jax.tree_util.Partial(rate)),
         gdjax.scale(gdjax.per_leaf(rate, {".*": 1.0})),
     ):  # fmt: skip
         g, state, seen = jnp.ones(2), tx.init(jnp.ones(2)), []
@@ -136,6 +139,48 @@ def test_an_eager_update_calls_the_functions_of_the_program_in_every_step():
             u, state = tx.update(g, state, g)
             seen.append(float(u[0]))
         assert seen == [0.5, 0.25, 2.0], tx
+
+
+def test_an_argument_that_was_changed_in_place_makes_another_transform():
+    class Plain:
+        rate = 0.0
+
+    @gdjax.transform
+    def mine(given: Any) -> Any:
+        return gdjax.scale(float(given.rate))
+
+    g = jnp.ones(2)
+    for given in (Plain(), argparse.Namespace(rate=0.0)):
+        made = [mine(given)]
+        for given.rate in (0.5, 2.0):
+            made.append(mine(given))
+            assert made[-1] != made[-2] and made[-1] == made[-1]
+            for update in (made[-1].update, jax.jit(made[-1].update)):
+                assert float(update(g, made[-1].init(g))[0][0]) == given.rate
+    array = np.array(0.0)
+    for array[...] in (0.5, 2.0):
+        assert float(gdjax.scale(array).update(g, gdjax.scale(array).init(g))[0][0]) == float(array)
+
+
+def test_a_pattern_that_is_a_function_is_called_in_every_step():
+    chosen, g = ["a"], {"a": jnp.ones(1), "b": jnp.ones(1)}
+    tx = gdjax.scale(gdjax.per_leaf(1.0, {(lambda path, x: path == chosen[0]): 3.0}))
+    state = tx.init(g)
+    for chosen[0], wanted in (("a", 3.0), ("b", 1.0)):
+        assert float(tx.update(g, state, g)[0]["a"][0]) == wanted
+
+
+def test_arguments_of_any_class_and_factories_that_return_nothing():
+    class Dict(dict[str, float]):
+        __getattr__ = dict.__getitem__
+
+    @gdjax.transform
+    def mine(given: Any) -> Any:
+        return gdjax.scale(given.rate) if given else None
+
+    assert mine(Dict(rate=0.5)).update(jnp.ones(1), EmptyState())[0][0] == 0.5
+    with pytest.raises(TypeError, match="^mine returned None, which has no init and update"):
+        mine({})
 
 
 def test_a_function_of_the_program_gets_what_the_program_gave():

@@ -180,6 +180,12 @@ def test_derivatives_at_zero_are_finite(name: str):
         assert all(np.all(np.isfinite(s)) for s in slopes)
 
 
+@pytest.mark.parametrize("name", ["projection_l1_ball", "projection_l1_sphere"])
+def test_derivatives_beside_a_tiny_number(name: str):
+    slope = jax.jacobian(getattr(projections, name))(jnp.array([3.0, 1e-20, -1e-30]))
+    np.testing.assert_array_equal(slope, np.zeros((3, 3)))
+
+
 def test_large_and_small_numbers():
     offset = 1e6
     x = offset + jnp.asarray([0.0, 0.25, 0.5])

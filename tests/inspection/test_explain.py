@@ -218,6 +218,16 @@ def test_a_stack_in_a_group():
     assert told.startswith("lamb takes each of layers/bias for one array")
 
 
+@pytest.mark.parametrize("roles", [{"head": "head"}, {"head|w": gdjax.Matrix(0, 1)}])
+def test_roles_by_patterns(roles: Any):
+    params = {"w": jnp.ones((8, 8)), "head": jnp.ones((8, 5))}
+    for tx in (
+        gdjax.hyperball(gdjax.adam(0.1), 0.1, roles=roles), gdjax.scale_by_normuon(roles=roles),
+        gdjax.masked(gdjax.scale_by_soap(roles={"head": gdjax.Matrix(0, 1)}), {"w": True, "head": True}),
+    ):  # fmt: skip
+        assert gdjax.explain(tx, params)["path"] == ["head", "w"]
+
+
 def test_no_gradient():
     params = {
         "w": jnp.ones(2),

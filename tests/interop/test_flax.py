@@ -1,11 +1,13 @@
 """With Flax: the training states of linen and nnx, and its serialisation."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen, nnx, serialization
 from flax.core import freeze
@@ -16,7 +18,7 @@ from tests.cases import Case, every
 from tests.declare import matrices
 from tests.interop.states import filled
 from tests.support import relaxed
-from tests.trees import assert_equal, is_key, random_tree, signature
+from tests.trees import assert_close, assert_equal, is_key, random_tree, signature
 
 X = np.random.default_rng(0).standard_normal((32, 3)).astype("float32")
 Y = X[:, :1] * X[:, 1:2]
@@ -99,6 +101,37 @@ def test_c14_c15_nnx_takes_every_transform(case: Case):
     with relaxed():
         shapes = nnx.eval_shape(train)
     assert len(jax.tree.leaves(shapes)) == 4
+
+
+CODED: dict[str, Callable[[], Any]] = {
+    "words": lambda: gdjax.quantize_state(gdjax.adam(1e-2), min_size=1),
+    "blocks": lambda: gdjax.quantize_state(gdjax.adam(1e-2), min_size=1, moments="blocks"),
+    "in a group": lambda: gdjax.partition({"a": gdjax.quantize_state(gdjax.lion(1e-2), min_size=1)}, "a"),
+    "inside": lambda: gdjax.MultiSteps(gdjax.quantize_state(gdjax.adam(1e-2), min_size=1), 2),
+    "around Optax's": lambda: gdjax.quantize_state(optax.adam(1e-2), min_size=1, moments="blocks"),
+    "by a dtype": lambda: gdjax.adam(1e-2, nu_dtype=gdjax.bfloat16_with_error),
+}
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_nnx_takes_states_with_codes(name: str):
+    with relaxed():
+        tx, model = CODED[name](), model_of(0)
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        graph, params = nnx.split(model, nnx.Param)
+        params = nnx.as_pure(params)
+        state = tx.init(params)
+        for _ in range(3):
+            g = nnx.as_pure(nnx.grad(lambda params: loss_of(nnx.merge(graph, params)))(params))
+            updates, state = tx.update(g, state, params)
+            params = gdjax.apply_updates(params, updates)
+            update(optimizer, model, nnx.grad(loss_of)(model))
+        assert_close(nnx.as_pure(nnx.state(model, nnx.Param)), params, rtol=1e-5, atol=1e-6)
+        names = {path.split("/")[-1] for path in gdjax.state_to_dict(optimizer.opt_state)}
+        assert len(names) > 1  # codes of two arrays have a name each
+        boxed = nnx.state(model_of(0), nnx.Param)  # a program without nnx.Optimizer
+        updates, _ = jax.jit(tx.update)(boxed, tx.init(boxed), boxed)
+        assert jax.tree.structure(updates) == jax.tree.structure(boxed)
 
 
 def test_nnx_takes_a_rate_that_is_an_array():

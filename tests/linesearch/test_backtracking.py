@@ -73,16 +73,25 @@ def test_direction_of_ascent_takes_no_step():
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
-def test_no_finite_step_is_no_step_and_the_next_search_starts_anew(bad: float):
+def test_no_finite_step_is_no_step_and_the_next_search_goes_on_with_shorter_ones(bad: float):
     def f(x: jax.Array) -> jax.Array:
         return jnp.where(jnp.all(x == X), quadratic(x), bad)
 
     state = search(f, X, -X, steps=4, store_grad=True)
-    assert state.learning_rate == 0 and state.value == quadratic(X) and state.info.decrease_error == jnp.inf
+    last = np.float32(0.8) ** 4
+    np.testing.assert_allclose(state.learning_rate, last, rtol=1e-6)
+    assert state.value == quadratic(X) and state.info.decrease_error == jnp.inf
     np.testing.assert_array_equal(state.grad, 2 * X)
-    for increase in (1.5, jnp.inf):
+    for increase, wanted in ((1.5, 1.5 * last), (jnp.inf, 1.0)):
         again = search(quadratic, X, -0.5 * X, state, store_grad=True, increase_factor=increase)
-        assert again.learning_rate == 1.0
+        np.testing.assert_allclose(again.learning_rate, wanted, rtol=1e-6)
+
+
+def test_a_barrier_that_one_search_does_not_reach_is_reached_by_the_next():
+    f = lambda x: -jnp.sum(jnp.log(1 - x**2))  # NaN outside of (-1, 1)
+    tx = gdjax.chain(gdjax.sgd(1.0), scale_by_backtracking_linesearch(15))
+    found = gdjax.minimize(f, jnp.array([0.999]), tx, steps=50, grad_tol=1e-3)
+    assert found.converged and abs(float(found.params[0])) < 1e-3
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])

@@ -127,6 +127,13 @@ def test_labels_outside_the_range():
         np.testing.assert_allclose(padded, by_enumeration(X[0], [1]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype, classes", [("uint8", 256), ("uint8", 300), ("int8", 300)])
+def test_labels_of_a_dtype_that_does_not_hold_the_number_of_classes(dtype: str, classes: int):
+    x, labels, pad = f32(RNG.normal(size=(1, 4, classes))), np.array([[97, 98]]), jnp.zeros((1, 2))
+    got, wanted = (losses.ctc_loss(x, jnp.zeros((1, 4)), jnp.asarray(labels, d), pad) for d in (dtype, "int32"))
+    assert jnp.isfinite(got[0]) and got == wanted
+
+
 def test_no_labels_at_all():
     got = ctc_loss(f32(X[:1]), np.zeros((1, 5)), np.zeros((1, 0), int), np.zeros((1, 0)))
     np.testing.assert_allclose(got, by_enumeration(X[0], []), rtol=1e-5)

@@ -57,6 +57,21 @@ def test_probabilities_may_be_given_also_traced_and_for_one_class():
         optax.losses.binary_dice_loss(f32(P[..., 0]), f32(T[..., 0]), apply_sigmoid=False)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_probabilities_of_16_bits_sum_to_1_as_far_as_they_can(dtype: str):
+    p = jax.nn.softmax(jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3)), dtype))
+    targets = jax.nn.one_hot(jnp.zeros((2, 5), jnp.int32), 3)
+    for loss in (losses.dice_loss, losses.multiclass_generalized_dice_loss):
+        assert jnp.all(jnp.isfinite(loss(p, targets, apply_softmax=False)))
+        with pytest.raises(ValueError, match="must sum to 1 over the classes"):
+            loss(p * jnp.asarray(1.05, dtype), targets, apply_softmax=False)
+
+
+def test_a_batch_of_nothing():
+    nothing = jnp.zeros((0, 4, 3))
+    assert losses.multiclass_generalized_dice_loss(nothing, nothing) == 0
+
+
 def test_a_class_that_is_nowhere_costs_nothing_without_smoothing():
     p, t = f32([[[1, 0], [1, 0]]]), f32([[[1, 0], [1, 0]]])
     loss = lambda p: jnp.sum(losses.dice_loss(p, t, smooth=0.0, apply_softmax=False, reduction="none"))

@@ -38,6 +38,15 @@ def test_definitions(y: float):
     np.testing.assert_allclose(weighted, (0.3 * y + 0.7 * (1 - y)) * focal(X, y, 1.5), rtol=1e-5)
 
 
+@pytest.mark.parametrize("y", [-1.0, -1e-7, 1.0000001, 1.25])
+def test_focal_loss_of_a_label_outside_is_finite(y: float):
+    # One that is ignored, and ones that a resized mask has.
+    value, slope = jax.value_and_grad(lambda x: losses.sigmoid_focal_loss(x, jnp.float32(y)))(f32(0.5))
+    assert jnp.isfinite(value) and jnp.isfinite(slope)
+    if abs(y - 0.5) < 0.51:
+        np.testing.assert_allclose(value, losses.sigmoid_focal_loss(f32(0.5), round(y)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("x,y,value,slope", [
     (1e4, 1.0, 0, 0), (-1e4, 1.0, 1e4, -1), (1e4, 0.0, 1e4, 1), (-1e4, 0.0, 0, 0), (1e4, 0.5, 5e3, 0.5),
     (INF, 1.0, 0, 0), (-INF, 0.0, 0, 0), (INF, 0.0, INF, 1), (-INF, 1.0, INF, -1),

@@ -80,6 +80,13 @@ def test_names(path: str, keys: str, what: str):
         ("attn/wo", (32, 24, 32), "matrix 32 x 24 x 32"),
         ("attn/wo", (4, 32, 32), "matrix 4 x 32 x 32"), ("mlp/wo", (4, 64, 32), "matrix 4 x 64 x 32"),
         ("attn/q_einsum/w", (4, 32, 8), "matrix 32 x 32"), ("attn/kv_einsum/w", (2, 1, 32, 8), "matrix 2 x 32 x 8"),
+        ("attn/kv_einsum/w", (2, 2, 32, 8), "matrix 2 x 32 x 16"),
+        ("attn/kv_proj/kernel", (2, 2, 32, 8), "matrix 2 x 32 x 16"),
+        ("attn/qkv_einsum/w", (3, 3, 32, 8), "matrix 3 x 32 x 24"),
+        ("attn/qkv/kernel", (3, 3, 32, 8), "matrix 3 x 32 x 24"),
+        ("layers/feed_forward/w1", (4, 4, 8, 32), "matrix 16 x 8 x 32"),
+        ("blocks/q/kernel", (64, 32, 32), "matrix 64 x 32 x 32"), ("layers/wq", (24, 16, 16), "matrix 24 x 16 x 16"),
+        ("layers/attn/q_proj/kernel", (32, 4, 8), "matrix 32 x 32"),
         ("attn/attn_vec_einsum/w", (4, 8, 32), "matrix 32 x 32"), ("moe/wo", (2, 4, 8, 32), "matrix 8 x 8 x 32"),
         # Fused matrices.
         ("attn/qkv/kernel", (8, 24), "matrix 3 x 8 x 8"), ("attn/Wqkv/weight", (24, 8), "matrix 3 x 8 x 8"),
