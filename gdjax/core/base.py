@@ -150,7 +150,7 @@ class Update(Value):
     def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...], foreign: bool):
         super().__init__(call, part, fn)
         self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
-        self.compiles = call.lasting and not (foreign or call.foreign or call.traced)
+        self.compiles = call.comparable and not (foreign or call.foreign or call.traced)
         self.takes_extra_args = keywords(fn)[1]
 
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:

@@ -209,9 +209,11 @@ class Call:
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
         self.foreign = is_foreign([*self.args, *self.kwargs.values()])
-        # Whether a later equal call makes the same thing. It may not where an argument can be changed in place.
+        # Whether the key has all that the arguments say. Of what can be changed in place it has the identity alone; of
+        # lists and dicts what they said at the call, so that an equal call makes the same thing if they are unchanged.
+        self.comparable = all(map(_lasts, inside)) and all(call.comparable for call in calls)
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
-        self.lasting = not shared and all(map(_lasts, inside)) and all(call.lasting for call in calls)
+        self.lasting = self.comparable and not shared and all(call.lasting for call in calls)
 
     @property
     def name(self) -> str:
@@ -222,7 +224,7 @@ class Call:
     def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, Call):
             return self is other
-        return self.lasting and other.lasting and self.hash == other.hash and self.key == other.key
+        return self.comparable and other.comparable and self.hash == other.hash and self.key == other.key
 
     def __hash__(self) -> int:
         return self.hash
