@@ -84,7 +84,8 @@ def reset(
     if shared := sorted(set(left)):
         why = "keeps matrices of one shape together, whose ever they are, and stays as it is; fields would set it back"
         callers.warn(f"{label}: {', '.join(shared)} {why}")
-    values = [new.value if flag else x.value for x, new, flag in zip(old, fresh, flags, strict=True)]
+    anew = {x.path: x.value for x in fresh}  # nnx keeps the arrays of a code in another order
+    values = [anew[x.path] if flag else x.value for x, flag in zip(old, flags, strict=True)]
     return jax.tree.structure(state).unflatten(values)
 
 

@@ -153,6 +153,11 @@ def unit(x: Array, epsilon: ArrayLike, axis: Axis) -> Array:
     return jnp.where(norm == 0, 0, y / jnp.where(norm == 0, 1, bound))
 
 
+def wide_enough(labels: Array) -> Array:
+    """Labels in 32 bits at least: the number of classes may not fit into their dtype."""
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+
+
 def label_scores(label: str, scores: Array, labels: ArrayLike, name: str = "scores") -> tuple[Array, Array, Array]:
     """For scores (..., K) and integer labels (...): the scores and labels as one shape, and the labels' scores.
 
@@ -161,8 +166,7 @@ def label_scores(label: str, scores: Array, labels: ArrayLike, name: str = "scor
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{label}: labels must be of an integer dtype, got {labels.dtype}")
-    if labels.dtype.itemsize < 4:  # K may not fit into the dtype of the labels
-        labels = labels.astype(jnp.int32)
+    labels = wide_enough(labels)
     if scores.ndim == 0:
         raise ValueError(f"{label}: {name} must have an axis of classes, got shape ()")
     *batch, classes = scores.shape

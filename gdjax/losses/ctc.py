@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.common import Array, ArrayLike, check_floating, log_softmax, promoted
+from gdjax.losses.common import Array, ArrayLike, check_floating, log_softmax, promoted, wide_enough
 
 NEVER = -1e30  # log 0 that can be added up and differentiated; exp of it, or of its sum with anything, is 0
 
@@ -91,7 +91,7 @@ def _ctc(
     x, y = jnp.asarray(logits), jnp.asarray(labels)
     frame_pad, label_pad = jnp.asarray(logit_paddings) != 0, jnp.asarray(label_paddings) != 0
     _check(label, x, frame_pad, y, label_pad, blank_id)
-    y = y.astype(jnp.int32) if y.dtype.itemsize < 4 else y  # K may not fit into the dtype of the labels
+    y = wide_enough(y)
     (x,), _ = promoted(x)
     log_p = jnp.maximum(log_softmax(jnp.where(frame_pad[..., None], 0, x), -1), NEVER)
     log_p = log_p.transpose(1, 0, 2)  # (T, B, K)
