@@ -74,6 +74,9 @@ class GradientTransformation(_Pair):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Pair) and tuple(map(value_of, self)) == tuple(map(value_of, other))
 
+    def __ne__(self, other: object) -> bool:  # a tuple's own compares the functions
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(tuple(map(value_of, self)))
 

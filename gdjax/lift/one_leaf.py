@@ -288,7 +288,11 @@ def _widened(slot: Any, real: Any) -> Any:
 
 def _stored(new: Any, old: Any) -> Any:
     """A new slot in the structure of the old one."""
-    return jax.tree.structure(old).unflatten(map(stored, jax.tree.leaves(new), jax.tree.leaves(old)))
+    olds, structure = jax.tree.flatten(old)
+    news = jax.tree.leaves(new)
+    if hasattr(new, "_fields") and isinstance(old, Mapping):  # nnx makes a State of codes, sorted by their names
+        news = [getattr(new, name) for name in sorted(new._fields)]
+    return structure.unflatten(map(stored, news, olds))
 
 
 def stored(new: Any, old: Array) -> Array:

@@ -154,7 +154,7 @@ def test_an_argument_that_was_changed_in_place_makes_another_transform():
         made = [mine(given)]
         for given.rate in (0.5, 2.0):
             made.append(mine(given))
-            assert made[-1] != made[-2] and made[-1] == made[-1]
+            assert made[-1] != made[-2] and not made[-1] == made[-2] and made[-1] == made[-1]
             for update in (made[-1].update, jax.jit(made[-1].update)):
                 assert float(update(g, made[-1].init(g))[0][0]) == given.rate
     array = np.array(0.0)
