@@ -54,16 +54,22 @@ def random_bits(salt: Salt, like: Array) -> Array:
     return _bits(salt.word, salt.row, like)
 
 
-def even_bits(salt: Salt, like: Array) -> tuple[Array, Array]:
-    """Two times 32 bits for each element, random among elements and even in time; see `random_bits`.
+AFRESH = 16  # steps
 
-    As numbers in [0, 1): both start at random; in each step the first grows by 2 - sqrt(2), modulo 1, and the second
+
+def even_bits(salt: Salt, like: Array) -> tuple[Array, Array, Array]:
+    """Three times 32 bits for each element, random among elements and even in time; see `random_bits`.
+
+    As numbers in [0, 1): all start at random; in each step the first grows by 2 - sqrt(2), modulo 1, and the second
     falls by (sqrt(5) - 1) / 2. Each part of [0, 1) is met as often as it is long, to within one or two steps. So what
     is rounded in one direction again and again moves as it should, where with new bits in each step it walks at random.
+    Not so what moves in every k-th step alone, for a k with k sqrt(2) near an integer, as 12 or 29: there the first hardly
+    grows from one time to the next. The third grows as the first, and starts anew after every 16 steps.
     """
     bits = _bits(salt.still, salt.row, like)
     first, second = bits + salt.step * np.uint32(0x95F61999), bits * np.uint32(0x85EBCA6B)
-    return first, second - salt.step * np.uint32(0x9E3779B9)
+    new = bits * np.uint32(0xC2B2AE35) ^ mixed(salt.still ^ mixed(salt.step // np.uint32(AFRESH)))
+    return first, second - salt.step * np.uint32(0x9E3779B9), new + salt.step * np.uint32(0x95F61999)
 
 
 def _bits(word: Array, row: Array | None, like: Array) -> Array:

@@ -17,6 +17,7 @@ LEAST, LARGEST = U(1 << 2), U((254 << 2) + 3)  # the codes of 2^-126 and of 1.75
 BAD = float(0xFFFF)  # v is NaN
 
 ENDS, LAST = 32.5, 31  # r is infinite at the code 32.5; the last code
+RISE = np.float32(1 / 64)  # the least share of the way to the next code that is no slow fading of v
 EDGE = np.float32(2.0**-12)  # of a step: what was decoded may be that far from its code, and is no other number
 
 
@@ -49,12 +50,14 @@ class Words(Format):
     finest near 0, in steps of 1/63, and ends at 10.3. Adam's is at most 7.3 with b1 = 0.9 and b2 = 0.999, and 10 after
     a first gradient with b2 = 0.9999.
 
-    A number between two codes becomes one of them, by bits that are even in time. Of r the mean is right. A v that is
-    a share f of the way up goes up in f + (f - f^3) / 20 of all cases, nearly so that the mean of log v is right: that
-    makes updates as long as they should be, where with the mean of v right they are longer, since the mean of
-    1 / sqrt(v) is above 1 / sqrt of the mean. It also lets v fade as it should.
+    A number between two codes becomes one of them, by bits that are even in time; a v that rises by bits that start
+    anew after some steps, since where gradients come in every k-th step alone the others may raise it again and again.
+    Of r the mean is right. A v that is a share f of the way up goes up in f + (f - f^3) / 20 of all cases, nearly so
+    that the mean of log v is right: that makes updates as long as they should be, where with the mean of v right they
+    are longer, since the mean of 1 / sqrt(v) is above 1 / sqrt of the mean. It also lets v fade as it should.
 
-    Adam's updates are then off by 15 % of their norm with b2 = 0.999, by 12 % with 0.95, and within 1 % as long.
+    Adam's updates are then off by 16 % of their norm with b2 = 0.999, by 13 % with 0.95, and within 1 % as long; where
+    gradients of the same size come in every k-th step, within 5 %.
 
     Where v is 0, so is m. A v above 0 never becomes 0. Where one is not finite, or v below 0, both are NaN.
     """
@@ -66,9 +69,10 @@ class Words(Format):
         """The words of a pair of float32 arrays, m and v."""
         m, v = x
         half = jnp.full_like(m, U(1 << 31), jnp.uint32)
-        first, second = (half, half) if salt is None else even_bits(salt, m)
+        fading, second, new = (half, half, half) if salt is None else even_bits(salt, m)
         bits = bits_of(v)
         f = number(bits & U((1 << CUT) - 1)) * np.float32(2.0**-CUT)
+        first = jnp.where((f > RISE) & (f < 0.5), new, fading)
         up = number(first >> U(8)) * np.float32(2.0**-24) < f + f * (1 - f * f) * np.float32(1 / 20)
         top = jnp.clip((bits >> U(CUT)) + up.astype(jnp.uint32), LEAST, LARGEST)
         size, scale = jnp.abs(m), root(top) * 0.5

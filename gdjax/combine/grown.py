@@ -17,13 +17,12 @@ from gdjax.core.structures import few
 from gdjax.core.types import ArrayTree, Params, is_skipped
 from gdjax.linalg.matrices import Matrix, is_trained
 from gdjax.matrices import reading
-from gdjax.matrices.plan import matrices_by_role
+from gdjax.matrices.plan import are_experts, matrices_by_role
 
 _LAST = re.compile(
     r"(^|_)(o|out|output|down|o_proj|out_proj|output_proj|down_proj)$"
-    r"|^(c_proj|proj|fc_?2|w_?2|lin(ear)?_?2|dense_?2|dense_4h_to_h|fc_out|attn_vec_einsum)$"
+    r"|^(c_proj|proj|fc_?2|w_?[2o]|lin(ear)?_?2|dense_?2|dense_4h_to_h|fc_out|attn_vec_einsum)$"
 )
-_NO_HEAD = re.compile(r"(^|_)(wpe|pe|pos\w*|type\w*|cls|registers?)(_|$)")  # embeddings that no head is tied to
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+|(?<=[A-Za-z]{4})\d+")  # of a layer: 3, block_3, layer3; not w1
 _EXPERTS = re.compile(r"experts?[/._]?#")  # more of these make no deeper model
 _HOW = {
@@ -50,10 +49,13 @@ class Base:
       base: its parameters or their shapes.
       roles: a dict from patterns to roles, which overrides those found by names and shapes.
       depth: "fold", "forward" or the pattern of the last matrices of residual branches; None where depths are equal.
+      per_head: as of `matrices_by_role`, for a method that takes each head as a matrix.
     """
 
-    def __init__(self, label: str, base: Params, roles: Any, depth: str | re.Pattern[str] | None):
-        self.label, self.depth, self.by_role = label, depth, matrices_by_role(roles)
+    def __init__(
+        self, label: str, base: Params, roles: Any, depth: str | re.Pattern[str] | None, per_head: bool | int = False
+    ):
+        self.label, self.depth, self.by_role = label, depth, matrices_by_role(roles, per_head=per_head)
         types.check_patterns(f"{label}: depth", [] if depth is None else [depth], functions=False)
         leaves = paths_of(base)
         if not leaves:
@@ -109,18 +111,31 @@ class Base:
             raise ValueError(
                 f"{self.label}: there are {x.layers:g} times the layers of the base with {path}: say {how}"
             )
+        if x.role in ("embedding", "head") and self._is_matrix(like, shape):
+            table = " a table of more rows, or" if x.role == "embedding" else ""
+            raise ValueError(
+                f"{self.label}: both axes of {path} grow, from {was} to {shape}, as those of no {x.role} of one "
+                f"vocabulary: say what it is by roles={{{path!r}: 'matrix'}}, or {x.role!r} if it is{table} one of a "
+                "larger vocabulary"
+            )
         if x.role == "other" and len(shape) - self.lead[like] > 1 and x.outputs != 1:
             raise ValueError(
                 f"{self.label}: no rule covers {path}, which grows from {was} to {shape}: give its role, as "
                 f"roles={{{path!r}: 'matrix'}} or 'embedding', 'head', 'router'"
             )
 
+    def _is_matrix(self, like: str, shape: tuple[int, ...]) -> bool:
+        """Whether what is called an embedding or a head grows as a hidden matrix does: both of its axes."""
+        was, name = self.read[like].shape, self.read[like].name
+        grows = len(was) == 2 and all(a < b for a, b in zip(was, shape, strict=True))
+        return grows and reading.is_tied(name) and not self.by_role.decides(like, self.shapes[like])
+
     def _refuse_tied(self, outputs: Mapping[str, float], shapes: Mapping[str, Any]) -> None:
         """Raises where an embedding grows that may be the head too: there is no other."""
         for path, ratio in outputs.items():
             was = self.read[self.like(path)].shape
-            named = _NO_HEAD.search(self.read[self.like(path)].name.what)
-            if ratio != 1 and len(was) == 2 and not named and not self.by_role.decides(path, shapes[path]):
+            tied = reading.is_tied(self.read[self.like(path)].name)
+            if ratio != 1 and len(was) == 2 and tied and not self.by_role.decides(path, shapes[path]):
                 now = shapes[path].shape
                 raise ValueError(
                     f"{self.label}: no leaf is the head, so {path} of shape {was}, now {now}, may be the head too, and "
@@ -143,9 +158,13 @@ class Base:
 
     def _check_branches(self, found: Mapping[str, Growth]) -> None:
         """Raises where a part of a layer has matrices and none of them is known as its last."""
-        parts = defaultdict(list)
+        parts, seen = defaultdict(list), set[str]()
         for path, x in found.items():
-            parts[_NUMBER.sub("#", reading.split(reading.split(path)[0])[0])].append((path, x.branch))
+            leaf = self.read[self.like(path)]
+            place, own = reading.split(leaf.place if leaf.name.is_array else path)
+            if (form := f"{_NUMBER.sub('#', place)}/{own}") not in seen:  # once for all layers
+                seen.add(form)
+                parts[_NUMBER.sub("#", reading.split(leaf.place)[0])].append((path, x.branch))
         for members in parts.values():
             # Attention and the matrices after it are two branches.
             names = [self.read[self.like(path)].name for path, _ in members]
@@ -184,7 +203,10 @@ class Base:
         layers = self._layers(path, like, shape, numbered)
         if shape == before.shape and layers == 1:
             return Growth(before.kind)
-        old, new = (_size(before, of, self.lead[like], shape) for of in (before.shape, shape))
+        leaves = before, before._replace(shape=shape)
+        if not self.by_role.decides(like, self.shapes[like]):
+            leaves = (self.by_role.by_head(self.label, x) for x in leaves)
+        old, new = (_size(x, self.lead[like], before.shape, shape) for x in leaves)
         sides = (old.rows, old.columns), (new.rows, new.columns)
         branch = self._branch(before) if layers != 1 else ""
         return Growth(old.role, new.inputs / old.inputs, new.outputs / old.outputs, layers, branch, sides)
@@ -217,9 +239,8 @@ class Base:
         pairs = zip(_forms(path), _forms(like), strict=True)
         counted = [pair for pair in pairs if not _EXPERTS.search(pair[0])]
         ratio = math.prod(len(numbered[a]) / len(self.numbered[b]) for a, b in counted)
-        before = self.read[like]
-        if before.name.stacked and self.lead[like]:
-            ratio *= shape[0] / before.shape[0]
+        if self.lead[like] and not are_experts(self.read[like], list(self.read.values())):
+            ratio *= shape[0] / self.read[like].shape[0]
         return ratio
 
     def _branch(self, leaf: reading.Read) -> str:
@@ -252,13 +273,13 @@ def _forms(path: str) -> list[str]:
     return [f"{path[: m.start()]}#{path[m.end() :]}" for m in _NUMBER.finditer(path)]
 
 
-def _size(leaf: reading.Read, shape: tuple[int, ...], lead: int, other: tuple[int, ...]) -> Size:
-    """The sizes of a leaf at a shape; `other` is that of the larger model."""
-    role = leaf.kind
+def _size(leaf: reading.Read, lead: int, before: tuple[int, ...], now: tuple[int, ...]) -> Size:
+    """The sizes of a leaf in the base or in the larger model, where it has one shape and the other."""
+    role, shape = leaf.kind, leaf.shape
     if role == "embedding" and len(shape) > 1:
         outputs = shape[-1]
         if leaf.name.outputs_first:  # of a linear map or a convolution, or a table of rows: the axis that grows tells
-            first = len(shape) > 2 or leaf.shape[0] != other[0] and leaf.shape[-1] == other[-1]
+            first = len(shape) > 2 or before[0] != now[0] and before[-1] == now[-1]
             outputs = shape[0] if first else outputs
         return Size(role, 1, outputs, math.prod(shape) // outputs, outputs)
     if role not in UNITS or len(shape) < 2:

@@ -22,6 +22,7 @@ from gdjax.lift.all_leaves import split_factors
 from gdjax.lift.leafwise import Treewise
 from gdjax.lift.rule import Leafwise
 from gdjax.linalg.matrices import is_trained
+from gdjax.matrices.plan import ByRole
 
 LABEL = "gdjax.transfer"
 
@@ -115,8 +116,10 @@ def _why(x: Growth, law: Law | None) -> str:
 def transferred(label: str, tx: Transform, base: Params, roles: Any, depth: Any) -> Transferred:
     """The part behind `transfer`."""
     core.check_transform(label, 0, tx)
-    model = Base(label, base, roles, depth)
     seen = list(sites(tx, base))
+    given = [x for site in seen if site.rule for x in site.rule.settings.values()]
+    per_head = next((x.per_head for x in given if isinstance(x, ByRole) and x.per_head), False)
+    model = Base(label, base, roles, depth, per_head)
     of: dict[str, tuple[list[Use], Law | None]] = {}
     for path, leaf in model.read.items():
         if is_trained(model.shapes[path]):

@@ -57,7 +57,7 @@ class ByRole:
           UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
             mask hides leaves.
         """
-        leaves = self._chosen(label, self.read(tree, label), tree)
+        leaves = self._chosen(label, tree)
         self._check_axes(label, tree)
         if leaves and not (quiet or is_masked(tree)):
             for leaf in leaves:
@@ -68,13 +68,17 @@ class ByRole:
             warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
         return [leaf.role for leaf in leaves]
 
-    def _chosen(self, label: str, leaves: list[reading.Read], tree: ArrayTree) -> list[reading.Read]:
-        """The leaves as they were read, but where `also` and `per_head` say otherwise and no override does."""
+    def by_head(self, label: str, leaf: reading.Read) -> reading.Read:
+        """A leaf with a matrix for each head, where `per_head` asks for that."""
+        return _by_head(label, leaf, self.per_head) if self.per_head else leaf
+
+    def _chosen(self, label: str, tree: ArrayTree) -> list[reading.Read]:
+        """The leaves as they are read, but where `also` and `per_head` say otherwise and no override does."""
 
         def of(leaf: reading.Read) -> reading.Read:
-            leaf = _as_matrix(leaf) if leaf.role in self.also else leaf
-            return _by_head(label, leaf, self.per_head) if self.per_head else leaf
+            return self.by_head(label, _as_matrix(leaf) if leaf.role in self.also else leaf)
 
+        leaves = self.read(tree, label)
         if not (self.also or self.per_head):
             return leaves
         return [leaf if self.decides(*item) else of(leaf) for leaf, item in zip(leaves, paths_of(tree), strict=True)]
@@ -103,7 +107,7 @@ class ByRole:
         """A tree with the number of leading axes of each leaf that are layers or experts.
 
         In a matrix these are the axes before its rows and columns. In another leaf they are the axes that it shares
-        with the matrices beside it, or the first axis, if its name is of a stack of layers with such matrices.
+        with the matrices beside it; or the first axis, if stacked matrices have as many layers.
         """
         leaves = self.read(tree)
         stacks = [(leaf, n) for leaf in leaves if (n := _lead(leaf))]
@@ -112,7 +116,7 @@ class ByRole:
             if isinstance(leaf.role, Matrix):
                 return _lead(leaf)
             beside = [n for x, n in stacks if x.place == leaf.place and x.shape[:n] == leaf.shape[:n]]
-            named = [x for x, _ in stacks if x.name.stacked and leaf.name.stacked]
+            named = [x for x, _ in stacks if _is_of_the_stack(leaf, x, leaves)]
             return max([*beside, *(1 for x in named if x.shape[:1] == leaf.shape[:1])], default=0)
 
         return jax.tree.structure(tree).unflatten(map(of, leaves))
@@ -169,6 +173,22 @@ def _lead(leaf: reading.Read) -> int:
     return min((i % len(leaf.shape) for x in axes for i in ((x,) if isinstance(x, int) else x)), default=0)
 
 
+def are_experts(stack: reading.Read, leaves: Sequence[reading.Read]) -> bool:
+    """Whether the matrices along one leading axis are experts: no name tells of layers, but one of experts or a router."""
+    if stack.name.stacked or _lead(stack) > 1:
+        return False
+    around = [f"{x.around}/" for x in leaves if x.role == "router" and x.around]
+    return reading.is_of_experts(stack.name) or any(stack.path.replace(".", "/").startswith(x) for x in around)
+
+
+def _is_of_the_stack(leaf: reading.Read, stack: reading.Read, leaves: Sequence[reading.Read]) -> bool:
+    """Whether a leaf of as many layers is stacked as a matrix is: both names say so, or it is one of vectors."""
+    if stack.name.stacked or leaf.name.stacked:
+        return stack.name.stacked and leaf.name.stacked
+    of_vectors = leaf.role in ("norm", "bias", "other") and len(leaf.shape) > 1
+    return of_vectors and not are_experts(stack, leaves)
+
+
 def is_headless(leaves: Sequence[reading.Read]) -> bool:
     """Whether a matrix may be the head: no leaf is known as the head, and none is tied to an embedding."""
     tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
@@ -199,7 +219,8 @@ def matrices_by_role(
       A function from a tree to a tree of `Matrix` and None, for the arguments of dimension numbers. It is equal, hashed
       and pickled by the arguments. As `layer_axes`, of LAMB or Adafactor, it tells how many axes lie before those of a
       matrix. A norm or bias has those that it shares with the matrices beside it, or the first, where its path tells of
-      a stack (`layers`, `blocks`, `stages`, `stack`, `h`) with such matrices.
+      a stack (`layers`, `blocks`, `stages`, `stack`, `h`) with such matrices, or where it has two axes and stacked
+      matrices have as many layers.
 
     Raises:
       ValueError: an unknown role; a pattern is no regular expression; (when used) a leaf of a pattern has not the axes

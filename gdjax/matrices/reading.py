@@ -18,7 +18,7 @@ _BIAS = re.compile(r"^(b[qkvo]?\d*|b_\w+|betas?|offset)$|(^|_)bias(es)?(_(ih|hh|
 _SCALE = re.compile(r"^(g|gain|gammas?|scales?|ls\d*)$|_(scale|gain|gamma)$")
 _NORM = re.compile(r"(^|_)([a-z]*norms?|lnf?|bn|gn|rms)\d*(_|$)")
 _OTHER = re.compile(r"^(a_log|dt_bias|log_dt|inv_freq|freqs?|negative_slope|time_(mix|decay|first|faaaa)\w*)$")
-_ROUTER = re.compile(r"(^|_)(router|routing|gating)$")
+_ROUTER = re.compile(r"(^|_)(router|routing|gating)(_weights?)?$")
 _GATE = re.compile(r"(^|_)gate$|^(switch|wg)$")
 _HEAD = re.compile(
     r"(^|_)(un_?embed(ding)?|logits?(_?dense)?|classifier|embed_out)$|^conv_out$|(^|(?<!multi)(?<!attention)_)head$"
@@ -29,6 +29,10 @@ _TOKENS = re.compile(
     r"^(wte|wpe|pe|cls|conv_in(it)?|pos|positions?|positional|lookup|patch(ify|es)?|patch_(proj|conv)\w*)$|^pos\w*_enc\w*$"
     r"|(^|_)(toks?|tokens?|tables?|vocab|codebook|registers?)$"
 )
+_LEARNED = re.compile(r"^(probe|latents?|prompts?|prefix)$")  # vectors that are put beside those of tokens
+_NOT_TIED = re.compile(r"(^|_)(wpe|pe|pos\w*|type\w*|cls|registers?)(_|$)")  # embeddings of what no model predicts
+_STATE = re.compile(r"^[bcd](_re|_im|_real|_imag)?$")  # of a state-space model, if its eigenvalues are beside
+_EIGENVALUES = frozenset("a_log lambda lambda_re lambda_im nu_log theta_log log_step".split())
 _QUERY = re.compile(r"^(to_|w_?)?((?P<query>q|query|queries)|(?P<key>k|keys?)|v|values?)(_?proj)?$")
 _OUT = re.compile(r"^(to_|w_?)?(o|out|output)(_?proj)?$|^attn_out\w*$|^attn_vec_einsum$")
 _HEADS_FIRST = re.compile(r"^(q|kv|qkv)_einsum$")  # (heads, inputs, outputs of a head)
@@ -41,12 +45,14 @@ _PER_HEAD = re.compile(r"^query_key_value$")  # GPT-NeoX and BLOOM have q, k, v 
 _GATES = re.compile(r"^(weight_([ih])h|dense_([ih]))(_l\d+(_reverse)?)?$")  # of a recurrent cell, beside each other
 _ATTENTION = re.compile(r"att(n|ention)|mha")
 _EXPERTS = re.compile(r"expert|moe|mlp|ffn|feed_?forward")
+_ALL_EXPERTS = re.compile(r"expert|moe")
 _CONVOLUTION = re.compile(r"conv(?!er)(?:\w*?([123])d)?")
 _GENERAL = re.compile(r"^(dense|linear)_general$|^einsum$")
 _STACKS = frozenset("layers blocks stack stages h".split())
 _WRAPPERS = frozenset("params model module net network transformer".split())
 _ARRAYS = frozenset("kernel weight weights w param default".split())
 _LARGEST_WINDOW, _LARGEST_PATCH = 7, 32
+WIDEST_HEAD = 256  # numbers; the inputs of a layer without an axis of heads are more
 
 
 class Name(NamedTuple):
@@ -63,7 +69,7 @@ class Name(NamedTuple):
     @property
     def what(self) -> str:
         """The name of the layer, of "attn/q_proj/weight" and "attn/q_proj" q_proj."""
-        named = [k.removesuffix("_weight") for k in self.keys if k not in _ARRAYS]
+        named = [re.sub(r"_(weight|kernel|w)$", "", k) for k in self.keys if k not in _ARRAYS]
         return named[-1] if named else ""
 
     @property
@@ -122,12 +128,14 @@ def role_of(name: Name, shape: Sequence[int], siblings: frozenset[str]) -> tuple
 
 def _by_name(name: Name, ndim: int, siblings: frozenset[str]) -> str:
     letter = len(name.leaf) == 1 and "a" in siblings  # a and b are any two arrays, or LoRA's
-    if _OTHER.search(name.leaf) or name.leaf == "d" and "a_log" in siblings:
+    if _OTHER.search(name.leaf) or _STATE.search(name.leaf) and siblings & _EIGENVALUES:
         return "other"
     if _BIAS.search(name.leaf) and not letter:
         return "bias"
     if (_SCALE.search(name.leaf) and not letter) or (name.leaf != "kernel" and _NORM.search(name.what)):
         return "norm"
+    if _LEARNED.search(name.leaf):
+        return "embedding"
     if name.near(_ROUTER):
         return "router"
     if name.near(_HEAD) or (ndim == 2 and name.depth == 1 and _LAST.search(name.what)):
@@ -147,7 +155,7 @@ def matrix_of(name: Name, shape: Sequence[int]) -> tuple[Matrix, str]:
     """How an array of two axes or more is a matrix; and a note on anything unknown about that."""
     if window := _window(name, shape):
         return _convolution_axes(name, window), ""
-    if not name.outputs_first and (heads := _heads(name, shape)):
+    if heads := _heads_of_outputs_first(name, shape) if name.outputs_first else _heads(name, shape):
         return heads, ""
     rows, columns = (-1, -2) if name.outputs_first else (-2, -1)
     inputs, outputs = shape[rows], shape[columns]
@@ -163,6 +171,19 @@ def matrix_of(name: Name, shape: Sequence[int]) -> tuple[Matrix, str]:
 def is_gate(name: Name) -> bool:
     """Whether it may choose among experts, and is no gate inside an expert."""
     return _GATE.search(name.what) is not None and not any("expert" in key for key in name.keys)
+
+
+def is_tied(name: Name) -> bool:
+    """Whether an embedding of this name may be the head too: it is not one of positions or types."""
+    return _NOT_TIED.search(name.what) is None
+
+
+def is_of_experts(name: Name) -> bool:
+    return name.within(_ALL_EXPERTS)
+
+
+def is_named_head(name: Name) -> bool:
+    return name.near(_HEAD)
 
 
 def is_query(name: Name) -> bool:
@@ -212,8 +233,8 @@ def _heads(name: Name, shape: Sequence[int]) -> Matrix | None:
     if _HEADS_FIRST.search(name.what):
         return Matrix(-2, (-3, -1))
     if fused := 3 if _QKV.search(name.what) else 2 if _KV.search(name.what) else 0:
-        if len(shape) > 3 and shape[-4] == fused:
-            return Matrix(-2, (-3, -1))
+        if len(shape) > 3 and shape[-4] == fused:  # before the heads, or before the inputs
+            return Matrix(-3, (-2, -1)) if a == b * c else Matrix(-2, (-3, -1))
         if len(shape) > 3 and a == fused:
             return Matrix(-4, (-2, -1))
         if b == fused:
@@ -225,6 +246,19 @@ def _heads(name: Name, shape: Sequence[int]) -> Matrix | None:
     if _OUT.search(name.what) and not name.within(_EXPERTS):
         return Matrix((-3, -2), -1) if b < c and a * b <= 4 * c else None
     return None
+
+
+def _heads_of_outputs_first(name: Name, shape: Sequence[int]) -> Matrix | None:
+    """The axes of attention in arrays of outputs first: (heads, size, inputs), or (outputs, heads, size)."""
+    first = int(name.stacked)
+    places = [i - len(shape) for i in range(first, len(shape))]
+    query, out = _QUERY.search(name.what), _OUT.search(name.what) and not name.within(_EXPERTS)
+    if len(places) < 3 or not (query or out):
+        return None
+    one, heads = (places[-1], places[:-1]) if query else (places[0], places[1:])
+    several, single = math.prod(shape[i] for i in heads), shape[one]
+    fits = shape[heads[-1]] <= WIDEST_HEAD and shape[heads[-1]] < single and max(several, single) % several == 0
+    return (Matrix(one, tuple(heads)) if query else Matrix(tuple(heads), one)) if fits else None
 
 
 def _window(name: Name, shape: Sequence[int]) -> int:
@@ -272,6 +306,18 @@ class Read(NamedTuple):
         return split(self.path)[0]
 
     @property
+    def stack(self) -> str:
+        """The path of the stack in which it has all layers; "" for none."""
+        words = self.path.replace(".", "/").split("/")
+        ends = (i for i, word in enumerate(words) if _snake(word) in _STACKS)
+        return "/".join(words[: next(ends, -1) + 1]) if self.name.stacked else ""
+
+    @property
+    def around(self) -> str:
+        """The path around its layer: attn for attn/query/kernel and for attn/query."""
+        return split(self.place)[0] if self.name.is_array else self.place
+
+    @property
     def kind(self) -> str:
         """Its role, "matrix" where that is a `Matrix`."""
         return self.role if isinstance(self.role, str) else "matrix"
@@ -293,7 +339,8 @@ class Read(NamedTuple):
         elif a_matrix:
             known = ["-1, -2, parts=..." if self.name.outputs_first else "-2, -1, parts=..."]
         else:  # one axis of inputs, or one of outputs
-            known = [f"{rows}, {columns}" for rows, columns in (self.cut(1), self.cut(len(self.shape) - 1))]
+            cuts = dict.fromkeys((self.cut(1), self.cut(len(self.shape) - 1)))
+            known = [f"{rows}, {columns}" for rows, columns in cuts]
         how = " or ".join(f"{{{self.path!r}: gdjax.Matrix({x})}}" for x in known)
         where = "in the roles of the method and, where label_by_role makes the groups, there too"
         text = (
@@ -304,7 +351,15 @@ class Read(NamedTuple):
     def cut(self, inputs: int, first: int = 0) -> tuple[Any, Any]:
         """The axes of the inputs, `inputs` many after the first axes, and of the outputs, which follow."""
         places = list(range(first, len(self.shape)))
-        return _axes(places[:inputs]), _axes(places[inputs:])
+        return one_or_all(places[:inputs]), one_or_all(places[inputs:])
+
+    def axes_without(self, axis: int) -> tuple[Any, Any]:
+        """The axes of the inputs and of the outputs, if one axis is of layers."""
+        rest = [i for i in range(len(self.shape)) if i != axis]
+        role, _ = matrix_of(self.name._replace(stacked=False), [self.shape[i] for i in rest])
+        named = [(x,) if isinstance(x, int) else x for x in role[:2]]
+        rows, columns = (one_or_all([rest[i] for i in axes]) for axes in named)
+        return rows, columns
 
     @property
     def is_stack(self) -> bool:
@@ -315,7 +370,7 @@ class Read(NamedTuple):
         return 0 not in {i % len(self.shape) for axes in named for i in axes}
 
 
-def _axes(places: Sequence[int]) -> Any:
+def one_or_all(places: Sequence[int]) -> Any:
     return places[0] if len(places) == 1 else tuple(places)
 
 

@@ -525,6 +525,89 @@ def test_a_wrapper_written_by_hand_may_do_anything():
         gdjax.transfer(aside(gdjax.adam(0.1)), BASE)
 
 
+@pytest.mark.parametrize("name", ["encoderblock", "decoder/block", "ScanBlock_0"])
+def test_layers_stacked_under_any_name_are_layers(name: str):
+    def stack(layers: int) -> Any:
+        block = {
+            "up": jnp.ones((layers, 4, 8)),
+            "down": jnp.ones((layers, 8, 4)),
+            "ln": {"scale": jnp.ones((layers, 4))},
+        }
+        for key in reversed(name.split("/")):
+            block = {key: block}
+        return {"embed": jnp.ones((V, 4)), **block, "head": jnp.ones((4, V))}
+
+    rows = gdjax.transfer_table(gdjax.adam(0.1), stack(8), stack(2), depth="fold").rows
+    found = {r.path.removeprefix(f"{name}/"): (r.grown, r.rate, r.eps) for r in rows}
+    assert found["down"] == ("layers x 4", 0.25, 1.0) and found["up"] == found["ln/scale"] == ("layers x 4", 1.0, 0.25)
+    with pytest.raises(ValueError, match=f"there are 4 times the layers of the base with {name}/"):
+        gdjax.transfer(gdjax.adam(0.1), stack(2)).init(stack(8))
+
+
+@pytest.mark.parametrize("experts", [{"experts": {}}, {"mlp": {"router": jnp.ones((4, 0))}}])
+def test_more_stacked_experts_make_no_deeper_model(experts: Any):
+    ((name, inside),) = experts.items()
+    of = lambda k: {name: {"up": jnp.ones((k, 4, 4)), **{x: jnp.ones((4, k)) for x in inside}}}
+    rows = gdjax.transfer_table(gdjax.adam(0.1), BASE | of(8), BASE | of(2)).rows
+    (up,) = [r for r in rows if r.path == f"{name}/up"]
+    assert (up.role, up.grown, up.rate) == ("matrix", "", 1.0)
+
+
+def llama(n: int, layers: int, **more: Any) -> Any:
+    """Attention and MLP beside each other in one dictionary a layer."""
+    shapes = {k: (n, n) for k in ("wq", "wk", "wv", "wo")} | {"w1": (n, 4 * n), "w3": (n, 4 * n), "w2": (4 * n, n)}
+    blocks = [{k: jnp.ones(shape) for k, shape in shapes.items()} | more for _ in range(layers)]
+    return {"embed": jnp.ones((V, n)), "layers": blocks, "lm_head": jnp.ones((n, V))}
+
+
+def test_both_branches_of_a_flat_layer_have_an_end():
+    rows = gdjax.transfer_table(gdjax.adam(0.1), llama(4, 8), llama(4, 2), depth="fold").rows
+    assert {r.path.split("/")[-1] for r in rows if r.rate == 0.25} == {"wo", "w2"}
+    named = lambda k: [{"q": x["wq"], "k": x["wk"], "v": x["wv"], "out": x["wo"], "expand": x["w1"], "contract": x["w2"]}
+                       for x in llama(4, k)["layers"]]  # fmt: skip
+    with pytest.raises(ValueError, match="which are the last matrices of the 2 residual branches with layers/0/"):
+        gdjax.transfer(gdjax.adam(0.1), {"layers": named(2)}, depth="fold").init({"layers": named(8)})
+
+
+@pytest.mark.parametrize(
+    ("path", "role"), [("time_embedding/linear_1/kernel", "embedding"), ("pre_head/kernel", "head")]
+)
+def test_an_embedding_or_a_head_whose_two_axes_grow_is_a_question(path: str, role: str):
+    layer, *rest, leaf = path.split("/")
+    of = lambda n: {layer: {rest[0]: {leaf: jnp.ones((n, n))}} if rest else {leaf: jnp.ones((n, n))}}
+    base, wide = BASE | of(4), WIDE | of(16)
+    with pytest.raises(
+        ValueError, match=rf"both axes of {path} grow, from \(4, 4\) to \(16, 16\), as those of no {role}"
+    ):
+        gdjax.transfer(gdjax.adam(0.1), base).init(wide)
+    (row,) = [r for r in gdjax.transfer_table(gdjax.adam(0.1), wide, base, roles={path: "matrix"}) if r.path == path]
+    assert (row.rate, row.start) == (0.25, 0.5)
+    (row,) = [r for r in gdjax.transfer_table(gdjax.adam(0.1), wide, base, roles={path: role}) if r.path == path]
+    assert row.rate == (1.0 if role == "embedding" else 0.25)
+    positions = [tree | {"wpe": jnp.ones((n, n))} for tree, n in ((BASE, 4), (WIDE, 16))]
+    assert factors(gdjax.adam(0.1), positions[1], positions[0])["wpe"][0] == 1.0  # a longer context
+
+
+@pytest.mark.parametrize("axis", [True, False])
+def test_a_matrix_for_each_head_grows_by_itself(axis: bool):
+    """The queries change as much at each width where one head is one matrix."""
+    size, given = 8, True if axis else 8
+    tx = gdjax.muon(
+        1.0, consistent_rms=0.2, adam_learning_rate=1.0,
+        muon_weight_dimension_numbers=gdjax.matrices_by_role(per_head=given),
+    )  # fmt: skip
+    query = lambda n: {"attn": {"query": {"kernel": jnp.ones((n, n // size, size) if axis else (n, n))}}}
+    own = gdjax.transfer(tx, query(32))
+
+    def change(n: int) -> float:
+        x, d = (jax.random.normal(jax.random.key(n + i), (4, n)) for i in range(2))
+        g = jax.tree.map(lambda p: (x.T @ d).reshape(p.shape), query(n))
+        u, _ = own.update(g, own.init(query(n)), query(n))
+        return float(jnp.sqrt(jnp.mean((x @ u["attn"]["query"]["kernel"].reshape(n, n)) ** 2)))
+
+    assert change(128) == pytest.approx(change(32), rel=0.1)
+
+
 def test_more_experts_make_no_deeper_model():
     experts = lambda n, k: {"router": jnp.ones((n, k)), "experts": [{"up": jnp.ones((n, n))} for _ in range(k)]}
     base, wide = (tree | {"moe": experts(n, k)} for tree, n, k in ((BASE, 4, 2), (WIDE, 16, 8)))

@@ -72,6 +72,8 @@ def test_names(path: str, keys: str, what: str):
         ("cls", (1, 1, 8), "embedding"), ("cls", (1, 8), "embedding"), ("cls_token", (1, 1, 8), "embedding"),
         ("cls/kernel", (8, 10), "head"), ("cls/weight", (10, 8), "head"), ("cls/bias", (10,), "bias"),
         ("w", (2, 3), "matrix 2 x 3"), ("weight", (2, 3), "matrix 3 x 2"),
+        ("router/router_weights/w/kernel", (32, 4), "router"), ("MAPHead_0/probe", (1, 1, 8), "embedding"),
+        ("resampler/latents", (4, 8), "embedding"), ("resampler/latents/kernel", (4, 8), "matrix 4 x 8"),
         ("lora_A/weight", (4, 32), "matrix 32 x 4"), ("lora_b", (4, 32), "matrix 4 x 32"),
         # Heads with an axis of their own, and stacks of layers.
         ("attn/q_proj/kernel", (32, 4, 8), "matrix 32 x 32"), ("attn/k_proj/kernel", (32, 2, 8), "matrix 32 x 16"),
@@ -87,11 +89,17 @@ def test_names(path: str, keys: str, what: str):
         ("layers/feed_forward/w1", (4, 4, 8, 32), "matrix 16 x 8 x 32"),
         ("blocks/q/kernel", (64, 32, 32), "matrix 64 x 32 x 32"), ("layers/wq", (24, 16, 16), "matrix 24 x 16 x 16"),
         ("layers/attn/q_proj/kernel", (32, 4, 8), "matrix 32 x 32"),
+        ("attn/q_proj/weight", (4, 8, 32), "matrix 32 x 32"), ("attn/o_proj/weight", (32, 4, 8), "matrix 32 x 32"),
+        ("attn/q_proj/weight", (2, 2, 8, 32), "matrix 32 x 32"), ("attn/k_proj/weight", (2, 8, 32), "matrix 32 x 16"),
+        ("layers/attn/k_proj/weight", (3, 2, 8, 32), "matrix 3 x 32 x 16"),
+        ("layers/attn/o_proj/weight", (3, 32, 4, 8), "matrix 3 x 32 x 32"),
+        ("attn/q_proj/weight", (4, 32, 32), "matrix 4 x 32 x 32"), ("mlp/o/weight", (32, 4, 8), "matrix 32 x 8 x 4"),
         ("attn/attn_vec_einsum/w", (4, 8, 32), "matrix 32 x 32"), ("moe/wo", (2, 4, 8, 32), "matrix 8 x 8 x 32"),
         # Fused matrices.
         ("attn/qkv/kernel", (8, 24), "matrix 3 x 8 x 8"), ("attn/Wqkv/weight", (24, 8), "matrix 3 x 8 x 8"),
         ("attn/in_proj_weight", (24, 8), "matrix 3 x 8 x 8"), ("attn/in_proj/kernel", (8, 24), "matrix 3 x 8 x 8"),
         ("mixer/in_proj/kernel", (8, 24), "matrix 8 x 24"), ("h/c_attn/weight", (8, 24), "matrix 3 x 8 x 8"),
+        ("attn/qkv_w", (5, 8, 24), "matrix 15 x 8 x 8"), ("attn/qkv/kernel", (3, 32, 4, 8), "matrix 3 x 32 x 32"),
         ("attn/qkv/kernel", (5, 8, 24), "matrix 15 x 8 x 8"), ("attn/qkv/kernel", (8, 3, 2, 4), "matrix 3 x 8 x 8"),
         ("attn/qkv/kernel", (5, 8, 3, 2, 4), "matrix 15 x 8 x 8"), ("attn/qkv/kernel", (8, 3, 8), "matrix 3 x 8 x 8"),
         ("attn/qkv/kernel", (8, 2, 3, 4), "matrix 3 x 8 x 8"), ("attn/kv/kernel", (8, 6), "matrix 2 x 8 x 3"),
@@ -124,6 +132,12 @@ def test_other_leaves_tell_that_one_is_no_matrix():
     # A vector for each matrix of a stack, but not a matrix beside heads.
     assert roles({"x/w": (3, 4, 8), "x/tau": (3, 8)})["x/tau"] == "other"
     assert roles({"x/wq": (32, 4, 8), "x/mix": (32, 64)})["x/mix"] == "matrix 32 x 64"
+    assert roles({"x/proj_w": (3, 4, 8), "x/proj_b": (3, 8)})["x/proj_b"] == "bias"
+    assert roles({"x/projw": (3, 8, 8), "x/projb": (3, 8)})["x/projb"] == "bias"
+    assert roles({"x/lora_a": (3, 8, 2), "x/lora_b": (3, 8)})["x/lora_b"] == "matrix 3 x 8"  # no bias of another
+    # A state-space model, whose eigenvalues are beside; elsewhere C is any matrix.
+    assert set(roles({"s/Lambda_re": (4,), "s/B": (4, 8, 2), "s/C": (8, 4, 2)}).values()) == {"other"}
+    assert roles({"s/c": (8, 4)})["s/c"] == "matrix 8 x 4"
     # Experts.
     assert roles({"m/gate/kernel": (8, 4), "m/experts/w1": (4, 8, 16)})["m/gate/kernel"] == "router"
     assert roles({"m/gate/kernel": (8, 4), "m/w1": (4, 8, 16)})["m/gate/kernel"] == "router"
@@ -133,6 +147,12 @@ def test_other_leaves_tell_that_one_is_no_matrix():
     assert roles({"tok": (50, 8), "cls/predictions/decoder/w": (8, 50)})["cls/predictions/decoder/w"] == "head"
     assert roles({"tok": (50, 8), "layers/up/kernel": (8, 50)})["layers/up/kernel"] == "matrix 8 x 50"
     assert roles({"tok": (50, 8), "block_0/up/kernel": (8, 50)})["block_0/up/kernel"] == "matrix 8 x 50"
+    assert roles({"tok": (50, 8), "block/up/kernel": (6, 8, 50)})["block/up/kernel"] == "matrix 6 x 8 x 50"
+    assert roles({"wpe": (50, 8), "up/kernel": (8, 50)})["up/kernel"] == "matrix 8 x 50"
+    named = {"tok": (50, 8), "up/kernel": (8, 50), "lm_head/kernel": (8, 50)}
+    assert roles(named)["up/kernel"] == "matrix 8 x 50"
+    hidden = tree_of(named) | {"lm_head": gdjax.MaskedNode()}
+    assert gdjax.matrices_by_role()(hidden)["up"]["kernel"] == Matrix(-2, -1)  # as where the head is seen
     assert roles({"tok": (8, 8), "first/kernel": (8, 8)})["first/kernel"] == "matrix 8 x 8"
     # a and b are two arrays.
     assert roles({"a": (3, 4), "b": (4, 3)}) == {"a": "matrix 3 x 4", "b": "matrix 4 x 3"}
@@ -166,6 +186,8 @@ def test_gates_under_other_names():
         ({"query_key_value/w": (8, 24)}, "query_key_value/w", "matrix 8 x 24", "where its 24 outputs are cut"),
         ({"Conv_0/kernel": (2, 3, 3, 4, 8), "Conv_0/bias": (2, 8)}, "Conv_0/kernel", "other", "its bias has"),
         ({"x/kernel": (4, 8, 32), "x/bias": (32,)}, "x/kernel", "other", "its bias has the shape (32,)"),
+        ({"layers/up/kernel": (8, 3, 16), "layers/ln/scale": (8, 3), "layers/down/kernel": (16, 3, 8)},
+         "layers/up/kernel", "matrix 8 x 3 x 16", "along which axis its layers lie"),
         ({"DenseGeneral_0/kernel": (4, 8, 32)}, "DenseGeneral_0/kernel", "other", "which axes of shape"),
     ],
 )  # fmt: skip
@@ -173,7 +195,7 @@ def test_what_cannot_be_known(shapes: dict[str, tuple[int, ...]], leaf: str, rol
     tree = tree_of(shapes)
     table = gdjax.roles(tree)
     assert roles(shapes)[leaf] == role
-    (text,) = [w for w in table.warnings if w.startswith("it cannot be known")]
+    (text,) = [w for w in table.warnings if w.startswith("it cannot be known") and f"{leaf} of shape" in w]
     assert unknown in text and f"{leaf!r}: gdjax.Matrix(" in text
     with pytest.warns(UserWarning, match=re.escape(unknown)):
         gdjax.matrices_by_role()(tree)
@@ -200,6 +222,37 @@ def test_query_key_and_value_tell_the_axes_of_the_output(layers: tuple[int, ...]
     stack = {path: (2, 4, 4) for path in (f"attn/{k}/kernel" for k in ("query", "key", "out"))}
     assert set(roles(stack).values()) == {"matrix 2 x 4 x 4"}
     assert gdjax.roles(tree_of({**stack, "head": (4, 3)})).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "axes"),
+    [
+        ({"c_fc/kernel": (32, 8), "c_fc/bias": (32,)}, {"c_fc/kernel": "1, 0"}),  # Hugging Face's Conv1D
+        ({"up/weight": (8, 4, 2, 2), "up/bias": (4,)}, {"up/weight": "(0, 2, 3), 1"}),  # a transposed convolution
+        ({  # MaxText's layers, along the second axis
+            "layers/mlp/wi/kernel": (64, 3, 96), "layers/norm/scale": (64, 3), "layers/mlp/wo/kernel": (96, 3, 64),
+            "layers/attn/query/kernel": (64, 3, 4, 16), "layers/attn/out/kernel": (4, 3, 16, 64),
+        }, {
+            "layers/mlp/wi/kernel": "0, 2", "layers/mlp/wo/kernel": "0, 2", "layers/attn/query/kernel": "0, (2, 3)",
+            "layers/attn/out/kernel": "(0, 2), 3",
+        }),
+    ],
+)  # fmt: skip
+def test_the_axes_that_a_warning_tells_are_right(shapes: dict[str, tuple[int, ...]], axes: dict[str, str]):
+    tree = tree_of(shapes)
+    told = [text for text in gdjax.roles(tree).warnings if text.startswith("it cannot be known")]
+    assert len(told) == len(axes)
+    for path, expected in axes.items():
+        assert any(f"override it by {{{path!r}: gdjax.Matrix({expected})}}, in the roles" in text for text in told)
+    overrides = {f"^{path}$": eval(f"Matrix({expected})") for path, expected in axes.items()}
+    assert not [text for text in gdjax.roles(tree, overrides).warnings if "cannot be known" in text]
+
+
+def test_layers_along_the_first_axis_are_not_told():
+    shapes = {"layers/up/kernel": (3, 8, 16), "layers/ln/scale": (3, 8), "layers/down/kernel": (3, 16, 8)}
+    two = {"enc/layers/q/kernel": (2, 8, 2, 4), "enc/layers/ln/scale": (2, 8), "dec/layers/q/kernel": (4, 8, 2, 4)}
+    for of in (shapes, {**two, "dec/layers/ln/scale": (4, 8)}):
+        assert not [text for text in gdjax.roles(tree_of(of)).warnings if "cannot be known" in text]
 
 
 def test_as_many_heads_as_inputs_are_told():
