@@ -139,6 +139,8 @@ MISUSES = [
            rf"adam: params{BIAS} has dtype uint8, and takes no gradient: mask or freeze"),
     Misuse("A44", UPDATE, lambda: update(adam(0.1), dense(bias=jnp.ones(3, "complex64"))), TypeError,
            rf"adam: params{BIAS}: complex gradient \(complex64\) for a real parameter \(float32\)"),
+    Misuse("A16-float8", MAKE, lambda: adam(0.1, mu_dtype="float8_e4m3fn"), ValueError,
+           r"adam: mu_dtype=float8_e4m3fn needs a scale"),
     Misuse("A45", INIT, lambda: leaf(jnp.ones(3, "float8_e4m3fn")), TypeError,
            rf"adam: params{KERNEL} has dtype float8_e4m3fn: keep the parameters in bfloat16 or wider"),
     Misuse("A45-int4", INIT, lambda: leaf(jnp.ones(3, "int4")), TypeError, rf"adam: params{KERNEL} has dtype int4"),

@@ -63,8 +63,8 @@ def even_bits(salt: Salt, like: Array) -> tuple[Array, Array, Array]:
     As numbers in [0, 1): all start at random; in each step the first grows by 2 - sqrt(2), modulo 1, and the second
     falls by (sqrt(5) - 1) / 2. Each part of [0, 1) is met as often as it is long, to within one or two steps. So what
     is rounded in one direction again and again moves as it should, where with new bits in each step it walks at random.
-    Not so what moves in every k-th step alone, for a k with k sqrt(2) near an integer, as 12 or 29: there the first hardly
-    grows from one time to the next. The third grows as the first, and starts anew after every 16 steps.
+    Not so what moves in every k-th step alone, for a k with k sqrt(2) near an integer, as 12 or 29: there the first
+    hardly grows from one time to the next. The third grows as the first, and starts anew after every 16 steps.
     """
     bits = _bits(salt.still, salt.row, like)
     first, second = bits + salt.step * np.uint32(0x95F61999), bits * np.uint32(0x85EBCA6B)
@@ -115,6 +115,14 @@ def mixed(x: Array) -> Array:
     return x ^ (x >> np.uint32(16))
 
 
+@jax.custom_jvp
+def _rounded(x: Array, y: Array) -> Array:
+    """y, to which x was rounded; its derivative is that of x, where the bits have none."""
+    return y
+
+
+_rounded.defjvp(lambda primals, tangents: (primals[1], tangents[0]))
+
 NARROW = jnp.dtype("bfloat16"), jnp.dtype("float16")
 
 
@@ -141,7 +149,7 @@ def stochastically(x: Array, dtype: Any, bits: Array) -> Array:
     """
     if dtype == jnp.bfloat16:
         i = jax.lax.bitcast_convert_type(x, jnp.uint32) + (bits & np.uint32(0xFFFF))
-        return jnp.where(jnp.isfinite(x), float_of(i & np.uint32(0xFFFF0000)), x)
+        return _rounded(x, jnp.where(jnp.isfinite(x), float_of(i & np.uint32(0xFFFF0000)), x))
     uniform = (bits & np.uint32(0xFFFF)).astype(jnp.float32) * np.float32(2.0**-16)
     return _in_float16(x, lambda i: bits & np.uint32(0x1FFF), lambda y: jnp.floor(y + uniform))
 
@@ -158,7 +166,7 @@ def _in_float16(x: Array, more: Any, whole: Any) -> Array:
     small = whole(x * np.float32(2.0**24)) * np.float32(2.0**-24)
     y = jnp.where(jnp.abs(x) < 2.0**-14, small, large)
     y = jnp.where(jnp.abs(y) > 65504, jnp.copysign(jnp.inf, x), y)
-    return jnp.where(jnp.isfinite(x), y, x)
+    return _rounded(x, jnp.where(jnp.isfinite(x), y, x))
 
 
 def split(x: Array, remainder: Any, bits: Array | None = None) -> tuple[Array, Array]:
@@ -178,7 +186,7 @@ def split(x: Array, remainder: Any, bits: Array | None = None) -> tuple[Array, A
     rest = as_integers(jnp.where(finite, rest >> np.int32(drop), 0), remainder)
     # Of what is stored, or a TPU would write the two in two kernels.
     near = float_of(i - (rest.astype(jnp.int32) << np.int32(drop)))
-    return jnp.where(finite, near, x), rest
+    return _rounded(x, jnp.where(finite, near, x)), rest
 
 
 def joined(near: Array, rest: Array) -> Array:
@@ -189,7 +197,7 @@ def joined(near: Array, rest: Array) -> Array:
     """
     i = jax.lax.bitcast_convert_type(near, jnp.int32) + (rest.astype(jnp.int32) << np.int32(_dropped(rest.dtype)))
     x = float_of(i)
-    return jnp.where(jnp.isnan(x), near, x)  # what is no number is made of 0 or an infinity
+    return _rounded(near, jnp.where(jnp.isnan(x), near, x))  # what is no number is made of 0 or an infinity
 
 
 def _dropped(remainder: Any) -> int:

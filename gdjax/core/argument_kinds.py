@@ -24,8 +24,14 @@ def dtype(label: str, name: str, value: Any) -> None:
 
 
 def dtype_or_codec(label: str, name: str, value: object) -> None:
-    if not isinstance(value, Codec):
-        dtype(label, name, value)
+    if isinstance(value, Codec):
+        return
+    dtype(label, name, value)
+    if value is not None and jnp.dtype(value).itemsize == 1:  # type: ignore[arg-type]
+        raise ValueError(
+            f"{label}: {name}={jnp.dtype(value)} needs a scale, or moments overflow to NaN or are lost: give a codec, "  # type: ignore[arg-type]
+            "or quantize the state: quantize_state(tx, moments='fp8')"
+        )
 
 
 def _kind(words: str, fits: Callable[[Any], bool]) -> Callable[[str, str, Any], None]:

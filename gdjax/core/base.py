@@ -1,5 +1,6 @@
 """The contract: gradient transformations, and how a factory's result becomes one that is a value."""
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.core import closures, domains, misuse
+from gdjax.core import callers, closures, domains, misuse
 from gdjax.core.closures import function_of, value_of
 from gdjax.core.part import Part, keywords
 from gdjax.core.structures import as_formed
@@ -141,6 +142,12 @@ class Init(Value):
     """The `init` of a transform."""
 
     def __call__(self, params: Params) -> OptState:
+        if (changed := self.call.changed()) is not None:
+            call, name = changed
+            callers.warn(
+                f"{label_of(call)}: {name} was changed after the transform was made, which keeps what it was given: "
+                "make it anew"
+            )
         return self.fn(params)
 
 
@@ -170,7 +177,38 @@ class Update(Value):
         if not concrete and (fit := without_skipped(updates, params)) is not params:
             args = updates, state, fit, extra_args  # `params` may have been a whole model, with functions in it
             concrete = is_concrete(args)
-        return (_compiled if concrete and self.compiles else _applied)(self, *args)
+        if not (concrete and self.compiles):
+            return _applied(self, *args)
+        if on_one_device(args) and not _pays(self):
+            with (
+                contextlib.suppress(jax.errors.JaxRuntimeError),
+                jax.disable_jit(),
+            ):  # numbers, which a guard may forbid
+                return _applied(self, *args)
+        return compiled_or_apart(_compiled, _applied, self, *args)
+
+
+ONCE = 8  # updates of one factory in a row
+_called: dict[str, dict[int, int]] = {}  # by the name of a factory and the hash of an update how often it was called
+_apart: dict[int, None] = {}  # the hashes of those that are not compiled
+
+
+def _pays(update: Update) -> bool:
+    """Whether to compile an update: not yet another one where the last ones were called once, as `adam(rate / step)`.
+
+    It stays so for later calls, whose bits are then the same.
+    """
+    own, called = hash(update), _called.setdefault(label_of(update.call), {})
+    if own not in called:
+        last = list(called.values())[-ONCE:]
+        if len(last) == ONCE and max(last) == 1:
+            _apart[own] = None
+        called[own] = 0
+        for kept, most in ((called, 100), (_apart, 10_000)):
+            if len(kept) > most:
+                kept.pop(next(iter(kept)), None)
+    called[own] += 1
+    return own not in _apart
 
 
 def _applied(
@@ -203,6 +241,21 @@ def _concrete(x: object) -> bool:
     if isinstance(x, jax.Array):
         return not isinstance(x, Tracer)
     return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
+
+
+def on_one_device(tree: Any) -> bool:
+    """Whether each array is whole on some device."""
+    return all(len(x.sharding.device_set) == 1 for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
+
+
+def compiled_or_apart(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
+    """A function compiled; or operation by operation where someone has put the leaves on several devices by hand."""
+    try:
+        return compiled(*args)
+    except ValueError as e:
+        if "incompatible devices" not in str(e):
+            raise
+        return plain(*args)
 
 
 def is_float0(x: object) -> bool:

@@ -45,7 +45,15 @@ def array(label: str, where: str, x: Any) -> None:
 
 
 def leaf(label: str, where: str, x: Any) -> None:
-    """Raises unless `x` can be a parameter: an array (or its shape and dtype) of a supported kind, or a number."""
+    """Raises unless `x` can be trained: an array (or its shape and dtype) of a supported kind, or a number."""
+    number(label, where, x)
+    narrow = hasattr(x, "dtype") and x.dtype.itemsize == 1 and jnp.issubdtype(x.dtype, jnp.floating)
+    if narrow or "int4" in str(getattr(x, "dtype", "")):
+        raise TypeError(f"{label}: {where} has dtype {x.dtype}: keep the parameters in bfloat16 or wider")
+
+
+def number(label: str, where: str, x: Any) -> None:
+    """Raises unless `x` is of numbers: an array (or its shape and dtype) of a supported kind, or a number."""
     array(label, where, x)
     if not hasattr(x, "dtype"):
         return
@@ -53,8 +61,6 @@ def leaf(label: str, where: str, x: Any) -> None:
         raise TypeError(f"{label}: {where} is a PRNG key ({x.dtype}), not a parameter: mask it")
     if not jnp.issubdtype(x.dtype, jnp.number) and x.dtype not in (np.bool, jax.dtypes.float0):
         raise TypeError(f"{label}: {where} has dtype {x.dtype}, which is not numeric")
-    if x.dtype.itemsize == 1 and jnp.issubdtype(x.dtype, jnp.floating) or "int4" in str(x.dtype):
-        raise TypeError(f"{label}: {where} has dtype {x.dtype}: keep the parameters in bfloat16 or wider")
 
 
 def gradient(label: str, where: Callable[[], str], g: Array, p: Array | None) -> None:

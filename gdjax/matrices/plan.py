@@ -174,7 +174,7 @@ def _lead(leaf: reading.Read) -> int:
 
 
 def are_experts(stack: reading.Read, leaves: Sequence[reading.Read]) -> bool:
-    """Whether the matrices along one leading axis are experts: no name tells of layers, but one of experts or a router."""
+    """Whether the matrices along one leading axis are experts: by a name or a router, if no name tells of layers."""
     if stack.name.stacked or _lead(stack) > 1:
         return False
     around = [f"{x.around}/" for x in leaves if x.role == "router" and x.around]

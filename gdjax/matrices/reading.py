@@ -257,7 +257,7 @@ def _heads_of_outputs_first(name: Name, shape: Sequence[int]) -> Matrix | None:
         return None
     one, heads = (places[-1], places[:-1]) if query else (places[0], places[1:])
     several, single = math.prod(shape[i] for i in heads), shape[one]
-    fits = shape[heads[-1]] <= WIDEST_HEAD and shape[heads[-1]] < single and max(several, single) % several == 0
+    fits = shape[heads[-1]] <= WIDEST_HEAD and shape[heads[-1]] < single and single % several == 0
     return (Matrix(one, tuple(heads)) if query else Matrix(tuple(heads), one)) if fits else None
 
 

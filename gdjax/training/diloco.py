@@ -17,7 +17,7 @@ from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
 from gdjax.training.agreement import Checks, MeshStep, check_mesh
 from gdjax.training.rounds import LABEL, Layout, Rounds
-from gdjax.training.sharded_step import Rows, counted, loss_of_part, rows_of
+from gdjax.training.sharded_step import Rows, check_trainable, counted, loss_of_part, rows_of
 from gdjax.tree.updates import apply_updates
 
 
@@ -116,8 +116,8 @@ def diloco_step(
       ValueError: the mesh has no such axes, or its axes are explicit, or a parameter is divided over `axis`; a number
         is outside the range given above; (in a step) the devices do not divide the batch; parameters or state lie on
         another mesh, or are gone, given to a step before.
-      TypeError: inner or outer is no transform; mesh is no mesh; every, fragments or delay is no int; (in a step) the
-        loss returns something else.
+      TypeError: inner or outer is no transform; a parameter is of integers; mesh is no mesh; every, fragments or delay
+        is no int; (in a step) the loss returns something else.
       NotImplementedError: this JAX has no `jax.shard_map`.
 
     Warns:
@@ -141,6 +141,7 @@ def diloco_step(
     _check(inner, outer, mesh, axis, data)
     # Without an axis for the shares nothing is large enough to be divided.
     by, least = (axis, sys.maxsize) if data is None else (data, min_bytes)
+    check_trainable(LABEL, params)
     lie, shares = sharding.shares(LABEL, params, mesh, by, least)
     own = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, lie)
     _check_places(lie, axis)

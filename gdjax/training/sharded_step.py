@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax import numerics
 from gdjax.combine import sharding
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, checks, closures, meshes
 from gdjax.core.arrays import shape_of
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
@@ -35,6 +35,18 @@ Rows = tuple[ArrayTree, Any]  # of the batch, and their keys: one for each part,
 def rows_of(batch: ArrayTree, key: Array | None, parts: int) -> Rows:
     """The batch and the keys of its parts, which are divided as the batch is."""
     return batch, None if key is None else jax.random.split(key, parts)
+
+
+SEARCHES = frozenset({"value_fn", "residual_fn"})  # functions of the parameters that an update evaluates itself
+
+
+def check_trainable(label: str, params: Params) -> None:
+    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(
+                f"{label}: {where} has dtype {x.dtype}, and takes no gradient: give it to the loss otherwise"
+            )
 
 
 def loss_of_part(
@@ -439,7 +451,8 @@ def sharded_step(
       loss: loss(params, batch), a mean over the rows of the batch. Where the step gets a key, `step(params, state,
         batch, key)`, it is called as loss(params, batch, key=...): part p has key p of `jax.random.split(key, d m)`,
         however the parts are dealt to devices and micro-batches.
-      tx: any optimizer. If it takes extra arguments it gets the value, `value=`.
+      tx: any optimizer, but for those that evaluate the loss themselves, as in a line search. If it takes extra
+        arguments it gets the value, `value=`.
       params: arrays, or their shapes. How they are divided is read from their shardings.
       mesh: of automatic or explicit axes.
       axis: the axis of the mesh that the batch is divided over, and the state.
@@ -462,11 +475,11 @@ def sharded_step(
       of its state, `step.target` the shapes and shardings of a saved one.
 
     Raises:
-      ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; `noise_scale` with d m = 1;
-        (in a step) the devices and micro-batches do not divide the batch; parameters or state lie on another mesh, or
-        are gone, given to a step before.
-      TypeError: tx is no transform; mesh is no mesh; micro_batches is no int; (in a step) the loss returns something
-        else; aux has booleans or keys, without `aux="stack"`.
+      ValueError: tx has a line search; the mesh has no such axis, or lacks one over which a parameter is divided;
+        `noise_scale` with d m = 1; (in a step) the devices and micro-batches do not divide the batch; parameters or
+        state lie on another mesh, or are gone, given to a step before.
+      TypeError: tx is no transform; a parameter is of integers; mesh is no mesh; micro_batches is no int; (in a step)
+        the loss returns something else; aux has booleans or keys, without `aux="stack"`.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -493,6 +506,10 @@ def sharded_step(
         if parts == 1:
             raise ValueError(f"{LABEL}: noise_scale compares gradients of parts of the batch, and it has one part here")
         tx = with_noise_scale(tx)
+    check_trainable(LABEL, params)
+    if asked := SEARCHES & (closures.extra_args_asked(tx.update) or frozenset()):
+        names = ", ".join(f"{name}=" for name in sorted(asked))
+        raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     shapes = jax.tree.map(shape_of, params)  # what stays of the parameters: the step must not keep them
     there = jax.tree.map(lambda x, how: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=how), shapes, lie)

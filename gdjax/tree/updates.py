@@ -63,7 +63,7 @@ def apply_updates(
     _check_rounding(key, rounding)
     args = params, updates, key
     if base.is_concrete(args[:2]) and not isinstance(key, Tracer):
-        return _compiled_apply(*args)
+        return base.compiled_or_apart(_compiled_apply, _apply, *args)
     return _apply(*args)
 
 
@@ -107,7 +107,7 @@ def _added_at_random(p: Array, u: Array, mark: Salt) -> Array:
 
 
 def _check(label: str, where: str, p: ArrayLike, u: ArrayLike) -> None:
-    checks.leaf(label, where, p)
+    checks.number(label, where, p)  # of any width: one that is frozen may have 8 bits
     if jnp.shape(p) != jnp.shape(u):
         raise ValueError(f"{label}: {where}: update shape {jnp.shape(u)} does not match {jnp.shape(p)}")
     if jnp.iscomplexobj(u) and not jnp.iscomplexobj(p):

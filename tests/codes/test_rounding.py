@@ -36,6 +36,18 @@ def test_the_nearest_is_that_of_a_cast(dtype: str):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounding_has_the_derivative_of_what_it_rounds(dtype: str):
+    """Not 0, as the bits have, or the gradient of a rate through 16-bit steps would be 0 without a word."""
+    x, bits = jnp.asarray([0.3, -2.7, 1e-5]), jnp.asarray([7, 70_000, 9], jnp.uint32)
+    for rounded in (
+        lambda x: nearest(x, jnp.dtype(dtype)), lambda x: stochastically(x, jnp.dtype(dtype), bits),
+        lambda x: joined(*split(x, jnp.int16)), lambda x: joined(*split(x, jnp.int8, bits)),
+    ):  # fmt: skip
+        for of in (rounded, jax.jit(rounded)):
+            same(jax.grad(lambda x, of=of: jnp.sum(3 * of(x)))(x), [3, 3, 3])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_at_random_one_of_the_two_neighbours(dtype: str):
     x = X[NORMAL | (X == 0)]
     got = np.asarray(stochastically(x, jnp.dtype(dtype), random_bits(salt(0, 0, 0), x)))

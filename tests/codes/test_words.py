@@ -153,7 +153,7 @@ def test_second_moments_fade_and_grow_as_they_should(case: str):
 @pytest.mark.optimized
 @pytest.mark.parametrize("every", [12, 29])
 def test_gradients_in_every_so_many_steps_are_no_beat(every: int):
-    """As of a row of an embedding: bits that are even in time alone lengthen updates by 14 %, or shorten them by 17 %."""
+    """As of a row of an embedding: bits that are even in time make updates longer by 14 %, or shorter by 17 %."""
     g = jax.random.normal(jax.random.key(0), (64, 64))
 
     def step(carry: Any, t: Any) -> Any:

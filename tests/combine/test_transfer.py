@@ -563,8 +563,8 @@ def llama(n: int, layers: int, **more: Any) -> Any:
 def test_both_branches_of_a_flat_layer_have_an_end():
     rows = gdjax.transfer_table(gdjax.adam(0.1), llama(4, 8), llama(4, 2), depth="fold").rows
     assert {r.path.split("/")[-1] for r in rows if r.rate == 0.25} == {"wo", "w2"}
-    named = lambda k: [{"q": x["wq"], "k": x["wk"], "v": x["wv"], "out": x["wo"], "expand": x["w1"], "contract": x["w2"]}
-                       for x in llama(4, k)["layers"]]  # fmt: skip
+    others = {"q": "wq", "k": "wk", "v": "wv", "out": "wo", "expand": "w1", "contract": "w2"}
+    named = lambda k: [{new: x[old] for new, old in others.items()} for x in llama(4, k)["layers"]]
     with pytest.raises(ValueError, match="which are the last matrices of the 2 residual branches with layers/0/"):
         gdjax.transfer(gdjax.adam(0.1), {"layers": named(2)}, depth="fold").init({"layers": named(8)})
 

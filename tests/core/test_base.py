@@ -14,6 +14,7 @@ import pytest
 
 import gdjax
 from gdjax import EmptyState, GradientTransformation, GradientTransformationExtraArgs, MaskedNode
+from gdjax.core.base import _compiled
 from tests.support import checking_leaks
 from tests.trees import assert_equal, random_tree
 
@@ -160,6 +161,54 @@ def test_an_argument_that_was_changed_in_place_makes_another_transform():
     array = np.array(0.0)
     for array[...] in (0.5, 2.0):
         assert float(gdjax.scale(array).update(g, gdjax.scale(array).init(g))[0][0]) == float(array)
+
+
+@pytest.mark.parametrize("around", [lambda tx: tx, lambda tx: gdjax.chain(gdjax.clip(1.0), tx)])
+def test_labels_that_were_changed_since_are_told(around: Any):
+    """Optax reads them again in `init`: who unfreezes layers so would train nothing here without a word."""
+    labels, p = {"body": "none", "head": "train"}, {"body": jnp.ones(2), "head": jnp.ones(2)}
+    tx = around(gdjax.partition({"none": gdjax.set_to_zero(), "train": gdjax.sgd(0.1)}, labels))
+    tx.init(p)  # nothing to tell
+    labels["body"] = "train"
+    with pytest.warns(UserWarning, match="gdjax.partition: param_labels was changed after the transform was made"):
+        state = tx.init(p)
+    assert float(tx.update(p, state, p)[0]["body"][0]) == 0.0
+
+
+def test_a_new_rate_in_every_step_compiles_no_program_for_each():
+    """`adam(rate / step)` in a loop."""
+
+    @gdjax.transform
+    def mine(rate: float) -> Any:
+        return gdjax.sgd(rate)
+
+    g, before = jnp.ones(3), _compiled._cache_size()
+    for i in (*range(1, 21), 20):
+        u, _ = mine(0.5 / i).update(g, mine(0.5 / i).init(g), g)
+        np.testing.assert_array_equal(u, np.full(3, np.float32(-0.5 / i)))
+    assert _compiled._cache_size() - before == 8
+    with jax.transfer_guard("disallow"):
+        mine(0.75).update(g, mine(0.75).init(g), g)
+
+
+def test_new_rates_that_are_called_again_are_compiled():
+    @gdjax.transform
+    def mine(rate: float) -> Any:
+        return gdjax.sgd(rate)
+
+    g, before = jnp.ones(3), _compiled._cache_size()
+    for i in range(1, 13):
+        for _ in range(2):
+            mine(0.5 / i).update(g, mine(0.5 / i).init(g), g)
+    assert _compiled._cache_size() - before == 12
+
+
+def test_leaves_that_lie_on_several_devices_by_hand():
+    p = {k: jax.device_put(jnp.ones(2), d) for k, d in zip("ab", jax.devices(), strict=False)}
+    for tx in (gdjax.sgd(0.5, momentum=0.9), gdjax.chain(gdjax.clip(1.0), gdjax.scale(-0.5))):
+        u, _ = tx.update(p, tx.init(p), p)
+        for k, x in gdjax.apply_updates(p, u).items():
+            assert x.devices() == p[k].devices() and float(x[0]) == 0.5
 
 
 def test_a_pattern_that_is_a_function_is_called_in_every_step():

@@ -324,6 +324,14 @@ def test_what_is_wrong_is_named():
         gdjax.sharded_step(loss, tx, params, mesh, micro_batches=0)
     with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh, of devices"):
         gdjax.sharded_step(loss, tx, params, jax.sharding.AbstractMesh((8,), ("data",)))  # type: ignore[arg-type]
+    for step in (
+        lambda p: gdjax.sharded_step(loss, tx, p, mesh),
+        lambda p: gdjax.diloco_step(loss, tx, p, mesh, "data", every=2),
+    ):
+        with pytest.raises(TypeError, match=r"_step: params\['n'\] has dtype int32, and takes no gradient"):
+            step(params | {"n": jnp.arange(3)})
+    with pytest.raises(ValueError, match=r"sharded_step: tx asks for value_fn=, which one step cannot give"):
+        gdjax.sharded_step(loss, gdjax.lbfgs(), params, mesh)
     divided = placed(params, "tensor")
     with pytest.raises(ValueError, match=r"sharded_step: params\['layer0'\]\['kernel'\] is divided over 'model'"):
         gdjax.sharded_step(loss, tx, divided, mesh)

@@ -30,6 +30,18 @@ def test_params_keep_their_dtype_and_are_rounded_once(params: str, updates: str)
     assert float(got) == float(jnp.asarray(exact, params))
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int4", "int8"])
+def test_a_frozen_leaf_may_have_few_bits(dtype: str):
+    """The base of an adapter."""
+    p = {"base": jnp.ones((4, 4)).astype(dtype), "adapter": jnp.ones((4, 4), "bfloat16")}
+    tx = gdjax.partition(
+        {"frozen": gdjax.set_to_zero(), "train": gdjax.sgd(0.5)}, {"base": "frozen", "adapter": "train"}
+    )
+    new = gdjax.apply_updates(p, tx.update(p, tx.init(p), p)[0])
+    assert new["base"].dtype == dtype and float(new["adapter"][0, 0]) == 0.5
+    np.testing.assert_array_equal(np.asarray(new["base"], np.float32), 1.0)
+
+
 def test_a_narrow_param_takes_what_a_wide_update_adds_up_to():
     # Rounding the update to the parameter's dtype first would lose it here: 1 + 2^-8 + 2^-9 is a tie in bfloat16.
     p, u = jnp.asarray(1.0, "bfloat16"), jnp.asarray(2.0**-8 + 2.0**-20, "float32")

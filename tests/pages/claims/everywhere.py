@@ -1,6 +1,7 @@
 """The first two tables: what all transforms have in common."""
 
 import enum
+import warnings
 from typing import Any
 
 import jax
@@ -37,6 +38,28 @@ def an_array_for_a_rate(o: Any) -> Any:
 @claim("a mask of the integers", theirs=(3,), ours=TypeError)
 def a_mask_of_integers(o: Any) -> Any:
     return last(o.masked(o.scale(2.0), {"a": 1, "b": 0}), [{"a": G, "b": G}], {"a": P, "b": P})["a"].shape
+
+
+@claim("changed in place after", theirs=-1.0, ours=0.0)
+def labels_that_change(o: Any) -> float:
+    labels, tree = {"a": "none"}, {"a": P}
+    tx = o.partition({"none": o.set_to_zero(), "train": o.scale(-1.0)}, labels)
+    labels["a"] = "train"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = tx.init(tree)
+    return float(tx.update(tree, state, tree)[0]["a"][0])
+
+
+@claim("parameters of float8 or int4", theirs=(3,), ours=TypeError)
+def trained_in_8_bits(o: Any) -> Any:
+    p = P.astype("float8_e4m3fn")
+    return o.apply_updates(p, last(o.adam(0.1), [p], p)).shape
+
+
+@claim("`mu_dtype` of float8", theirs=Exception, ours=ValueError)
+def a_moment_in_8_bits(o: Any) -> Any:
+    return last(o.adam(0.1, mu_dtype="float8_e4m3fn"), [G], P)
 
 
 @claim("3. ", "second moments of bfloat16 parameters", theirs={"bfloat16"}, ours={"float32"})
