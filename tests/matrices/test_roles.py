@@ -93,7 +93,8 @@ def test_names(path: str, keys: str, what: str):
         ("attn/q_proj/weight", (2, 2, 8, 32), "matrix 32 x 32"), ("attn/k_proj/weight", (2, 8, 32), "matrix 32 x 16"),
         ("layers/attn/k_proj/weight", (3, 2, 8, 32), "matrix 3 x 32 x 16"),
         ("layers/attn/o_proj/weight", (3, 32, 4, 8), "matrix 3 x 32 x 32"),
-        ("attn/q_proj/weight", (4, 32, 32), "matrix 4 x 32 x 32"), ("attn/k_proj/weight", (12, 8, 32), "matrix 12 x 32 x 8"),
+        ("attn/q_proj/weight", (4, 32, 32), "matrix 4 x 32 x 32"),
+        ("attn/k_proj/weight", (12, 8, 32), "matrix 12 x 32 x 8"),
         ("mlp/o/weight", (32, 4, 8), "matrix 32 x 8 x 4"),
         ("attn/attn_vec_einsum/w", (4, 8, 32), "matrix 32 x 32"), ("moe/wo", (2, 4, 8, 32), "matrix 8 x 8 x 32"),
         # Fused matrices.
