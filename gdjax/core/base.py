@@ -142,11 +142,10 @@ class Init(Value):
     """The `init` of a transform."""
 
     def __call__(self, params: Params) -> OptState:
-        if (changed := self.call.changed()) is not None:
-            call, name = changed
+        if name := self.call.changed():
             callers.warn(
-                f"{label_of(call)}: {name} was changed after the transform was made, which keeps what it was given: "
-                "make it anew"
+                f"{label_of(self.call)}: {name} was changed after the transform was made, which keeps what it was "
+                "given: make it anew"
             )
         return self.fn(params)
 

@@ -199,7 +199,7 @@ class Call:
         bound.apply_defaults()
         self.factory = factory
         ours = is_ours(factory)
-        self.given = {k: x for k, x in bound.arguments.items() if of_plain_dict(x) or _has_container(x)}
+        self.given = {k: x for k, x in bound.arguments.items() if ours and (of_plain_dict(x) or _has_container(x))}
         if ours:  # copied, so that no one else can change them; the factory of another library may share its own
             bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
         self.args, self.kwargs = bound.args, bound.kwargs
@@ -208,7 +208,6 @@ class Call:
         self.hash = hash(self.key)
         inside = [value_of(x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
-        self.inside = calls
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
         self.foreign = is_foreign([*self.args, *self.kwargs.values()])
         # Whether the key has all that the arguments say. Of what can be changed in place it has the identity alone; of
@@ -217,12 +216,9 @@ class Call:
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
         self.lasting = self.comparable and not shared and all(call.lasting for call in calls)
 
-    def changed(self) -> tuple["Call", str] | None:
-        """A call, of this and those inside, one of whose lists or dicts has been changed since, and its name there."""
-        for name, x in self.given.items():
-            if is_ours(self.factory) and key_of(x) != key_of(self.arguments[name]):
-                return self, name
-        return next((found for call in self.inside if (found := call.changed())), None)
+    def changed(self) -> str:
+        """The name of an argument that is a list or a dict, and has been changed since; "" for none."""
+        return next((name for name, x in self.given.items() if key_of(x) != key_of(self.arguments[name])), "")
 
     @property
     def name(self) -> str:
