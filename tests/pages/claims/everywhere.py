@@ -40,7 +40,7 @@ def a_mask_of_integers(o: Any) -> Any:
     return last(o.masked(o.scale(2.0), {"a": 1, "b": 0}), [{"a": G, "b": G}], {"a": P, "b": P})["a"].shape
 
 
-@claim("changed in place after", theirs=-1.0, ours=0.0)
+@claim("labels, a mask or a list", theirs=-1.0, ours=0.0)
 def labels_that_change(o: Any) -> float:
     labels, tree = {"a": "none"}, {"a": P}
     tx = o.partition({"none": o.set_to_zero(), "train": o.scale(-1.0)}, labels)
