@@ -178,7 +178,7 @@ class Update(Value):
             concrete = is_concrete(args)
         if not (concrete and self.compiles):
             return _applied(self, *args)
-        if on_one_device(args) and not _pays(self):
+        if not _pays(self) and on_one_device(args):
             with (
                 contextlib.suppress(jax.errors.JaxRuntimeError),
                 jax.disable_jit(),
@@ -197,7 +197,7 @@ def _pays(update: Update) -> bool:
 
     It stays so for later calls, whose bits are then the same.
     """
-    own, called = hash(update), _called.setdefault(label_of(update.call), {})
+    own, called = hash(update), _called.setdefault(update.call.name, {})
     if own not in called:
         last = list(called.values())[-ONCE:]
         if len(last) == ONCE and max(last) == 1:
