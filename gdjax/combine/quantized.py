@@ -56,7 +56,7 @@ def quantize_state(
 
     - pairs, an average of gradients and one of their squares, as of Adam and most of its kin: in one word of 16 bits.
       It has no scale and no end: each word depends on its two numbers alone, lies where they would on any mesh, and is
-      made in the one pass of the step. Adam's updates are off by 15 % of their norm with b2 = 0.999, at random, and
+      made in the one pass of the step. Adam's updates are off by 16 % of their norm with b2 = 0.999, at random, and
       within 1 % as long; they are off by 3 % where `moments="blocks"` keeps the two apart. The field of the first has
       the word, that of the second a placeholder without arrays;
     - moments, averages of gradients: as "blocks", the default of 8 bits, "fp8", "4 bits", that of 4 bits, "dynamic",

@@ -118,8 +118,10 @@ def transferred(label: str, tx: Transform, base: Params, roles: Any, depth: Any)
     core.check_transform(label, 0, tx)
     seen = list(sites(tx, base))
     given = [x for site in seen if site.rule for x in site.rule.settings.values()]
-    per_head = next((x.per_head for x in given if isinstance(x, ByRole) and x.per_head), False)
-    model = Base(label, base, roles, depth, per_head)
+    sizes = {x.per_head for x in given if isinstance(x, ByRole) and x.per_head} or {False}
+    if len(sizes) > 1:
+        raise ValueError(f"{label}: heads are matrices of several sizes, per_head={sorted(sizes)}: use one")
+    model = Base(label, base, roles, depth, *sizes)
     of: dict[str, tuple[list[Use], Law | None]] = {}
     for path, leaf in model.read.items():
         if is_trained(model.shapes[path]):

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import inspect
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
 
@@ -179,17 +181,16 @@ class Update(Value):
         if not (concrete and self.compiles):
             return _applied(self, *args)
         if not _pays(self) and on_one_device(args):
-            with (
-                contextlib.suppress(jax.errors.JaxRuntimeError),
-                jax.disable_jit(),
-            ):  # numbers, which a guard may forbid
+            # Rules, too, are compiled for their numbers. A transfer guard may forbid these: then the whole is compiled.
+            with contextlib.suppress(jax.errors.JaxRuntimeError), jax.disable_jit():
                 return _applied(self, *args)
         return compiled_or_apart(_compiled, _applied, self, *args)
 
 
 ONCE = 8  # updates of one factory in a row
-_called: dict[str, dict[int, int]] = {}  # by the name of a factory and the hash of an update how often it was called
+_called = weakref.WeakKeyDictionary[Any, dict[int, int]]()  # by factory and hash of an update how often it was called
 _apart: dict[int, None] = {}  # the hashes of those that are not compiled
+_counting = threading.Lock()
 
 
 def _pays(update: Update) -> bool:
@@ -197,17 +198,19 @@ def _pays(update: Update) -> bool:
 
     It stays so for later calls, whose bits are then the same.
     """
-    own, called = hash(update), _called.setdefault(update.call.name, {})
-    if own not in called:
-        last = list(called.values())[-ONCE:]
-        if len(last) == ONCE and max(last) == 1:
-            _apart[own] = None
-        called[own] = 0
-        for kept, most in ((called, 100), (_apart, 10_000)):
-            if len(kept) > most:
-                kept.pop(next(iter(kept)), None)
-    called[own] += 1
-    return own not in _apart
+    own = hash(update)
+    with _counting:
+        called = _called.setdefault(update.call.factory, {})
+        if own not in called:
+            last = list(called.values())[-ONCE:]
+            if len(last) == ONCE and max(last) == 1:
+                _apart[own] = None
+            called[own] = 0
+            for kept, most in ((called, 100), (_apart, 10_000)):
+                if len(kept) > most:
+                    kept.pop(next(iter(kept)))
+        called[own] += 1
+        return own not in _apart
 
 
 def _applied(

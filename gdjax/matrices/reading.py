@@ -44,8 +44,8 @@ _OF_ATTENTION = _QUERY, _OUT, _HEADS_FIRST, _QKV, _KV
 _PER_HEAD = re.compile(r"^query_key_value$")  # GPT-NeoX and BLOOM have q, k, v of each head beside each other
 _GATES = re.compile(r"^(weight_([ih])h|dense_([ih]))(_l\d+(_reverse)?)?$")  # of a recurrent cell, beside each other
 _ATTENTION = re.compile(r"att(n|ention)|mha")
-_EXPERTS = re.compile(r"expert|moe|mlp|ffn|feed_?forward")
-_ALL_EXPERTS = re.compile(r"expert|moe")
+_FEED_FORWARD = re.compile(r"expert|moe|mlp|ffn|feed_?forward")
+_EXPERTS = re.compile(r"expert|moe")
 _CONVOLUTION = re.compile(r"conv(?!er)(?:\w*?([123])d)?")
 _GENERAL = re.compile(r"^(dense|linear)_general$|^einsum$")
 _STACKS = frozenset("layers blocks stack stages h".split())
@@ -179,7 +179,7 @@ def is_tied(name: Name) -> bool:
 
 
 def is_of_experts(name: Name) -> bool:
-    return name.within(_ALL_EXPERTS)
+    return name.within(_EXPERTS)
 
 
 def is_named_head(name: Name) -> bool:
@@ -243,7 +243,7 @@ def _heads(name: Name, shape: Sequence[int]) -> Matrix | None:
     if _QUERY.search(name.what) or is_latent(name):  # not a stack, of which the first axis is the shortest
         most = 2 if name.stacked and len(shape) == 3 else 16  # outputs for each input; in a stack b inputs
         return Matrix(-3, (-2, -1)) if a > b and (b * c <= most * a or is_latent(name)) else None
-    if _OUT.search(name.what) and not name.within(_EXPERTS):
+    if _OUT.search(name.what) and not name.within(_FEED_FORWARD):
         return Matrix((-3, -2), -1) if b < c and a * b <= 4 * c else None
     return None
 
@@ -252,7 +252,7 @@ def _heads_of_outputs_first(name: Name, shape: Sequence[int]) -> Matrix | None:
     """The axes of attention in arrays of outputs first: (heads, size, inputs), or (outputs, heads, size)."""
     first = int(name.stacked)
     places = [i - len(shape) for i in range(first, len(shape))]
-    query, out = _QUERY.search(name.what), _OUT.search(name.what) and not name.within(_EXPERTS)
+    query, out = _QUERY.search(name.what), _OUT.search(name.what) and not name.within(_FEED_FORWARD)
     if len(places) < 3 or not (query or out):
         return None
     one, heads = (places[-1], places[:-1]) if query else (places[0], places[1:])
@@ -265,7 +265,7 @@ def _window(name: Name, shape: Sequence[int]) -> int:
     """The number of axes of a convolution's window; 0 for no convolution."""
     ndim = len(shape)
     found = next((m for key in reversed(name.keys[-3:]) if (m := _CONVOLUTION.search(key))), None)
-    if ndim < 3 or name.within(_EXPERTS) and not found or any(x.search(name.what) for x in _OF_ATTENTION):
+    if ndim < 3 or name.within(_FEED_FORWARD) and not found or any(x.search(name.what) for x in _OF_ATTENTION):
         return 0
     if found and found[1]:
         return int(found[1]) if ndim >= int(found[1]) + 2 else 0

@@ -41,6 +41,7 @@ SEARCHES = frozenset({"value_fn", "residual_fn"})  # functions of the parameters
 
 
 def check_trainable(label: str, params: Params) -> None:
+    """Raises for a leaf that takes no gradient; the loss takes one of every leaf."""
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             where = f"params{jax.tree_util.keystr(path)}"

@@ -608,6 +608,12 @@ def test_a_matrix_for_each_head_grows_by_itself(axis: bool):
     assert change(128) == pytest.approx(change(32), rel=0.1)
 
 
+def test_heads_of_two_sizes_in_one_optimizer_are_refused():
+    each = [gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role(per_head=n)) for n in (2, 4)]
+    with pytest.raises(ValueError, match=r"heads are matrices of several sizes, per_head=\[2, 4\]"):
+        gdjax.transfer(gdjax.partition({"a": each[0], "b": each[1]}, lambda tree: "a"), BASE)
+
+
 def test_more_experts_make_no_deeper_model():
     experts = lambda n, k: {"router": jnp.ones((n, k)), "experts": [{"up": jnp.ones((n, n))} for _ in range(k)]}
     base, wide = (tree | {"moe": experts(n, k)} for tree, n, k in ((BASE, 4, 2), (WIDE, 16, 8)))
