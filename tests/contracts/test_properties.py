@@ -306,7 +306,7 @@ def test_p4_the_order_of_the_leaves_is_the_order_of_the_updates(case: Case, exam
     check(examples, holds)
 
 
-@drawn(but=(*ELEMENTWISE, "muon", "noisy_sgd"))
+@drawn(but=(*ELEMENTWISE, "adamw", "muon", "noisy_sgd"))  # Adafactor asks it of a rule of leaves and of elements
 def test_p5_a_masked_transform_is_a_group_is_the_transform_of_these_leaves(case: Case, examples: int):
     tx = case.make(**case.quiet)
 

@@ -36,8 +36,7 @@ def restored(path: Any, *target: Any) -> Any:
 def test_every_state_is_saved_and_restored(tmp_path: Any):
     state = {case.name.replace("/", "_"): filled(case.make(), PARAMS) for case in CASES}
     saved(state, tmp_path / "state")
-    target = {case.name.replace("/", "_"): filled(case.make(), PARAMS, seed=1) for case in CASES}
-    got = restored(tmp_path / "state", target)
+    got = restored(tmp_path / "state", jax.tree.map(jnp.zeros_like, state))
     assert signature(got) == signature(state)
     assert_equal(got, state)
 

@@ -66,6 +66,7 @@ def test_readme_is_short_and_its_figures_stand_on_the_pages_that_it_names():
         assert pages and [x for x in figures if not re.search(rf"(?<![\d.]){re.escape(x)}", measured)] == []
 
 
+@pytest.mark.programs
 def test_train_and_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """All programs of the page; where there is no matplotlib, those without plots."""
     monkeypatch.chdir(tmp_path)
@@ -82,6 +83,7 @@ def test_train_and_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (tmp_path / "trajectories.png").stat().st_size > 10_000
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_guides(guide: str, capsys: pytest.CaptureFixture[str]):
     names: dict[str, Any] = {}
@@ -147,6 +149,7 @@ def test_the_first_page(capsys: pytest.CaptureFixture[str]):
     assert said and "".join(printed(ROOT / "docs" / "index.md")).startswith(said)
 
 
+@pytest.mark.programs
 def test_the_questions_have_a_source_and_an_answer_that_runs():
     run("faq")
     questions = (ROOT / "docs" / "faq.md").read_text("utf-8").split("\n### ")[1:]
@@ -162,6 +165,7 @@ def test_the_page_on_choosing():
     assert names["state"] is not None
 
 
+@pytest.mark.programs
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # of Orbax, in old releases
 def test_the_cookbook():
     names = run("cookbook", without="net_gradients" if OLD_FLAX else None)
@@ -264,6 +268,7 @@ def test_the_page_on_frameworks():
     assert_close(nnx.state(names["averaged_model"], nnx.Param), names["average"], 0, 0)
 
 
+@pytest.mark.programs
 def test_the_page_on_adapters(capsys: pytest.CaptureFixture[str]):
     if OLD_FLAX:
         pytest.skip("Flax before 0.11 updates without the model, as the page on frameworks says")
@@ -355,6 +360,7 @@ def test_the_programs_for_several_processes(tmp_path: Path, capsys: pytest.Captu
     assert_close(resumed, jax.device_get(names["train"](15, tmp_path / "whole")), 0.0, 0.0)
 
 
+@pytest.mark.programs
 @on_meshes
 @pytest.mark.parametrize("tx", [None, gdjax.sgd(0.1, momentum=0.9)], ids=["as written", "to scale"])
 def test_the_programs_for_many_devices(tx: Any):

@@ -87,7 +87,7 @@ def agree(log: Log, whole: Log) -> None:
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_from_its_latest_finished_step(kills: int, tmp_path: Path):
-    steps = 10 + 5 * kills
+    steps = 5 + 5 * kills
     whole, pace = to_its_end(tmp_path / "whole", steps)
     assert len({digest for digest, *_ in whole["step"].values()}) == steps
     folder, rng = tmp_path / "killed", np.random.default_rng(kills)

@@ -124,9 +124,10 @@ def test_codes_of_a_group_beside_a_frozen_one(kept: dict[str, Any], inside: bool
     tx = tx if inside else coded(tx)
     p = q = start()
     s = t = tx.init(p)
+    whole, by_layers = jax.jit(lambda p, s: plain(tx, p, s, X, Y)), jax.jit(released(tx))
     for _ in range(3):
-        p, s, _ = jax.jit(lambda p, s: plain(tx, p, s, X, Y))(p, s)
-        q, t, _ = jax.jit(released(tx))(q, t, X, Y)
+        p, s, _ = whole(p, s)
+        q, t, _ = by_layers(q, t, X, Y)
     assert signature((q, t)) == signature((p, s))
     assert_close(q, p, rtol=0, atol=2e-4)  # in units of the rate 0.02: rounding may draw another code
     assert bool((q["embed"] == start()["embed"]).all())

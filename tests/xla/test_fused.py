@@ -65,7 +65,7 @@ def report() -> None:
     """What `results` says in the second mode, as JSON: bytes and temporaries of each parameter, and parameters."""
     gdjax.fuse_cpu_outputs()
     size, found = sum(map(np.prod, SHAPES.values())), {}
-    for name in CASES:
+    for name in sys.argv[1:]:
         for dtype in ("float32", "bfloat16"):
             compiled, params = results(name, dtype)
             moved, kept = compiled.cost_analysis()["bytes accessed"], compiled.memory_analysis().temp_size_in_bytes
@@ -74,13 +74,14 @@ def report() -> None:
 
 
 @pytest.fixture(scope="module")
-def fused() -> dict[str, Any]:
+def fused(request: pytest.FixtureRequest) -> dict[str, Any]:
     if jax.__version_info__ < (0, 10):
         pytest.skip("this XLA:CPU has one mode")
     root = Path(__file__).parents[2]
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(root)}
-    program = "import tests.xla.test_fused as t; t.report()"
-    run = subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, capture_output=True, text=True)
+    asked = [x.callspec.params["name"] for x in request.session.items if "fused" in getattr(x, "fixturenames", ())]
+    command = [sys.executable, "-c", "import tests.xla.test_fused as t; t.report()", *dict.fromkeys(asked)]
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
