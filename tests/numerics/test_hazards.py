@@ -72,10 +72,14 @@ def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
     assert_equal([updates for updates, _ in c.run([minus, minus])], [updates for updates, _ in c.run([zero, zero])])
 
 
+# The update of these ends at a number that the parameter can hold, so many places from the exact one.
+LANDING = {"with_master_weights": 0.5, "with_kahan_summation": 0.5, "with_stochastic_rounding": 1.0}
+
+
 # Noise does not show what is rounded; a line search rounds the values of its function. In `scale_by_galore` Adam makes
 # steps of what float32 leaves where a singular vector is 0, which float16 does not.
 @every(
-    lambda case: not case.random and "linesearch" not in case.name and case.name != "scale_by_galore",
+    lambda case: not case.random and "linesearch" not in case.name and case.name not in ("scale_by_galore", *LANDING),
     sampled=True,
     but=OTHERS,
 )
@@ -87,6 +91,21 @@ def test_n2_small_float16_gradients_are_computed_in_float32(case: Case):
         (updates, _), *_ = narrow.run([g])
         (wanted, _), *_ = wide.run([jax.tree.map(lambda x: x.astype("float32"), g)], params)
         assert_close(updates, jax.tree.map(lambda x: x.astype("float16"), wanted), rtol=2e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", LANDING)
+def test_n2_rounded_parameters_land_beside_those_of_float32(name: str):
+    narrow, wide = compiled(by_name(name), "float16"), compiled(by_name(name))
+    params = jax.tree.map(lambda x: x.astype("float32"), narrow.params)
+    for value in (1e-3, 1e-4, 6e-8):
+        g = narrow.constant(value)
+        (updates, _), *_ = narrow.run([g])
+        (wanted, _), *_ = wide.run([jax.tree.map(lambda x: x.astype("float32"), g)], params)
+        for p, u, w in zip(*map(jax.tree.leaves, (params, updates, wanted)), strict=True):
+            exact, landed = np.float64(p) + np.float64(w), np.float64(p) + np.float64(u)
+            np.testing.assert_array_equal(landed, landed.astype("float16"))
+            place = np.float64(np.spacing(np.abs(exact).astype("float16")))
+            assert (np.abs(landed - exact) <= LANDING[name] * place + 1e-5 * np.abs(w)).all()
 
 
 @functools.cache
