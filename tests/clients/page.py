@@ -30,12 +30,13 @@ def _file(out: Path, client: Client) -> Path:
 
 
 def store(out: Path, client: Client, both: dict[str, dict[str, Result]], seconds: dict[str, float]) -> None:
-    """Keeps a client's results with the date and versions; `seconds` says of each library that ran how long."""
-    before = _load(out, client)
-    seconds = (before["seconds"] if before else {}) | seconds
+    """Keeps a client's results with the dates and versions; `seconds` says of each library that ran how long."""
+    before = _load(out, client) or {"seconds": {}, "dates": {}}
+    dates = before["dates"] | dict.fromkeys(seconds, datetime.date.today().isoformat())
+    seconds = before["seconds"] | seconds
     names = [*SHOWN, *(p for c in CLIENTS for p in c.packages)]
     versions = {name: importlib.metadata.version(name) for name in names}
-    data = {"date": datetime.date.today().isoformat(), "seconds": seconds, "versions": versions, "results": both}
+    data = {"dates": dates, "seconds": seconds, "versions": versions, "results": both}
     _file(out, client).write_text(json.dumps(data, indent=1), "utf-8")
 
 
@@ -70,16 +71,25 @@ def write(out: Path, path: Path) -> None:
 
 
 def _page(runs: dict[Client, dict[str, Any]]) -> str:
-    latest = max(runs.values(), key=lambda run: run["date"])
+    latest = max(runs.values(), key=lambda run: run["dates"]["gdjax"])
     versions = ", ".join(f"{name} {latest['versions'][name]}" for name in SHOWN)
     minutes = sum(sum(run["seconds"].values()) for run in runs.values()) / 60
     machine = f"a CPU ({platform.machine()}, {os.cpu_count()} cores shared with other work)"
     python = f"Python {platform.python_version()}, {versions}"
     ran = textwrap.fill(
-        f"The last run was on {latest['date']}, {minutes:.0f} minutes in all on {machine}, {python}.", 120
+        f"The last run was on {latest['dates']['gdjax']}, {minutes:.0f} minutes in all on {machine}, {python}."
+        + _kept(runs),
+        120,
     )
     lines = [HEAD, ran, "", *_table(runs), "", "## What differs", "", *_differences(runs), "", *_sources()]
     return "\n".join(lines) + "\n"
+
+
+def _kept(runs: dict[Client, dict[str, Any]]) -> str:
+    """A sentence on the results with Optax that were kept from an earlier day."""
+    of = {c.name: run["dates"]["optax"] for c, run in runs.items() if run["dates"]["optax"] != run["dates"]["gdjax"]}
+    told = ", ".join(f"{name} {day}" for name, day in of.items())
+    return f" Results with Optax from an earlier day: {told}." if of else ""
 
 
 def _table(runs: dict[Client, dict[str, Any]]) -> list[str]:
@@ -90,7 +100,9 @@ def _table(runs: dict[Client, dict[str, Any]]) -> list[str]:
         version = " ".join(run["versions"][p] for p in client.packages) or client.commit[:12]
         numbers = [f"{count(r, 'passed')} / {count(r, 'failed')}" for r in (optax, gdjax)]
         only = [len(differences(optax, gdjax)), len(differences(gdjax, optax))]
-        lines.append(f"| {client.name} | {version} | {' | '.join(map(str, [*numbers, *only, run['date']]))} |")
+        lines.append(
+            f"| {client.name} | {version} | {' | '.join(map(str, [*numbers, *only, run['dates']['gdjax']]))} |"
+        )
     notes = [f"- {client.name}: {client.note}" for client in runs if client.note]
     return [*lines, "", *notes]
 

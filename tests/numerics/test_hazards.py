@@ -4,6 +4,7 @@ docs/numbers.md says the same in words.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -72,8 +73,19 @@ def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
     assert_equal([updates for updates, _ in c.run([minus, minus])], [updates for updates, _ in c.run([zero, zero])])
 
 
-# The update of these ends at a number that the parameter can hold, so many places from the exact one.
+# The update of these leads to a number that the parameter can hold, at most so many last places from the exact sum.
 LANDING = {"with_master_weights": 0.5, "with_kahan_summation": 0.5, "with_stochastic_rounding": 1.0}
+
+
+def of_small_gradients(case: Case) -> Iterator[tuple[Any, Any, Any]]:
+    """Parameters, the update of float16 gradients and parameters, and that of the same numbers in float32."""
+    narrow, wide = compiled(case, "float16"), compiled(case)
+    params = jax.tree.map(lambda x: x.astype("float32"), narrow.params)
+    for value in (1e-3, 1e-4, 6e-8):
+        g = narrow.constant(value)
+        (updates, _), *_ = narrow.run([g])
+        (wanted, _), *_ = wide.run([jax.tree.map(lambda x: x.astype("float32"), g)], params)
+        yield params, updates, wanted
 
 
 # Noise does not show what is rounded; a line search rounds the values of its function. In `scale_by_galore` Adam makes
@@ -84,24 +96,14 @@ LANDING = {"with_master_weights": 0.5, "with_kahan_summation": 0.5, "with_stocha
     but=OTHERS,
 )
 def test_n2_small_float16_gradients_are_computed_in_float32(case: Case):
-    narrow, wide = compiled(case, "float16"), compiled(case)
-    params = jax.tree.map(lambda x: x.astype("float32"), narrow.params)
-    for value in (1e-3, 1e-4, 6e-8):
-        g = narrow.constant(value)
-        (updates, _), *_ = narrow.run([g])
-        (wanted, _), *_ = wide.run([jax.tree.map(lambda x: x.astype("float32"), g)], params)
+    for _, updates, wanted in of_small_gradients(case):
         assert_close(updates, jax.tree.map(lambda x: x.astype("float16"), wanted), rtol=2e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", LANDING)
 def test_n2_rounded_parameters_land_beside_those_of_float32(name: str):
-    narrow, wide = compiled(by_name(name), "float16"), compiled(by_name(name))
-    params = jax.tree.map(lambda x: x.astype("float32"), narrow.params)
-    for value in (1e-3, 1e-4, 6e-8):
-        g = narrow.constant(value)
-        (updates, _), *_ = narrow.run([g])
-        (wanted, _), *_ = wide.run([jax.tree.map(lambda x: x.astype("float32"), g)], params)
-        for p, u, w in zip(*map(jax.tree.leaves, (params, updates, wanted)), strict=True):
+    for trees in of_small_gradients(by_name(name)):
+        for p, u, w in zip(*map(jax.tree.leaves, trees), strict=True):
             exact, landed = np.float64(p) + np.float64(w), np.float64(p) + np.float64(u)
             np.testing.assert_array_equal(landed, landed.astype("float16"))
             place = np.float64(np.spacing(np.abs(exact).astype("float16")))
