@@ -75,7 +75,7 @@ def main() -> None:
     if o.times:
         from .timing import measure
 
-        return measure([task for task in o.tasks if task in tasks.NAMES], o.methods, tell)
+        return measure([task for task in o.tasks if task not in tasks.DIAGNOSTICS], o.methods, tell)
     if o.check:
         from .cell import check
 

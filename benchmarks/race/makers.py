@@ -45,16 +45,17 @@ def adopt(h: Any, steps: Any) -> Any:
     return gdjax.chain(gdjax.scale_by_adopt(b2=h["b2"]), decay, gdjax.scale_by_learning_rate(rate(h["rate"], steps)))
 
 
-def cautious(h: Any, steps: Any) -> Any:
-    return gdjax.cautious(adams(gdjax.adamw)(h, steps))
+def cautious(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda h, steps: gdjax.cautious(make(h, steps))
 
 
 def prodigy(h: Any, steps: Any) -> Any:
     return gdjax.prodigy(rate(h["rate"], steps), weight_decay=h["weight_decay"], weight_decay_mask=matrices)
 
 
-def mars(h: Any, steps: Any) -> Any:
-    return gdjax.mars(adams(gdjax.adamw, b1=0.95)(h, steps))
+def mars(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Around a momentum of 0.95."""
+    return lambda h, steps: gdjax.mars(make(h, steps), b1=0.95)
 
 
 def in_8_bits(h: Any, steps: Any) -> Any:
@@ -66,13 +67,16 @@ def corrected(h: Any, steps: Any) -> Any:
     return adams(gdjax.adamc, peak_learning_rate=h["rate"])(h, steps)
 
 
-def decay_scheduled(h: Any, steps: Any) -> Any:
+def decay_scheduled(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """The decay goes from `weight_decay` to `growth` times as much, evenly in the logarithm; all times the rate."""
 
-    def decay(count: Any) -> Any:
-        return h["weight_decay"] * h["growth"] ** (step(count) / steps)
+    def of(h: Any, steps: Any) -> Any:
+        def decay(count: Any) -> Any:
+            return h["weight_decay"] * h["growth"] ** (step(count) / steps)
 
-    return adams(gdjax.adamw)({**h, "weight_decay": decay}, steps)
+        return make({**h, "weight_decay": decay}, steps)
+
+    return of
 
 
 def apollo_mini(h: Any, steps: Any) -> Any:

@@ -27,6 +27,7 @@ class Method(NamedTuple):
 RATES = Log(3e-4, 1e-1)
 DECAYS = Log(1e-3, 1.0)
 OUTER = Log(0.2, 0.8)  # momentum of an outer step
+GROWTH = Log(0.1, 100.0)  # of a decay, from the first step to the last
 AVERAGES = Decay(0.9, 0.999)
 TUNED = {"rate": RATES, "weight_decay": DECAYS}
 KIN = TUNED | {"b2": Decay(0.9, 0.999)}
@@ -46,18 +47,20 @@ METHODS: dict[str, Method] = {
     "adan": Method(adams(gdjax.adan), TUNED, {"rate": 5e-3, "weight_decay": 0.02}),
     "adopt": Method(makers.adopt, KIN, ADAM | {"b2": 0.9999}),
     "ademamix": Method(adams(gdjax.ademamix, b3=0.999), KIN, ADAM | {"b2": 0.999}),
-    "cautious adamw": Method(makers.cautious, KIN, ADAM | {"b2": 0.999}),
+    "cautious adamw": Method(makers.cautious(adams(gdjax.adamw)), KIN, ADAM | {"b2": 0.999}),
     "laprop": Method(adams(gdjax.laprop), KIN, {"rate": 4e-4, "weight_decay": 0.1, "b2": 0.999}),
     "adam-atan2": Method(adams(gdjax.adam_atan2), KIN, ADAM | {"b2": 0.99}),
     "stable adamw": Method(adams(gdjax.stable_adamw), KIN, ADAM | {"b2": 0.99}),
-    "mars adamw": Method(makers.mars, KIN, {"rate": 3e-3, "weight_decay": 0.01, "b2": 0.99}),
+    "mars adamw": Method(
+        makers.mars(adams(gdjax.adamw, b1=0.95)), KIN, {"rate": 3e-3, "weight_decay": 0.01, "b2": 0.99}
+    ),
     "adamc": Method(makers.corrected, KIN, ADAM | {"b2": 0.999}),
     "came": Method(adams(gdjax.came), TUNED, {"rate": 2e-4, "weight_decay": 0.1}),
     "adam-mini": Method(adams(gdjax.adam_mini), KIN, ADAM | {"b2": 0.999}),
     "apollo-mini": Method(makers.apollo_mini, KIN, {"rate": 0.01, "weight_decay": 0.1, "b2": 0.999}),
     "adamw in 8 bits": Method(makers.in_8_bits, KIN, ADAM | {"b2": 0.999}),
     "decay-scheduled adamw": Method(
-        makers.decay_scheduled, KIN | {"growth": Log(0.1, 100.0)}, ADAM | {"b2": 0.999, "growth": 10.0}
+        makers.decay_scheduled(adams(gdjax.adamw)), KIN | {"growth": GROWTH}, ADAM | {"b2": 0.999, "growth": 10.0}
     ),
     "averaged adamw": Method(
         averaged(adams(gdjax.adamw)), KIN | {"average": AVERAGES}, ADAM | {"b2": 0.999, "average": 0.99}
@@ -76,6 +79,11 @@ METHODS: dict[str, Method] = {
     "recipe": Method(makers.recipe, BESIDE, MATRIX, BOTH),
     "averaged recipe": Method(
         averaged(makers.recipe), BESIDE | {"average": AVERAGES}, MATRIX | {"average": 0.99}, BOTH
+    ),
+    "cautious normuon": Method(makers.cautious(beside_adam(gdjax.normuon)), BESIDE, MATRIX, BOTH),
+    "mars normuon": Method(makers.mars(beside_adam(gdjax.normuon)), BESIDE, MATRIX, BOTH),
+    "decay-scheduled normuon": Method(
+        makers.decay_scheduled(beside_adam(gdjax.normuon)), BESIDE | {"growth": GROWTH}, MATRIX | {"growth": 10.0}, BOTH
     ),
     "hyperball muon": Method(
         makers.hyperball, {"rate": RATES, "adam_rate": RATES}, {"rate": 1e-2, "adam_rate": 3e-3}, BOTH

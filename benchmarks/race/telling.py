@@ -88,7 +88,10 @@ def difference(row: figures.Row, cells: dict[str, Record], first: str | None) ->
     return "" if math.isnan(gap) else f"{gap:+.4f} ± {width:.4f}"
 
 
-def share(row: figures.Row) -> str:
+def share(row: figures.Row, step: float = 1.0) -> str:
+    """The share of the baseline's steps, or of its time if a step takes so many of its; with its interval, which ends
+    at the full length where more than that would be needed.
+    """
     if math.isinf(row.sooner):
         return "not reached"
     shortest = min(figures.lengths_of(row.record))
@@ -96,8 +99,9 @@ def share(row: figures.Row) -> str:
         return "reached"
     low, high = row.interval
     if row.sooner * row.record.about["steps"] <= shortest:
-        return f"at most {row.sooner:.2f}"  # nothing shorter ran
-    return f"{row.sooner:.2f} ({low:.2f} to {'1' if math.isinf(high) else f'{high:.2f}'})"
+        return f"at most {step * row.sooner:.2f}"  # nothing shorter ran
+    full = "1" if step == 1.0 else f"{step:.2f}"
+    return f"{step * row.sooner:.2f} ({step * low:.2f} to {full if math.isinf(high) else f'{step * high:.2f}'})"
 
 
 def of_time(task: str, row: figures.Row, first: str | None) -> str:
@@ -106,8 +110,7 @@ def of_time(task: str, row: figures.Row, first: str | None) -> str:
     if ratio is None:
         return ""
     short = len(figures.lengths_of(row.record)) > 1 and math.isfinite(row.sooner)
-    low, high = (f"{x * ratio:.2f}" for x in row.interval)
-    return f"{row.sooner * ratio:.2f} ({low} to {high})" if short else f"(a step {ratio:.2f})"
+    return share(row, ratio) if short else f"(a step {ratio:.2f})"
 
 
 def sigmas(x: float) -> str:
