@@ -71,6 +71,21 @@ def test_beside_two_rates_a_method_is_judged_by_where_that_one_ends(tmp_path):
     assert not any(re.fullmatch(wanted, line) for line in telling.of_task("digits", cells))
 
 
+def test_a_share_of_the_time_is_that_of_the_steps_times_what_a_step_takes(tmp_path):
+    cells = {name: record(tmp_path, name, tune=[2.0], final=[1.999, 2.0, 2.001]) for name in ("adamw", "nadamw")}
+    early = {"tune": [1.0], "final": [0.9, 1.0, 1.1]}
+    cells["soon"] = record(tmp_path, "soon", steps_600=[1.8] * 3, steps_400=[2.2] * 3, **early)
+    cells["bound"] = record(tmp_path, "bound", steps_400=[1.9] * 3, **early)
+    cells["late"] = record(tmp_path, "late", tune=[1.9], final=[1.8, 1.95, 2.1], steps_400=[2.1, 2.2, 2.3])
+    rows = {row.method: row for row in figures.table(cells)}
+    for method, steps, time in (
+        ("soon", "0.49 (0.49 to 0.49)", "0.73 (0.73 to 0.74)"),
+        ("bound", "at most 0.40", "at most 0.60"),
+        ("late", "0.83 (0.62 to 1)", "1.25 (0.92 to 1.50)"),
+    ):
+        assert (telling.share(rows[method]), telling.share(rows[method], 1.5)) == (steps, time)
+
+
 def test_a_shorter_run_that_diverges_bounds_the_share(tmp_path):
     kept = record(tmp_path, "d", tune=[1.9], final=[1.8] * 3, steps_500=[math.inf] * 3)
     assert figures.how_soon(kept, [2.0, 2.1, 1.9])[0] == 1
