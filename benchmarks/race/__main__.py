@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 
 from . import tasks
-from .figures import of_everything, winners
+from .figures import baseline, of_everything, scaled, winners
 from .methods import METHODS, races
 from .records import KEPT, Record
 
@@ -44,7 +44,18 @@ def run_cell(o: argparse.Namespace) -> None:
     near = None
     if own.near and not METHODS[method].larger:
         near = Record(own.near, METHODS[method].carried or method, o.out).best()
-    Cell(own, METHODS[method], Record(task, method, o.out), tell, o.tiny, given, near).run(o.shorter)
+    cell = Cell(own, METHODS[method], Record(task, method, o.out), tell, o.tiny, given, near)
+    if not o.shorter:
+        return cell.run()
+    kept = cells(task, o.out)
+    if (base := baseline(kept)) is None:
+        sys.exit(f"{task}: the baseline, which a shorter run is set against, has not run")
+    return cell.shorten(scaled(kept[base], "final"))
+
+
+def cells(task: str, folder: Path) -> dict[str, Record]:
+    """The records of a task that are there."""
+    return {m: r for m in METHODS if (r := Record(task, m, folder)).runs}
 
 
 def made(task: str) -> tasks.Task:
@@ -94,7 +105,7 @@ def main() -> None:
             known = of_everything(o.out)
             chosen = [m for m in chosen if m in known]
         if o.shorter:
-            won = winners({m: r for m in METHODS if (r := Record(task, m, o.out)).runs})
+            won = winners(cells(task, o.out))
             chosen = [m for m in chosen if m in won]
         for method in chosen:
             command = [sys.executable, "-m", "benchmarks.race", "--cell", task, method, "--out", str(o.out), *rest]

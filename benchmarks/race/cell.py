@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import machine
 
+from .figures import wanting
 from .methods import Method
 from .records import Record
 from .spaces import Point, extended, points, short
@@ -42,13 +43,11 @@ class Cell:
             return 2 * CHUNK
         return self.task.steps if self.task.seconds is None else self.trainer.steps_in(self.task.seconds)
 
-    def run(self, shorter: bool = False) -> None:
-        """All stages, or those of shorter runs. A diagnostic has one: does a random point pass?"""
+    def run(self) -> None:
+        """All stages but those of shorter runs. A diagnostic has one: does a random point pass?"""
         if self.task.passes is not None:
             self.record.about["passes"] = self.task.passes
             return self.group("attempts", points(self.method.space, 4 if self.tiny else ATTEMPTS), [TUNING_SEED])
-        if shorter:
-            return self.shorten()
         if self.near is not None:
             return self.beside(self.near)
         if self.given is None:
@@ -94,11 +93,15 @@ class Cell:
         if self.method.space:
             self.group("untuned", [self.method.untuned], seeds)
 
-    def shorten(self) -> None:
-        """The best point in shorter runs, each with its own whole decay."""
-        for share in SHORTER:
-            steps = max(round(share * self.steps / CHUNK), 1) * CHUNK
-            self.group(f"steps {steps}", [self.record.best()], list(SEEDS), steps)
+    def shorten(self, base: list[float]) -> None:
+        """The best point in shorter runs, each with its own whole decay: of the lengths those that tell how soon it is
+        where the baseline ends, as `base` says.
+        """
+        lengths = sorted({max(round(share * self.steps / CHUNK), 1) * CHUNK for share in SHORTER})
+        wanted = [lengths[3]]  # from which the first guess comes
+        while wanted:
+            self.group(f"steps {wanted[0]}", [self.record.best()], list(SEEDS), wanted[0])
+            wanted = wanting(self.record, base, lengths)
 
     def group(self, stage: str, tried: list[Point], seeds: list[int], steps: int | None = None) -> None:
         """Runs what of a stage has not run yet, LANES at a time."""

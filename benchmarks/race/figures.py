@@ -1,5 +1,6 @@
 """What records say: means, intervals, tests against the baseline, how soon a winner is there."""
 
+import bisect
 import math
 import statistics
 from pathlib import Path
@@ -137,6 +138,20 @@ def how_soon(record: Record, base: list[float], draws: int = 2000) -> tuple[floa
     )
     tail = int((1 - CONFIDENCE) / 2 * draws)
     return share([e.mean() for e in ends], float(b.mean())), (drawn[tail], drawn[-tail - 1])
+
+
+def wanting(record: Record, base: list[float], lengths: list[int]) -> list[int]:
+    """Of these lengths those that have not run and that the share, or an end of its interval, lies beside.
+
+    The others do not enter it, as long as a longer run ends lower.
+    """
+    whole, found = record.about["steps"], set[int]()
+    ladder = sorted({*lengths, whole})
+    share, interval = how_soon(record, base)
+    for x in (share, *interval):
+        above = min(bisect.bisect_left(ladder, x * whole * (1 - 1e-9)), len(ladder) - 1)
+        found |= {ladder[above], ladder[max(above - 1, 0)]}
+    return sorted(found - set(lengths_of(record)))
 
 
 def attempts(record: Record) -> float:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,25 @@ def test_how_soon_is_where_shorter_runs_cross_the_baseline(tmp_path):
     assert share == pytest.approx(math.sqrt(500 * 800) / 1000) and low == high == pytest.approx(share)
     loser = record(tmp_path, "l", tune=[2.2], final=[2.2, 2.3, 2.2])
     assert figures.how_soon(loser, base)[0] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "runs"),
+    [("language", "normuon", 3), ("recurrent", "recipe", 5), ("autoencoder", "soap-muon", 4)],
+)
+def test_of_the_eight_shorter_lengths_some_give_the_same_share(task, method, runs, tmp_path):
+    """On cells whose record has all of them: in the midst, with a wide interval, below the shortest."""
+    kept = Record(task, method)
+    both = {name: Record(task, name) for name in ("adamw", "nadamw")}
+    base = figures.scaled(both[figures.baseline(both)], "final")
+    some = Record(task, method, tmp_path)
+    some.about, some.runs = kept.about, kept.stage("final")
+    one = types.SimpleNamespace(record=some, steps=kept.about["steps"])
+    one.group = lambda stage, points, seeds, steps: some.runs.extend(kept.stage(stage))
+    cell.Cell.shorten(one, base)
+    (share, interval), (of_all, theirs) = figures.how_soon(some, base), figures.how_soon(kept, base)
+    assert share == of_all and len(figures.lengths_of(some)) == 1 + runs
+    np.testing.assert_allclose(interval, theirs, rtol=0.015)  # of other draws of the seeds
 
 
 def test_beside_two_rates_a_method_is_judged_by_where_that_one_ends(tmp_path):
