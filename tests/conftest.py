@@ -137,8 +137,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--draw", default="", metavar="KEY", help="of a sample: other tests for each key")
 
 
-# A test with so many cases is a sweep, of which one case in eight is in the ordinary suite: fewer of a method's own.
-WIDE, OF_METHODS, ONE_IN = 4, 6, 8
+# A test with so many cases is a sweep, of which one case in 24 is in the ordinary suite: fewer of a method's own.
+WIDE, OF_METHODS, ONE_IN = 3, 4, 24
 METHODS = "optimizers transforms schedules losses golden linesearch".split()
 WHOLE = "repository pages".split()  # folders whose tests are about one file or page each
 
