@@ -19,7 +19,7 @@ class Record:
         if self.path.exists():
             self.about, *self.runs = (json.loads(line) for line in self.path.read_text("utf-8").splitlines())
             for run in self.runs:
-                run["end"] = math.inf if run["end"] is None else run["end"]
+                run["end"], run["curve"] = number(run["end"]), [number(x) for x in run["curve"]]
 
     def stage(self, name: str) -> list[dict[str, Any]]:
         return [run for run in self.runs if run["stage"] == name]
@@ -29,8 +29,7 @@ class Record:
 
     def aside(self, name: str) -> list[float]:
         """The second numbers of a stage."""
-        found = [run.get("aside") for run in self.stage(name)]
-        return [math.inf if x is None else x for x in found]
+        return [number(run.get("aside")) for run in self.stage(name)]
 
     def trials(self, stages: Collection[str] = ("tune", "wider 1", "wider 2")) -> list[dict[str, Any]]:
         """The tuning runs, the best first."""
@@ -65,6 +64,10 @@ class Record:
         partly = self.path.with_suffix(".partly")  # a run that is killed while it writes loses nothing
         partly.write_text("\n".join(lines) + "\n", "utf-8")
         partly.replace(self.path)
+
+
+def number(x: float | None) -> float:
+    return math.inf if x is None else x
 
 
 def finite(x: float) -> float | None:

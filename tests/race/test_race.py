@@ -111,6 +111,17 @@ def test_a_shorter_run_that_diverges_bounds_the_share(tmp_path):
     assert figures.how_soon(kept, [2.0, 2.1, 1.9])[0] == 1
 
 
+def test_a_record_with_runs_that_diverged_is_read_and_added_to(tmp_path):
+    for stage in ("tune", "final"):
+        kept = Record("t", "m", tmp_path)
+        kept.add(stage, [{"rate": 0.1}], [0], [[2.0, math.inf]], [math.inf], 1)
+    again = Record("t", "m", tmp_path)
+    assert [(r["stage"], r["curve"], r["end"]) for r in again.runs] == [
+        ("tune", [2.0, math.inf], math.inf),
+        ("final", [2.0, math.inf], math.inf),
+    ]
+
+
 class Fake:
     """Ends that depend on the rate alone."""
 
