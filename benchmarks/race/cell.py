@@ -98,7 +98,7 @@ class Cell:
         where the baseline ends, as `base` says.
         """
         lengths = sorted({max(round(share * self.steps / CHUNK), 1) * CHUNK for share in SHORTER})
-        wanted = [lengths[3]]  # from which the first guess comes
+        wanted = [lengths[(len(lengths) - 1) // 2]]  # 0.4; the first guess comes from it
         while wanted:
             self.group(f"steps {wanted[0]}", [self.record.best()], list(SEEDS), wanted[0])
             wanted = wanting(self.record, base, lengths)

@@ -80,6 +80,16 @@ def test_of_the_eight_shorter_lengths_some_give_the_same_share(task, method, run
     np.testing.assert_allclose(interval, theirs, rtol=0.015)  # of other draws of the seeds
 
 
+def test_a_run_of_few_lengths_is_shortened_too(tmp_path):
+    ends = {50: 2.5, 100: 2.1, 150: 1.95, 200: 1.9, 250: 1.8}  # 250 steps have four shorter lengths
+    kept = record(tmp_path, "m", final=[ends[250]])
+    kept.about["steps"] = 250
+    one = types.SimpleNamespace(record=kept, steps=250)
+    one.group = lambda stage, points, seeds, steps: kept.add(stage, points, [0], [[]], [ends[steps]], 1)
+    cell.Cell.shorten(one, [2.0])
+    assert sorted(figures.lengths_of(kept)) == [100, 150, 250]
+
+
 def test_beside_two_rates_a_method_is_judged_by_where_that_one_ends(tmp_path):
     near = lambda x: [x - 0.001, x, x + 0.001]
     ends = {"adamw": {1000: 3.0}, "nadamw": {1000: 2.5}, telling.TWO_RATES: {500: 2.2, 1000: 2.0}}
