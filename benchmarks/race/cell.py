@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import machine
 
-from .figures import wanting
+from .figures import shorter, wanting
 from .methods import Method
 from .records import Record
 from .spaces import Point, extended, points, short
@@ -21,7 +21,6 @@ ATTEMPTS = 64  # of a diagnostic
 AGAIN, TUNING_SEED, MORE_TUNING_SEEDS = 8, 100, (101, 102)
 SEEDS = tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
 FACTORS = (1 / 8, 1 / 4, 2**-1.5, 1 / 2, 2**-0.5, 1.0, 2**0.5, 2.0)  # of rates on a larger task, one group of runs
-SHORTER = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
 
 
 class Cell:
@@ -97,11 +96,11 @@ class Cell:
         """The best point in shorter runs, each with its own whole decay: of the lengths those that tell how soon it is
         where the baseline ends, as `base` says.
         """
-        lengths = sorted({max(round(share * self.steps / CHUNK), 1) * CHUNK for share in SHORTER})
+        lengths = shorter(self.steps)
         wanted = [lengths[(len(lengths) - 1) // 2]]  # 0.4; the first guess comes from it
         while wanted:
             self.group(f"steps {wanted[0]}", [self.record.best()], list(SEEDS), wanted[0])
-            wanted = wanting(self.record, base, lengths)
+            wanted = wanting(self.record, base)
 
     def group(self, stage: str, tried: list[Point], seeds: list[int], steps: int | None = None) -> None:
         """Runs what of a stage has not run yet, LANES at a time."""

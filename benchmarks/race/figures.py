@@ -12,6 +12,7 @@ from scipy import stats
 from .methods import EQUATIONS, LARGER, METHODS
 from .records import KEPT, Record
 from .tasks import DIAGNOSTICS, HELD_OUT, NAMES
+from .training import CHUNK
 
 # Ends that span decades: their means are geometric, and sigma and p are of logarithms.
 DECADES = ("factors", "modular", "pinn", "pinn_double")
@@ -20,6 +21,7 @@ FIRST_ROUND = ("language", "language_repeated", "digits", "autoencoder", "factor
 ALWAYS = ("adamw", "nadamw", "normuon", "recipe")  # a task on which these ran untuned counts in the mean over all
 BASELINES = tuple(name for name, m in METHODS.items() if m.larger)
 CONFIDENCE = 0.95
+SHORTER = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
 
 
 class Row(NamedTuple):
@@ -140,13 +142,18 @@ def how_soon(record: Record, base: list[float], draws: int = 2000) -> tuple[floa
     return share([e.mean() for e in ends], float(b.mean())), (drawn[tail], drawn[-tail - 1])
 
 
-def wanting(record: Record, base: list[float], lengths: list[int]) -> list[int]:
-    """Of these lengths those that have not run and that the share, or an end of its interval, lies beside.
+def shorter(whole: int) -> list[int]:
+    """The lengths of shorter runs, in steps."""
+    return sorted({max(round(share * whole / CHUNK), 1) * CHUNK for share in SHORTER})
+
+
+def wanting(record: Record, base: list[float]) -> list[int]:
+    """Of the shorter lengths those that have not run and that the share, or an end of its interval, lies beside.
 
     The others do not enter it, as long as a longer run ends lower.
     """
     whole, found = record.about["steps"], set[int]()
-    ladder = sorted({*lengths, whole})
+    ladder = sorted({*shorter(whole), whole})
     share, interval = how_soon(record, base)
     for x in (share, *interval):
         above = min(bisect.bisect_left(ladder, x * whole * (1 - 1e-9)), len(ladder) - 1)

@@ -66,11 +66,14 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
 
 
 def beside_two_rates(rows: list[figures.Row], record: Record) -> list[str]:
-    """How soon those that ran shorter are where AdamW ends if it, too, has a second rate."""
+    """How soon those that ran shorter are where AdamW ends if it, too, has a second rate.
+
+    Lengths are chosen for the baseline's end: a method without those that lie beside this one is left out.
+    """
     goal = figures.scaled(record, "final")
     found = []
     for row in rows:
-        short = len(figures.lengths_of(row.record)) > 1 and row.method != TWO_RATES
+        short = row.method != TWO_RATES and not figures.wanting(row.record, goal)
         sooner, (low, high) = figures.how_soon(row.record, goal) if short else (math.inf, (0, 0))
         if math.isfinite(sooner) and math.isfinite(high):
             found.append(f"{row.method} {sooner:.2f} ({low:.2f} to {high:.2f})")
