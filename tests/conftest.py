@@ -153,7 +153,8 @@ def thin_out(items: list[pytest.Item]) -> None:
         chosen = test not in seen or any(getattr(x, "sampled", False) for x in params)
         chosen = chosen or not zlib.crc32(item.nodeid.encode()) % ONE_IN
         seen.add(test)
-        if number[test] >= (OF_METHODS if folder in METHODS else WIDE) and not chosen and folder not in WHOLE:
+        whole = folder in WHOLE or item.get_closest_marker("whole")
+        if number[test] >= (OF_METHODS if folder in METHODS else WIDE) and not chosen and not whole:
             item.add_marker(pytest.mark.slow)
 
 

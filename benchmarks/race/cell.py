@@ -110,7 +110,11 @@ class Cell:
             some_points, some_seeds = map(list, zip(*runs[i : i + LANES], strict=True))
             start = time.perf_counter()
             curves, ends, aside = self.trainer.run(some_points, some_seeds, steps or self.steps)
-            self.record.about |= {**machine(), "code": commit(), "data": self.task.data}
+            made = {**machine(), "code": commit(), "data": self.task.data}
+            if stage.startswith("steps "):  # what made the other stages, perhaps long before, stays
+                self.record.about["shorter runs"] = made
+            else:
+                self.record.about |= made
             self.record.about |= {"steps": self.steps, "unit": self.task.unit}
             if aside:
                 self.record.about["aside"] = self.task.aside_unit

@@ -75,6 +75,7 @@ def trajectory(tx: Any, problem: dict[str, Any]) -> np.ndarray:
     return np.asarray(jax.lax.scan(step, (x, tx.init(x)), problem["noise"])[1])[KEPT - 1]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("run, leaf", CASES)
 def test_the_records_points(run: str, leaf: str):
     wanted = GOLDEN[f"{run}/{leaf}"]

@@ -90,6 +90,18 @@ def test_a_run_of_few_lengths_is_shortened_too(tmp_path):
     assert sorted(figures.lengths_of(kept)) == [100, 150, 250]
 
 
+def test_shorter_runs_leave_what_made_the_others(tmp_path):
+    kept = record(tmp_path, "m", final=[1.8])
+    one = cell.Cell(tasks.task("factors"), methods.METHODS["sgd"], kept, str)
+    one.trainer.run = lambda points, seeds, steps: ([[]] * len(seeds), [2.0] * len(seeds), [])
+    kept.about |= {"date": "2026-01-02", "code": "old"}
+    one.group("steps 400", [{"rate": 1.0}], [0, 1], 400)
+    about = Record("t", "m", tmp_path).about
+    assert (about["date"], about["code"]) == ("2026-01-02", "old") and about["shorter runs"]["date"] > "2026-01-02"
+    one.group("untuned", [{"rate": 1.0}], [0])
+    assert kept.about["date"] == about["shorter runs"]["date"]
+
+
 def test_beside_two_rates_a_method_is_judged_by_where_that_one_ends(tmp_path):
     near = lambda x: [x - 0.001, x, x + 0.001]
     ends = {"adamw": {1000: 3.0}, "nadamw": {1000: 2.5}, telling.TWO_RATES: {500: 2.2, 1000: 2.0}}
@@ -324,7 +336,9 @@ def test_ends_over_decades_are_judged_by_logarithms(tmp_path):
 
 
 def test_figures_of_the_page_on_choosing_are_those_of_their_records():
-    """A number that links to a record is the method's mean there, or its untuned mean over the baseline's."""
+    """A number that links to a record is the method's mean there, or that of the smaller task's point as it is, or its
+    untuned mean over the baseline's.
+    """
     page = (telling.ROOT / "docs" / "choose.md").read_text("utf-8")
     cards = page.partition("<!-- race: made")[0]
     found = re.findall(r"\[([\d.e-]+)\]\(\.\./benchmarks/results/race/(\w+)/([^)]+)\.jsonl\)", cards)
@@ -334,7 +348,8 @@ def test_figures_of_the_page_on_choosing_are_those_of_their_records():
         own = next(r for r in records[task].values() if r.path.stem == file)
         goal = figures.typical(records[task][str(figures.baseline(records[task]))], "final")
         digits = len(said.partition("e")[0].replace(".", "").lstrip("0"))
-        values = figures.typical(own, "final"), figures.typical(own, "untuned") / goal
+        values = [figures.typical(own, "final"), figures.typical(own, "untuned") / goal]
+        values += [figures.typical(own, "as it is")] if own.stage("as it is") else []
         right = {f"{x:.{digits - 1}e}" for x in values}
         assert f"{float(said):.{digits - 1}e}" in right, f"{task}, {file}: {said} is none of {right}"
 
