@@ -179,6 +179,8 @@ def look(browser: str, site: Path, out: Path, every: bool) -> list[str]:
         found = list(dict.fromkeys(x.partition("?")[0] for x in handler.report["results"][text]))
         if page not in found[:among]:
             wrong.append(f"a search for {text!r} finds {found[:among]}, not {page}")
+        elif not page.startswith("api/") and found[0].startswith("api/"):
+            wrong.append(f"a search for {text!r} finds the reference, {found[0]}, before a guide")
         if bad := [x for x in found if x.startswith(UNWANTED)]:
             wrong.append(f"a search for {text!r} finds {bad}")
     print(f"{len(pages)} pages at {WIDTHS} px; {len(WANTED)} searches; pictures in {out}")

@@ -131,7 +131,7 @@ def _by_reason(client: Client, what: str, found: dict[str, str]) -> list[str]:
 
 def _sources() -> list[str]:
     lines = ["## Where the tests come from", "", "| client | source | commit |", "|---|---|---|"]
-    lines += [f"| {c.name} | {c.url or 'source distribution from PyPI'} | {c.commit} |" for c in CLIENTS]
+    lines += [f"| {c.name} | {c.url or 'source distribution from PyPI'} | {c.commit[:12]} |" for c in CLIENTS]
     return [
         *lines,
         "",
