@@ -110,8 +110,12 @@ def train(method: str, state_name: str, o: argparse.Namespace, data: Any) -> dic
 
 
 def against(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float, float] | None:
-    """The mean difference to float32 over the seeds that both have, and its standard error."""
-    exact = next((r for r in rows if (r["method"], r["state"]) == (row["method"], "float32")), row)
+    """The mean difference to float32 over the seeds that both have, and its standard error.
+
+    To float32 as it ran on the same day and machine, where it did.
+    """
+    of_method = [r for r in rows if (r["method"], r["state"]) == (row["method"], "float32")]
+    exact = next((r for r in of_method if r["taken"] == row["taken"]), of_method[-1] if of_method else row)
     both = list(zip(row["held_out"], exact["held_out"], strict=False))
     if exact is row or len(both) < 2:
         return None
@@ -122,14 +126,17 @@ def against(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float, flo
 def report(results: Results) -> None:
     rows = results.rows
     lines = [f"Held-out loss in nats per byte after {rows[0]['steps']} steps of {BATCH} x {LENGTH} bytes.", ""]
-    head = "method | state | parameters | bytes of state a parameter | seeds | mean | over seeds ± | less float32's | ±"
+    head = (
+        "method | state | taken | parameters | bytes of state a parameter | seeds | mean | over seeds ± | "
+        "less float32's | ±"
+    )
     shown = []
     for r in rows:
         x, found = np.array(r["held_out"]), against(r, rows)
-        cells = [r["method"], r["state"], f"{r['parameters']:,}", f"{r['state_bytes'] / r['parameters']:.2f}"]
+        cells = [r["method"], r["state"], r["taken"], f"{r['parameters']:,}", f"{r['state_bytes'] / r['parameters']:.2f}"]
         cells += [str(len(x)), f"{x.mean():.3f}", f"{x.std(ddof=1):.3f}" if len(x) > 1 else ""]
         shown.append([*cells, *(f"{d:.3f}" for d in found or ())])
-    results.tell("Training with the state in fewer bits", lines + markdown_table(head, shown, 2))
+    results.tell("Training with the state in fewer bits", lines + markdown_table(head, shown, 3))
 
 
 def picture() -> None:
