@@ -133,7 +133,8 @@ def report(results: Results) -> None:
     shown = []
     for r in rows:
         x, found = np.array(r["held_out"]), against(r, rows)
-        cells = [r["method"], r["state"], r["taken"], f"{r['parameters']:,}", f"{r['state_bytes'] / r['parameters']:.2f}"]
+        cells = [r["method"], r["state"], r["taken"], f"{r['parameters']:,}"]
+        cells.append(f"{r['state_bytes'] / r['parameters']:.2f}")
         cells += [str(len(x)), f"{x.mean():.3f}", f"{x.std(ddof=1):.3f}" if len(x) > 1 else ""]
         shown.append([*cells, *(f"{d:.3f}" for d in found or ())])
     results.tell("Training with the state in fewer bits", lines + markdown_table(head, shown, 3))

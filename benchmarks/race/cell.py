@@ -114,10 +114,8 @@ class Cell:
             if stage.startswith("steps "):  # what made the other stages, perhaps long before, stays
                 self.record.about["shorter runs"] = made
             else:
-                self.record.about |= made
-            self.record.about |= {"steps": self.steps, "unit": self.task.unit}
-            if aside:
-                self.record.about["aside"] = self.task.aside_unit
+                self.record.about |= {**made, "steps": self.steps, "unit": self.task.unit}
+                self.record.about |= {"aside": self.task.aside_unit} if aside else {}
             self.record.add(stage, some_points, some_seeds, curves, ends, time.perf_counter() - start, aside)
 
 

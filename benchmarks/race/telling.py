@@ -40,7 +40,7 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
         head[5] = "as it is"
         lines[-1:] = ["As it is: at the best point of `language`, unchanged; the baseline at its untuned point.", ""]
     if task in FINE_TUNING:
-        head = ["method", "at the end", "±", "difference", "untuned", "aside"]
+        head = ["method", "at the end", "±", "difference", "untuned", "aside", *head[-2:]]
         lines[-1:] = [f"Difference: to the baseline, seed by seed. Aside: {about['aside']}.", ""]
     if first:
         lines += [
@@ -57,7 +57,7 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
             cell += [difference(row, cells, first), number(row.untuned), aside]
         else:
             cell += [sigmas(row.better), probability(row.p), number(row.untuned)]
-            cell += ["", ""] if row.method == first else [share(row), of_time(task, row, first)]
+        cell += ["", ""] if row.method == first else [share(row), of_time(task, row, first)]
         lines.append(f"| {' | '.join(cell)} |")
     if TWO_RATES in cells and task == "language":
         lines += beside_two_rates(rows, cells[TWO_RATES])
