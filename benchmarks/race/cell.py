@@ -111,11 +111,12 @@ class Cell:
             start = time.perf_counter()
             curves, ends, aside = self.trainer.run(some_points, some_seeds, steps or self.steps)
             made = {**machine(), "code": commit(), "data": self.task.data}
-            if stage.startswith("steps "):  # what made the other stages, perhaps long before, stays
+            if steps is None:
+                self.record.about |= made | {"steps": self.steps, "unit": self.task.unit}
+                if aside:
+                    self.record.about["aside"] = self.task.aside_unit
+            else:  # what made the full runs, perhaps long before, stays
                 self.record.about["shorter runs"] = made
-            else:
-                self.record.about |= {**made, "steps": self.steps, "unit": self.task.unit}
-                self.record.about |= {"aside": self.task.aside_unit} if aside else {}
             self.record.add(stage, some_points, some_seeds, curves, ends, time.perf_counter() - start, aside)
 
 

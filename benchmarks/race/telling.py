@@ -207,7 +207,7 @@ def linked(row: figures.Row) -> str:
 def spaces() -> list[str]:
     lines = ["| method | space of 16 trials |", "| --- | --- |"]
     for name, m in METHODS.items():
-        if m.carried:
+        if m.carried:  # it takes another's point
             continue
         lines.append(f"| {name} | {ranges(m.space)} |")
         lines += [f"| {name}, 16 more | {ranges(m.larger)} |"] if m.larger else []
