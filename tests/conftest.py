@@ -18,7 +18,6 @@ import jax  # noqa: E402  JAX reads both variables when it is imported.
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from gdjax.core import base  # noqa: E402
 from tests.support import quick_compilation  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -82,12 +81,6 @@ def the_ordinary_suite_runs_what_users_run_for_a_sample(request: pytest.FixtureR
         jax.clear_caches()
     else:
         yield
-
-
-@pytest.fixture(autouse=True)
-def updates_are_compiled_alone_as_in_company() -> None:
-    """Whether one that is called outside of jit is depends on those that were called before."""
-    base._called.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,9 @@
 """The contract: gradient transformations, and how a factory's result becomes one that is a value."""
 
-import contextlib
 import functools
 import inspect
 import sys
-import threading
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 import jax
@@ -16,7 +13,9 @@ from jax.core import Tracer
 
 from gdjax.core import callers, closures, domains, misuse
 from gdjax.core.closures import function_of, value_of
-from gdjax.core.part import Part, keywords
+from gdjax.core.closures import label_of as label_of
+from gdjax.core.closures import part_of as part_of
+from gdjax.core.part import keywords
 from gdjax.core.structures import as_formed
 from gdjax.core.types import (
     SHOWN,
@@ -29,7 +28,7 @@ from gdjax.core.types import (
     fitted,
     without_skipped,
 )
-from gdjax.core.values import Call, Value, bind, is_foreign, is_ours, not_called, short_types
+from gdjax.core.values import Call, Value, bind, is_foreign, not_called, short_types
 
 P = ParamSpec("P")
 
@@ -180,37 +179,26 @@ class Update(Value):
             concrete = is_concrete(args)
         if not (concrete and self.compiles):
             return _applied(self, *args)
-        if not _pays(self) and on_one_device(args):
-            # Rules, too, are compiled for their numbers. A transfer guard may forbid these: then the whole is compiled.
-            with contextlib.suppress(jax.errors.JaxRuntimeError), jax.disable_jit():
-                return _applied(self, *args)
-        return compiled_or_apart(_compiled, _applied, self, *args)
+        return compiled_or_apart(self._compiled, functools.partial(_applied, self), *args)
 
+    @functools.cached_property
+    def form(self) -> closures.Form | None:
+        return closures.Form(self.calls)
 
-ONCE = 8  # updates of one factory in a row
-_called = weakref.WeakKeyDictionary[Any, dict[int, int]]()  # by factory and hash of an update how often it was called
-_apart: dict[int, None] = {}  # the hashes of those that are not compiled
-_counting = threading.Lock()
-
-
-def _pays(update: Update) -> bool:
-    """Whether to compile an update: not yet another one where the last ones were called once, as `adam(rate / step)`.
-
-    It stays so for later calls, whose bits are then the same.
-    """
-    own = hash(update)
-    with _counting:
-        called = _called.setdefault(update.call.factory, {})
-        if own not in called:
-            last = list(called.values())[-ONCE:]
-            if len(last) == ONCE and max(last) == 1:
-                _apart[own] = None
-            called[own] = 0
-            for kept, most in ((called, 100), (_apart, 10_000)):
-                if len(kept) > most:
-                    kept.pop(next(iter(kept)))
-        called[own] += 1
-        return own not in _apart
+    def _compiled(self, *args: Any) -> tuple[Updates, OptState]:
+        if self.form is None:
+            return _compiled_whole(self, *args)
+        try:
+            return _compiled(self.form, self.form.operands, *args)
+        except jax.errors.ConcretizationTypeError:  # a rule of the program's decides by the value of a number
+            self.form = None
+            return self._compiled(*args)
+        except jax.errors.JaxRuntimeError as e:
+            if "Disallowed host-to-device transfer" not in str(e):
+                raise
+            return _compiled(
+                self.form, jax.device_put(self.form.operands), *args
+            )  # what the program gave must be there
 
 
 def _applied(
@@ -236,18 +224,19 @@ def _narrower(g: Any, p: Any) -> bool:
     return floats and g.dtype.itemsize < p.dtype.itemsize
 
 
-_compiled = jax.jit(_applied, static_argnums=0)
+def _applied_form(form: closures.Form, operands: Sequence[Any], *args: Any) -> tuple[Updates, OptState]:
+    update = value_of(form.repeated(operands).update)
+    return _applied(Update(form.call, "update", getattr(update, "fn", update), (), False), *args)
+
+
+_compiled = jax.jit(_applied_form, static_argnums=0)
+_compiled_whole = jax.jit(_applied, static_argnums=0)
 
 
 def _concrete(x: object) -> bool:
     if isinstance(x, jax.Array):
         return not isinstance(x, Tracer)
     return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
-
-
-def on_one_device(tree: Any) -> bool:
-    """Whether each array is whole on some device."""
-    return all(len(x.sharding.device_set) == 1 for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
 
 
 def compiled_or_apart(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
@@ -314,25 +303,12 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
     kind = GradientTransformationExtraArgs if plain else type(made)
     before = value_of(made.update)
     foreign = not before.compiles if isinstance(before, Update) else is_foreign(before)
-    part = part_of(made)
-    if part is not None and (again := part.labelled(label_of(call))) is not part:
-        made = again
+    made = closures.labelled(made, call)
     parts = value_of(made.init), value_of(made.update)
-    inner = parts[1].calls if isinstance(parts[1], Update) else ()
+    inner = before.calls if isinstance(before, Update) else ()
     init, update = (f.fn if isinstance(f, Value) else f for f in parts)
     made_update = Update(call, "update", update, (call, *inner), foreign)
     return kind._make(map(function_of, (Init(call, "init", init), made_update)))
-
-
-def part_of(tx: Transform) -> Any:
-    """The `Part` of a transform of this library; None for any other transform."""
-    owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
-    return owner if isinstance(owner, Part) else None
-
-
-def label_of(call: Call) -> str:
-    """The name under which a transform reports errors."""
-    return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
 
 
 def call_update(

@@ -7,17 +7,20 @@ plain functions only, and a plain function cannot define `==`. Here equal calls 
 
 import functools
 import inspect
+import itertools
+import math
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from gdjax.core.number_domains import NO_DECAYS, Fact
 from gdjax.core.part import Part, keywords
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
-from gdjax.core.values import Value, identity, is_ours, of_plain_dict, value_of
+from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, Updates
+from gdjax.core.values import Call, Value, facts_of, identity, is_ours, of_plain_dict, value_of
 
 
 def takes_extra_args(tx: Transform) -> bool:
@@ -120,14 +123,82 @@ class _Template:
         return hash(self.key)
 
 
-def _taken_apart(tree: ArrayTree) -> tuple[list[Any], Hashable, Callable[[Iterator[Any]], Any]]:
-    """The arrays that a tree of arguments shows, a key of all else, and what makes such a tree of other arrays."""
-    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: _opened(x) is not None)
+class Form:
+    """What calls share that differ in their numbers and arrays alone, of the calls that made a transform.
+
+    An update outside of `jit` is compiled once for a form. The operands of that program are the arrays and the plain
+    numbers of the arguments, so `adam(rate / step)` made anew in each step compiles nothing anew. See `_is_operand`
+    for the numbers that stay constants.
+    """
+
+    def __init__(self, calls: Sequence[Call]):
+        inner = next(i for i, call in enumerate(calls) if call.can_repeat)
+        self.call, self.around = calls[inner], calls[:inner]
+        self.operands, key, self._arguments = _taken_apart(_arguments(self.call), True)
+        self.key = *(call.factory for call in calls[: inner + 1]), key
+        self.hash = hash(self.key)
+
+    def repeated(self, operands: Iterable[Any]) -> Any:
+        """The transform with other numbers and arrays."""
+        args, kwargs = self._arguments(iter(operands))
+        made = self.call.factory(*args, **kwargs)
+        for call in reversed(self.around):  # factories of the program, which are not called again
+            made = labelled(made, call)
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or isinstance(other, Form) and self.hash == other.hash and self.key == other.key
+
+    def __hash__(self) -> int:
+        return self.hash
+
+
+def labelled(made: Any, call: Call) -> Any:
+    """A transform, or its part that reports errors under the name of the call."""
+    part = part_of(made)
+    again = None if part is None else part.labelled(label_of(call))
+    return made if again is part else again
+
+
+def part_of(tx: Transform) -> Any:
+    """The `Part` of a transform of this library; None for any other transform."""
+    owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
+    return owner if isinstance(owner, Part) else None
+
+
+def label_of(call: Call) -> str:
+    """The name under which a transform reports errors."""
+    return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
+
+
+class _Operand(NamedTuple):
+    """A number among the arguments of a call."""
+
+    number: float
+
+
+def _taken_apart(
+    tree: ArrayTree, numbers: bool = False
+) -> tuple[list[Any], Hashable, Callable[[Iterator[Any]], Any]]:  # fmt: skip
+    """The arrays that a tree of arguments shows, a key of all else, and what makes such a tree of other arrays.
+
+    Args:
+      numbers: whether the numbers of transforms are shown too.
+    """
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, _Operand) or _opened(x) is not None)
     shown, keys, makers = list[Any](), list[Hashable]([structure]), list[Callable[[Iterator[Any]], Any]]()
     for x in leaves:
-        if (opened := _opened(x)) is not None:
+        if isinstance(x, _Operand):
+            shown.append(x.number)
+            keys.append(_Operand)
+            makers.append(next)
+        elif numbers and hasattr(made := value_of(getattr(x, "update", x)), "calls"):
+            shown += made.form.operands
+            keys.append(made.form)
+            makers.append(lambda new, form=made.form: form.repeated(itertools.islice(new, len(form.operands))))
+        elif (opened := _opened(x)) is not None:
             kind, inside, around = opened
-            found, key, make = _taken_apart(inside)
+            found, key, make = _taken_apart(inside, numbers)
             shown += found
             keys.append((kind, key))
             makers.append(lambda new, around=around, make=make: around(make(new)))
@@ -156,6 +227,34 @@ def _opened(x: Any) -> tuple[Hashable, Any, Callable[[Any], Any]] | None:
         return new if part is None else getattr(new, part)
 
     return (Value, part, call.factory), (call.args, call.kwargs), again
+
+
+def _arguments(call: Call) -> tuple[Any, Any]:
+    """The arguments of a call, with the numbers marked that are operands."""
+    signature = inspect.signature(call.factory)
+    alone = [n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [_marked(signature, name, x) for name, x in zip(alone, call.args, strict=False)]
+    others = {name: _marked(signature, name, x) for name, x in call.kwargs.items()}
+    return (*named, *call.args[len(named) :]), others
+
+
+def _marked(signature: inspect.Signature, name: str, x: Any) -> Any:
+    if name not in signature.parameters:  # one of `**kwargs`
+        return x
+    if isinstance(x, PerLeaf):
+        return x.with_base(_marked(signature, name, x.number))
+    return _Operand(float(x)) if _is_operand(x, facts_of(signature, name)) else x
+
+
+def _is_operand(x: Any, facts: Sequence[Fact]) -> bool:
+    """Whether an argument is a number that a compiled program takes as an operand.
+
+    0 and infinity are constants, since they say that something is left out. So is a number from 1/2 to 2 that may be a
+    decay: 1 - b loses the digits of b where b is float32.
+    """
+    if not isinstance(x, float | np.floating) or x == 0 or not math.isfinite(x):
+        return False
+    return not 0.5 < x < 2 or any(fact in NO_DECAYS for fact in facts)
 
 
 def _in_place_of(old: object, new: Callable[..., Any]) -> Any:

@@ -40,6 +40,7 @@ FINITE_FROM_1 = Domain("finite and at least 1", lambda x: 1 <= x < math.inf)
 FROM_1 = Domain("at least 1", lambda x: x >= 1)
 ABOVE_0 = Domain("above 0", lambda x: x > 0)
 FRACTION = Domain("between 0 and 1", lambda x: 0 < x < 1)
+NO_DECAYS = RATE, SIZE, POSITIVE, FINITE, BOUND, FINITE_FROM_1, FROM_1, ABOVE_0
 
 _INTERVAL = re.compile(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*")
 

@@ -14,7 +14,6 @@ import pytest
 
 import gdjax
 from gdjax import EmptyState, GradientTransformation, GradientTransformationExtraArgs, MaskedNode
-from gdjax.core.base import _compiled
 from tests.support import checking_leaks
 from tests.trees import assert_equal, random_tree
 
@@ -173,34 +172,6 @@ def test_labels_that_were_changed_since_are_told(around: Any):
     with pytest.warns(UserWarning, match="gdjax.partition: param_labels was changed after the transform was made"):
         state = tx.init(p)
     assert float(tx.update(p, state, p)[0]["body"][0]) == 0.0
-
-
-def test_a_new_rate_in_every_step_compiles_no_program_for_each():
-    """`adam(rate / step)` in a loop."""
-
-    @gdjax.transform
-    def mine(rate: float) -> Any:
-        return gdjax.sgd(rate)
-
-    g, before = jnp.ones(3), _compiled._cache_size()
-    for i in (*range(1, 21), 20):
-        u, _ = mine(0.5 / i).update(g, mine(0.5 / i).init(g), g)
-        np.testing.assert_array_equal(u, np.full(3, np.float32(-0.5 / i)))
-    assert _compiled._cache_size() - before == 8
-    with jax.transfer_guard("disallow"):
-        mine(0.75).update(g, mine(0.75).init(g), g)
-
-
-def test_new_rates_that_are_called_again_are_compiled():
-    @gdjax.transform
-    def mine(rate: float) -> Any:
-        return gdjax.sgd(rate)
-
-    g, before = jnp.ones(3), _compiled._cache_size()
-    for i in range(1, 13):
-        for _ in range(2):
-            mine(0.5 / i).update(g, mine(0.5 / i).init(g), g)
-    assert _compiled._cache_size() - before == 12
 
 
 def test_leaves_that_lie_on_several_devices_by_hand():
