@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from gdjax.core import structures
+from gdjax.core.contexts import WHERE
 from gdjax.core.types import ArrayTree
 
 # JAX lies in between while `init` is traced, the other two between a decorated function and its call.
@@ -29,6 +30,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
     No one `stacklevel` would do: it differs by the way in, through `chain`, `init` or a trace.
     """
+    if WHERE.get().warned:
+        return
     here = sys._getframe(1)
     at: FrameType | None = here
     while at is not None and at.f_code.co_filename.startswith(_BETWEEN):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gdjax.core.contexts import WHERE, within
 from gdjax.core.number_domains import NO_DECAYS, Fact
 from gdjax.core.part import Part, keywords
 from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, Updates
@@ -141,7 +142,8 @@ class Form:
     def repeated(self, operands: Iterable[Any]) -> Any:
         """The transform with other numbers and arrays."""
         args, kwargs = self._arguments(iter(operands))
-        made = self.call.factory(*args, **kwargs)
+        with within(WHERE, warned=True):
+            made = self.call.factory(*args, **kwargs)
         for call in reversed(self.around):  # factories of the program, which are not called again
             made = labelled(made, call)
         return made
@@ -202,14 +204,19 @@ def _taken_apart(
             shown += found
             keys.append((kind, key))
             makers.append(lambda new, around=around, make=make: around(make(new)))
-        elif isinstance(x, jax.Array | np.ndarray) or isinstance(x, types.FunctionType) and x.__closure__:
-            shown.append(x)  # a closure may hold some
+        elif isinstance(x, jax.Array | np.ndarray) or not numbers and _has_cells(x):
+            shown.append(x)
             keys.append("shown")
             makers.append(lambda new, x=x: _in_place_of(x, next(new)))
         else:
             keys.append(identity(x))
             makers.append(lambda new, x=x: x)
     return shown, tuple(keys), lambda new: structure.unflatten([make(new) for make in makers])
+
+
+def _has_cells(x: Any) -> bool:
+    """Whether x is a closure, which may hold arrays."""
+    return isinstance(x, types.FunctionType) and bool(x.__closure__)
 
 
 def _opened(x: Any) -> tuple[Hashable, Any, Callable[[Any], Any]] | None:

@@ -16,6 +16,7 @@ class Where(NamedTuple):
     platforms: frozenset[str] = PLATFORMS  # on which the program may run; see `meshes.by_platform`
     params: Any = None  # all parameters, of which `update` may get some; see `types.left_out`
     tried: bool = False  # whether it is only tried, on arrays of other shapes; see `lift.probe`
+    warned: bool = False  # whether a call is repeated, which has warned of its arguments already
 
 
 class Pass(NamedTuple):
