@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import gdjax
 from gdjax import numerics
 from gdjax.core import arrays, callers
+from gdjax.core.values import value_of
 
 VERSION = "0.2.8"
 USAGE = "usage: python -m gdjax.as_optax (PROGRAM.py | -m MODULE) [ARGUMENT ...]"
@@ -75,6 +76,29 @@ DEPRECATED = {
     "convex_kl_divergence": "optax.convex_kl_divergence is deprecated: use generalized_kl_divergence instead",
     "optimistic_adam": "`optimistic_adam` is deprecated: use `optimistic_adam_v2` instead",
 }
+# Functions whose updates differ from Optax's where the rate changes.
+SCHEDULE_FREE = "schedule_free", "schedule_free_adamw", "schedule_free_sgd"
+OTHER_WEIGHTS = (
+    "gdjax, in the place of Optax: {}: the average weighs step t by the rate of step t, where Optax takes that of step "
+    "t + 1; see schedule_free in docs/from_optax.md for the form with Optax's weights"
+)
+
+
+class _Finder:
+    """Finds the modules that stand in for Optax's, so that `importlib.reload` leaves them as they are."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        found = sys.modules.get(name)
+        return ModuleSpec(name, _Finder, origin=__file__, is_package=True) if isinstance(found, _Module) else None
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> ModuleType:
+        return sys.modules[spec.name]
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        """There is nothing to run."""
 
 
 class _Module(ModuleType):
@@ -83,7 +107,7 @@ class _Module(ModuleType):
     def __init__(self, name: str, names: Mapping[str, Any]):
         super().__init__(name, f"`{name}`, by gdjax.")
         self.__file__, self.__path__ = __file__, []
-        self.__spec__ = ModuleSpec(name, None, origin=__file__, is_package=True)
+        self.__spec__ = ModuleSpec(name, _Finder, origin=__file__, is_package=True)
         vars(self).update(names)
 
     def __getattr__(self, name: str) -> Any:
@@ -94,7 +118,8 @@ def _public(module: ModuleType) -> dict[str, Any]:
     """The names of a module's list; without one, those that do not begin with an underscore."""
     names = getattr(module, "__all__", [name for name in vars(module) if name[0] != "_"])
     found = {name: getattr(module, name) for name in names}
-    return found | {name: _warning(name, found[name]) for name in DEPRECATED if name in found}
+    found |= {name: _warning(name, found[name]) for name in DEPRECATED if name in found}
+    return found | {name: _warning_of_weights(name, found[name]) for name in SCHEDULE_FREE if name in found}
 
 
 def _warning(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,6 +127,19 @@ def _warning(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         callers.warn(DEPRECATED[name], DeprecationWarning)
         return function(*args, **kwargs)
+
+    return call
+
+
+def _warning_of_weights(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        made = function(*args, **kwargs)
+        given = value_of(made.update).call.arguments
+        warmup = given.get("warmup_steps")
+        if callable(given["learning_rate"]) or warmup is not None and not (isinstance(warmup, int) and warmup == 0):
+            callers.warn(OTHER_WEIGHTS.format(name))
+        return made
 
     return call
 
@@ -136,6 +174,7 @@ def install() -> None:
     there = sys.modules.get("optax")
     if there is None:
         sys.modules.update(modules())
+        sys.meta_path.insert(0, _Finder)
     elif there.__file__ != __file__:
         raise ImportError(
             f"gdjax.as_optax.install: optax is imported already, from {there.__file__}; call install before the first "

@@ -17,6 +17,7 @@ import pytest
 import gdjax
 from gdjax import as_optax
 from tests.contracts.test_surface import surface
+from tests.support import relaxed
 from tests.trees import assert_close, assert_equal
 
 PARAMS = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}
@@ -182,3 +183,63 @@ def test_importing_gdjax_installs_nothing_and_installing_refuses_where_optax_is_
     run = python(tmp_path, "-c", program + INSTALLED)
     assert run.returncode == 1 and run.stdout == "[]\n"
     assert "ImportError: gdjax.as_optax.install: optax is imported already, from " in run.stderr
+
+
+def test_reload_leaves_the_modules_as_they_are(tmp_path: Path):
+    lines = printed(
+        tmp_path,
+        "-c",
+        INSTALLED + "import importlib, gdjax, optax, optax.losses\nfrom optax._src import base\n"
+        "for module in (optax, optax.losses, base):\n"
+        "    names = sorted(vars(module))\n"
+        "    assert importlib.reload(module) is module and sorted(vars(module)) == names\n"
+        "    print(module.__name__, module.__file__ == as_optax.__file__)\n"
+        "print(optax.adam is gdjax.adam, importlib.util.find_spec('optax').name)\n",
+    )
+    assert lines == ["optax True", "optax.losses True", "optax._src.base True", "True optax"]
+
+
+def _schedule_free_losses(library: Any, make: Any) -> Any:
+    a, b = jax.random.normal(jax.random.key(0), (32, 8)), jnp.arange(32.0) / 8
+    loss = lambda p: jnp.mean((a @ p - b) ** 2)
+    params, tx = jnp.zeros(8), make()
+    state, losses = tx.init(params), []
+    step = jax.jit(lambda p, s: (jax.value_and_grad(loss)(p), s))
+    for _ in range(50):
+        (value, gradient), state = step(params, state)
+        updates, state = tx.update(gradient, state, params)
+        params = library.apply_updates(params, updates)
+        losses.append(float(value))
+    return np.asarray(losses)
+
+
+def test_optaxs_weights_in_schedule_free():
+    """What the page `from_optax` says: the form with Optax's weights, and how far the plain call is from them."""
+    f = optax.warmup_constant_schedule(0.0, 0.05, 10)
+    later = lambda t: f(t + 1)
+    direction = gdjax.scale_by_rms(decay=0.999, eps=1e-8, bias_correction=True)
+    forms = {
+        "adamw": gdjax.schedule_free(gdjax.chain(direction, gdjax.scale_by_learning_rate(f)), later, b1=0.9),
+        "sgd": gdjax.schedule_free(gdjax.sgd(f), later, b1=0.9),
+    }
+    for name, tx in forms.items():
+        theirs, plain = (getattr(library.contrib, f"schedule_free_{name}") for library in (optax, gdjax))
+        with relaxed():
+            wanted = _schedule_free_losses(optax, lambda theirs=theirs: theirs(0.05, warmup_steps=10))
+        found = _schedule_free_losses(gdjax, lambda tx=tx: tx)
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-5)
+        unchanged = _schedule_free_losses(gdjax, lambda plain=plain: plain(0.05, warmup_steps=10))
+        assert np.max(np.abs(unchanged - wanted)) > 1e-2
+
+
+def test_schedule_free_warns_of_its_weights_in_the_place_of_optax():
+    module = as_optax.modules()["optax"].contrib
+    for tell in (
+        lambda: module.schedule_free_adamw(0.1, warmup_steps=2),
+        lambda: module.schedule_free_sgd(lambda t: 0.1),
+        lambda: module.schedule_free(gdjax.sgd(0.1), optax.linear_schedule(0.1, 0.2, 3)),
+    ):
+        with pytest.warns(UserWarning, match="gdjax, in the place of Optax: schedule_free.*step t \\+ 1"):
+            tell()
+    assert module.schedule_free_adamw(0.1, warmup_steps=0) == gdjax.schedule_free_adamw(0.1, warmup_steps=0)
+    assert module.schedule_free(gdjax.sgd(0.1), 0.1) == gdjax.schedule_free(gdjax.sgd(0.1), 0.1)

@@ -322,3 +322,9 @@ EXACT = curve(gdjax, "float32")
 @claim("a momentum in bfloat16", theirs=lambda e: 2e-3 < e < 2.6e-2, ours=lambda e: e < 1e-3)
 def bfloat16_momentum(o: Any) -> float:
     return float(np.max(np.abs(curve(o, "bfloat16") - EXACT) / EXACT[0]))
+
+
+@claim("gradients that are NumPy float64 arrays", theirs="float64", ours="float32")
+def a_third(o: Any) -> str:
+    g = np.full(3, 1 / 3)
+    return str(o.sgd(0.1).update(g, o.sgd(0.1).init(np.zeros(3)))[0].dtype)
