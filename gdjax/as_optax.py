@@ -18,6 +18,7 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Mapping
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -84,21 +85,21 @@ OTHER_WEIGHTS = (
 )
 
 
-class _Finder:
+class _Finder(MetaPathFinder, Loader):
     """Finds the modules that stand in for Optax's, so that `importlib.reload` leaves them as they are."""
 
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        found = sys.modules.get(name)
-        return ModuleSpec(name, _Finder, origin=__file__, is_package=True) if isinstance(found, _Module) else None
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        stands_in = isinstance(sys.modules.get(fullname), _Module)
+        return ModuleSpec(fullname, self, origin=__file__, is_package=True) if stands_in else None
 
-    @staticmethod
-    def create_module(spec: ModuleSpec) -> ModuleType:
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         return sys.modules[spec.name]
 
-    @staticmethod
-    def exec_module(module: ModuleType) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         """There is nothing to run."""
+
+
+FINDER = _Finder()
 
 
 class _Module(ModuleType):
@@ -107,7 +108,7 @@ class _Module(ModuleType):
     def __init__(self, name: str, names: Mapping[str, Any]):
         super().__init__(name, f"`{name}`, by gdjax.")
         self.__file__, self.__path__ = __file__, []
-        self.__spec__ = ModuleSpec(name, _Finder, origin=__file__, is_package=True)
+        self.__spec__ = ModuleSpec(name, FINDER, origin=__file__, is_package=True)
         vars(self).update(names)
 
     def __getattr__(self, name: str) -> Any:
@@ -174,7 +175,7 @@ def install() -> None:
     there = sys.modules.get("optax")
     if there is None:
         sys.modules.update(modules())
-        sys.meta_path.insert(0, _Finder)
+        sys.meta_path.insert(0, FINDER)
     elif there.__file__ != __file__:
         raise ImportError(
             f"gdjax.as_optax.install: optax is imported already, from {there.__file__}; call install before the first "

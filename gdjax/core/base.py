@@ -31,6 +31,9 @@ from gdjax.core.types import (
 from gdjax.core.values import Call, Value, bind, is_foreign, not_called, short_types
 
 P = ParamSpec("P")
+NO_VALUE = (
+    jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError,
+)  # fmt: skip
 
 
 class _Pair(NamedTuple):  # a class of its own: the body of a NamedTuple cannot define `__class__`
@@ -190,7 +193,7 @@ class Update(Value):
             return _compiled_whole(self, *args)
         try:
             return _compiled(self.form, self.form.operands, *args)
-        except jax.errors.ConcretizationTypeError:  # a rule of the program's decides by the value of a number
+        except NO_VALUE:  # a rule of the program's decides by the value of a number
             self.form = None
             return self._compiled(*args)
         except jax.errors.JaxRuntimeError as e:
