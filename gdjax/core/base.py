@@ -184,17 +184,21 @@ class Update(Value):
             return _applied(self, *args)
         return compiled_or_apart(self._compiled, functools.partial(_applied, self), *args)
 
+    by_value: bool = False  # whether a rule decides by the value of a number, which is a constant then
+
     @functools.cached_property
     def form(self) -> closures.Form | None:
-        return closures.Form(self.calls)
+        """None where only a factory of the program could make the transform again."""
+        repeatable = [i for i, call in enumerate(self.calls) if call.can_repeat]
+        return closures.Form(self.calls, repeatable[0]) if repeatable else None
 
     def _compiled(self, *args: Any) -> tuple[Updates, OptState]:
-        if self.form is None:
+        if self.form is None or self.by_value:
             return _compiled_whole(self, *args)
         try:
             return _compiled(self.form, self.form.operands, *args)
-        except NO_VALUE:  # a rule of the program's decides by the value of a number
-            self.form = None
+        except NO_VALUE:
+            self.by_value = True
             return self._compiled(*args)
         except jax.errors.JaxRuntimeError as e:
             if "Disallowed host-to-device transfer" not in str(e):

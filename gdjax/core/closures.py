@@ -130,10 +130,13 @@ class Form:
     An update outside of `jit` is compiled once for a form. The operands of that program are the arrays and the plain
     numbers of the arguments, so `adam(rate / step)` made anew in each step compiles nothing anew. See `_is_operand`
     for the numbers that stay constants.
+
+    Args:
+      calls: that made the transform, the outermost first.
+      inner: the first of these that can be repeated.
     """
 
-    def __init__(self, calls: Sequence[Call]):
-        inner = next(i for i, call in enumerate(calls) if call.can_repeat)
+    def __init__(self, calls: Sequence[Call], inner: int):
         self.call, self.around = calls[inner], calls[:inner]
         self.operands, key, self._arguments = _taken_apart(_arguments(self.call), True)
         self.key = *(call.factory for call in calls[: inner + 1]), key
@@ -188,30 +191,28 @@ def _taken_apart(
       numbers: whether the numbers of transforms are shown too.
     """
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, _Operand) or _opened(x) is not None)
-    shown, keys, makers = list[Any](), list[Hashable]([structure]), list[Callable[[Iterator[Any]], Any]]()
-    for x in leaves:
-        if isinstance(x, _Operand):
-            shown.append(x.number)
-            keys.append(_Operand)
-            makers.append(next)
-        elif numbers and hasattr(made := value_of(getattr(x, "update", x)), "calls"):
-            shown += made.form.operands
-            keys.append(made.form)
-            makers.append(lambda new, form=made.form: form.repeated(itertools.islice(new, len(form.operands))))
-        elif (opened := _opened(x)) is not None:
-            kind, inside, around = opened
-            found, key, make = _taken_apart(inside, numbers)
-            shown += found
-            keys.append((kind, key))
-            makers.append(lambda new, around=around, make=make: around(make(new)))
-        elif isinstance(x, jax.Array | np.ndarray) or not numbers and _has_cells(x):
-            shown.append(x)
-            keys.append("shown")
-            makers.append(lambda new, x=x: _in_place_of(x, next(new)))
-        else:
-            keys.append(identity(x))
-            makers.append(lambda new, x=x: x)
-    return shown, tuple(keys), lambda new: structure.unflatten([make(new) for make in makers])
+    each = [_leaf_apart(x, numbers) for x in leaves]
+    shown = list(itertools.chain.from_iterable(arrays for arrays, _, _ in each))
+    make = lambda new: structure.unflatten([make(new) for _, _, make in each])
+    return shown, (structure, *(key for _, key, _ in each)), make
+
+
+def _leaf_apart(x: Any, numbers: bool) -> tuple[list[Any], Hashable, Callable[[Iterator[Any]], Any]]:
+    if isinstance(x, _Operand):
+        return [x.number], _Operand, next
+    made = value_of(getattr(x, "update", x))
+    if numbers and hasattr(made, "form"):
+        form = made.form
+        if form is None:
+            return [], made, lambda new: x
+        return form.operands, form, lambda new: form.repeated(itertools.islice(new, len(form.operands)))
+    if (opened := _opened(x)) is not None:
+        kind, inside, around = opened
+        shown, key, make = _taken_apart(inside, numbers)
+        return shown, (kind, key), lambda new: around(make(new))
+    if isinstance(x, jax.Array | np.ndarray) or not numbers and _has_cells(x):
+        return [x], "shown", lambda new: _in_place_of(x, next(new))
+    return [], identity(x), lambda new: x
 
 
 def _has_cells(x: Any) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.core.closures import Form
 from gdjax.core.values import value_of
 from tests.conftest import Compiled
 
@@ -95,14 +94,32 @@ def test_what_stays_a_constant():
     assert forms(gdjax.scale(2), gdjax.scale(3), gdjax.scale(3.0)) == 3
     assert forms(_clipped(0.1), _around(0.1), gdjax.adam(0.1)) == 3
     assert forms(gdjax.chain(gdjax.sgd(0.1), gdjax.scale(2.5)), gdjax.chain(gdjax.sgd(0.2), gdjax.scale(3.5))) == 1
-    decay = Form([value_of(gdjax.trace(0.999).update).call])
-    assert decay.operands == []
+    assert value_of(gdjax.trace(0.999).update).form.operands == []
 
 
 def test_a_rule_that_decides_by_a_number():
     for power, sign in ((0.25, 1.0), (0.125, -1.0), (0.3, 1.0)):
-        u, _ = _by_value(power).update(GRADIENTS, _by_value(power).init(GRADIENTS))
-        jax.tree.map(np.testing.assert_array_equal, u, [sign * g for g in GRADIENTS])
+        for tx in (_by_value(power), gdjax.chain(_by_value(power), gdjax.scale(1.0))):
+            u, _ = tx.update(GRADIENTS, tx.init(GRADIENTS))
+            jax.tree.map(np.testing.assert_array_equal, u, [sign * g for g in GRADIENTS])
+
+
+def test_a_factory_of_the_program_that_alone_can_make_its_transform():
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        return jax.tree.map(lambda g: 2 * g, updates), state
+
+    update.__module__ = "jax.numpy"  # a function of the program's would be called in every step
+    calls = []
+
+    @gdjax.transform
+    def mine() -> Any:
+        calls.append(1)
+        return gdjax.GradientTransformation(gdjax.init_empty_state, update)
+
+    for tx in (mine(), gdjax.chain(mine(), gdjax.scale(1.0))):
+        u, _ = tx.update(GRADIENTS, tx.init(GRADIENTS))
+        jax.tree.map(np.testing.assert_array_equal, u, [2 * g for g in GRADIENTS])
+    assert len(calls) == 2
 
 
 def test_a_factory_of_the_program_is_not_called_by_an_update():
