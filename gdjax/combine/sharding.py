@@ -95,6 +95,12 @@ def check_axis(label: str, mesh: Any, axis: str) -> None:
         raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, got {mesh!r}")
     if axis not in mesh.shape:
         raise ValueError(f"{label}: got axis={axis!r}, but the axes of the mesh are {_names(mesh.shape)}")
+    for name in mesh.shape:
+        if not name.isascii() or "\\" in name:
+            raise ValueError(
+                f"{label}: XLA ends the process at an axis of the mesh called {name!r}: give it a name in ASCII, without "
+                "a backslash"
+            )
 
 
 def shares(label: str, params: Params, mesh: Mesh | AbstractMesh, axis: str, min_bytes: int) -> tuple[Any, Any]:

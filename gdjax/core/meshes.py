@@ -53,6 +53,12 @@ def dealt(number: int) -> tuple[int, ...]:
     return (number,) if home is None else (-(-number // home.size), home.size)
 
 
+def undealt(there: Array, number: int | None = None) -> Array:
+    """A stack (k, D, ...) as (number, ...); without a number with the places that have no matrix."""
+    k, owners, *rest = there.shape
+    return there.reshape(k * owners, *rest)[:number]  # not -1: a matrix may have no elements
+
+
 def type_of(x: ArrayTree) -> Any:
     """The type of an array, or of the abstract array that `jax.eval_shape` returns."""
     if isinstance(x, jax.Array):

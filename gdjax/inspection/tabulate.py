@@ -122,7 +122,7 @@ def _is_number(x: Any) -> bool:
 
 
 def _text(x: Any) -> str:
-    """A cell: four digits of a float, thousands of an int apart; nothing for None."""
+    """A cell: four digits of a float, thousands apart and then as an int; nothing for None."""
     x = _plain(x)
     if x is None:
         return ""
@@ -130,6 +130,8 @@ def _text(x: Any) -> str:
         return "yes" if x else "no"
     if isinstance(x, int):
         return f"{x:,}"
+    if isinstance(x, float) and 1000 <= abs(x) < 1e15:
+        return f"{x:,.0f}"
     return f"{x:.4g}" if isinstance(x, float) else str(x)
 
 

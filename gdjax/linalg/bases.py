@@ -8,6 +8,7 @@ that is not finite does not spoil its neighbours.
 """
 
 import functools
+import math
 from typing import Literal, get_args
 
 import jax
@@ -214,11 +215,11 @@ def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: M
         raise ValueError(f"gdjax.inverse_root: method must be one of {', '.join(METHODS)}, got {method!r}")
     a, size, finite = _scaled("inverse_root", matrices)
     one = jnp.eye(a.shape[-1], dtype=a.dtype)
-    if method == "eigh":
+    if method == "eigh" or not a.size:
         values, vectors = jnp.linalg.eigh(a)
         root = highest(vectors * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], vectors.mT.conj())
     else:
-        flat = jnp.where(size == 0, one, a).reshape(-1, *a.shape[-2:])
+        flat = jnp.where(size == 0, one, a).reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
         root = jax.vmap(lambda x: matrix_inverse_pth_root(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
     return _rescaled(root, size, finite, p).astype(matrices.dtype)
 

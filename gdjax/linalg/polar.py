@@ -1,6 +1,7 @@
 """Polar factors of matrices by products alone."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -205,5 +206,5 @@ def orthogonalize(
         checks.structural(label, "ns_steps", ns_steps, 1)
     coeffs = coefficients(label, ns_coeffs, ns_steps)
     polar = Polar(ns_steps, preconditioning, ns_dtype)
-    wide = numerics.widen(x, numerics.widest_real(x)).reshape(-1, *x.shape[-2:])
+    wide = numerics.widen(x, numerics.widest_real(x)).reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
     return polar.one(wide, coeffs, eps).reshape(x.shape).astype(x.dtype)

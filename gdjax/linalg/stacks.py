@@ -135,10 +135,11 @@ def each_at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list
     """
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(matrices):
-        groups.setdefault((x.dtype, *x.shape[-2:]), []).append(i)
+        if x.size:
+            groups.setdefault((x.dtype, *x.shape[-2:]), []).append(i)
     stacks = {key: _stack([matrices[i] for i in members]) for key, members in groups.items()}
     made = _over_rounds(f, stacks)
-    out: list[Any] = [None] * len(matrices)
+    out = list(matrices)  # those without elements stay
     for key, members in groups.items():
         given = [matrices[i] for i in members]
         numbers = [math.prod(x.shape[:-2]) for x in given]

@@ -216,7 +216,7 @@ def of_matrices(
     number = sum(found.numbers.values())
     now = lambda key: jax.random.key_data(jax.random.split(jax.random.fold_in(key, s.count), number))
     kinds = {f: jax.random.key_impl(key) for f, key in of(Key).items()}
-    keys = {f: now(key) for f, key in of(Key).items()} if number else {}
+    keys = {f: now(key) for f, key in of(Key).items()}
     given = Given(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
     run = functools.partial(_stepped, rule, found, constants, kinds, then)
     return meshes.partitioned(run, {"u": gs, **moments, **stacks, **shared}, given)

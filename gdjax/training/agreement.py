@@ -13,6 +13,26 @@ from gdjax.core import meshes
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 
 
+def check_rows(label: str, batch: ArrayTree) -> None:
+    """Raises for a leaf of a batch that has no rows, of which a mean is NaN; beside others one without width may be."""
+    sizes = [(path, jnp.shape(x)) for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]]
+    without = [(path, size) for path, size in sizes if size[:1] == (0,)]
+    for path, size in without:
+        if 0 not in size[1:] or len(without) == len(sizes):
+            where = f"batch{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{label}: {where} has shape {size}, no rows; of what the loss does not read, give None")
+
+
+def check_key(label: str, key: Any) -> None:
+    """Raises unless it is one PRNG key, typed or raw, or None."""
+    dtype, size = getattr(key, "dtype", None), getattr(key, "shape", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and size == ()
+    raw = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    if key is not None and not is_typed and (size, dtype) != (raw.shape, raw.dtype):
+        got = repr(key) if dtype is None else f"{dtype} of shape {size}"
+        raise TypeError(f"{label}: key must be one PRNG key, such as jax.random.key(0), got {got}")
+
+
 def check_mesh(label: str, mesh: Mesh, explicit: bool = False) -> None:
     """Raises unless the mesh has devices, and automatic axes; or explicit ones where they are allowed."""
     if not isinstance(mesh, Mesh):
@@ -40,7 +60,14 @@ class Checks:
         self.devices = math.prod(mesh.shape[axis] for axis in axes)
         self.wanted = {"params": lie, "state": state_sharding}
 
-    def __call__(self, params: Params, state: OptState, batch: ArrayTree) -> None:
+    def __call__(self, params: Params, state: OptState, batch: ArrayTree, key: Any) -> None:
+        self.given(batch, key)
+        for name, tree in (("params", params), ("state", state)):
+            self._lies(name, tree)
+
+    def given(self, batch: ArrayTree, key: Any) -> None:
+        check_key(self.label, key)
+        check_rows(self.label, batch)
         parts = self.devices * self.parts
         for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]:
             size = jnp.shape(x)
@@ -49,8 +76,6 @@ class Checks:
                 by += f" times {self.parts} micro-batches" if self.parts > 1 else ""
                 where = f"batch{jax.tree_util.keystr(path)}"
                 raise ValueError(f"{self.label}: {where} has shape {size}; its first axis is not divided by {by}")
-        for name, tree in (("params", params), ("state", state)):
-            self._lies(name, tree)
 
     def alive(self, params: Params, state: OptState) -> None:
         """Raises where an array is gone: on several devices the compiled program would end the process."""
@@ -124,5 +149,5 @@ class MeshStep:
         try:
             return f(params, state, batch, key)
         except (ValueError, TypeError):
-            self._checks(params, state, batch)
+            self._checks(params, state, batch, key)
             raise

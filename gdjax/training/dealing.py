@@ -73,7 +73,7 @@ class Dealing:
         numbers, hows = [x.shape[0] for x in wanted], [x.sharding for x in wanted]
 
         def made(xs: list[Array]) -> list[Array]:
-            return [_here(x).reshape(-1, *x.shape[2:])[:n] for x, n in zip(xs, numbers, strict=True)]
+            return [meshes.undealt(_here(x), n) for x, n in zip(xs, numbers, strict=True)]
 
         return jax.jit(meshes.in_automatic_axes(made, self.mesh, specs_of(hows)), out_shardings=hows)
 
@@ -86,7 +86,7 @@ class Dealing:
             new = jax.tree.leaves(self.init(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), self._params)))
             for i in self._places:
                 x, like = _here(xs[i]), _here(new[i])
-                rest = like.reshape(-1, *like.shape[2:])[len(x) :]
+                rest = meshes.undealt(like)[len(x) :]
                 xs[i] = jnp.concatenate([x, rest]).reshape(like.shape)
             return structure.unflatten(xs)
 

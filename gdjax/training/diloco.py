@@ -158,7 +158,7 @@ def diloco_step(
     places = jax.tree.map(layout.of_replicas, lie), DilocoState(whole, inner_state, shares, outer_state)
 
     def step(params: Params, state: DilocoState, batch: ArrayTree, key: Array | None) -> Any:
-        params, inner_state, found = local(params, state.inner_state, rows_of(batch, key, mesh.shape[axis]))
+        params, inner_state, found = local(params, state.inner_state, rows_of(LABEL, batch, key, mesh.shape[axis]))
         t = numerics.safe_increment(state.count)
         params, theta, outer_state = rounds(t, params, state.outer_params, state.outer_state)
         return params, DilocoState(t, inner_state, theta, outer_state), found

@@ -22,7 +22,7 @@ from gdjax.core import base, checks, closures, meshes
 from gdjax.core.arrays import shape_of
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
-from gdjax.training.agreement import Checks, MeshStep, check_mesh
+from gdjax.training.agreement import Checks, MeshStep, check_mesh, check_rows
 from gdjax.training.dealing import Dealing, specs_of
 from gdjax.transforms.noise_scale import square_of, with_noise_scale
 from gdjax.tree.norms import wide
@@ -32,8 +32,9 @@ from gdjax.xla.at_home import REDUCES_AND_DIVIDES, tiles_of
 Rows = tuple[ArrayTree, Any]  # of the batch, and their keys: one for each part, along the first axis; None for no key
 
 
-def rows_of(batch: ArrayTree, key: Array | None, parts: int) -> Rows:
-    """The batch and the keys of its parts, which are divided as the batch is."""
+def rows_of(label: str, batch: ArrayTree, key: Array | None, parts: int) -> Rows:
+    """The batch and the keys of its parts, which are divided as the batch is; raises where there are no rows."""
+    check_rows(label, batch)
     return batch, None if key is None else jax.random.split(key, parts)
 
 
@@ -172,7 +173,8 @@ def averaged(
         told, each = ((value, None), aux) if stack else ((value, aux), None)
         noise = []
         if noise_scale:
-            w = jnp.float32(len(jax.tree.leaves(rows)[0])) if weight is None else weight
+            number = next((len(x) for x in jax.tree.leaves(rows) if len(x)), 1)
+            w = jnp.float32(number) if weight is None else weight
             noise = meshes.varying([(w > 0).astype(jnp.int32), w, square_of(grads, w)], frozenset({axis}))
         # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
         return (weight, *jax.tree.map(functools.partial(weighed, weight), (told, grads)), *noise), each, told
@@ -397,6 +399,7 @@ class ShardedStep(MeshStep):
           parameter; the column `differs` says which differ. Its `warnings`, none where nothing does, tell the likely
           reason.
         """
+        self._checks.given(batch, key)
         alone = self._alone()
         there = jax.device_put((batch, key), NamedSharding(alone.mesh, PartitionSpec()))
         both = (self, (state, batch, key)), (alone, (self.saved(state), *there))
@@ -525,7 +528,7 @@ def sharded_step(
         take = by_constraints(of_part, inside, axis, stack)
 
     def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
-        (value, more), grads, *noise = take(params, rows_of(batch, key, parts))
+        (value, more), grads, *noise = take(params, rows_of(LABEL, batch, key, parts))
         if noise:
             new = dict(zip(("parts", "weight", "squares"), noise, strict=True))
             state = state._replace(**{name: x.astype(getattr(state, name).dtype) for name, x in new.items()})

@@ -1,5 +1,6 @@
 """Clipping and centring of gradients."""
 
+import math
 from typing import Annotated, Any
 
 import jax
@@ -209,7 +210,7 @@ def unitwise_norm(x: Array | np.ndarray, axis: Axis = None) -> Array:
     x = jnp.asarray(x)
     axes = _axes("gdjax.unitwise_norm", x, axis)
     rest = [i for i in range(x.ndim) if i not in axes]
-    units = x.transpose(*axes, *rest).reshape(-1, *(x.shape[i] for i in rest))
+    units = x.transpose(*axes, *rest).reshape(math.prod(x.shape[i] for i in axes), *(x.shape[i] for i in rest))
     norms = safe_norm(units, 0.0, axis=0)
     return jnp.broadcast_to(jnp.expand_dims(norms, axes), x.shape)
 

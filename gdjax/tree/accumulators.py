@@ -56,7 +56,7 @@ def _of_array(kind: AccumulationType, n: int, dtype: DTypeLike) -> Accumulator:
         return Accumulator(
             lambda x: jnp.broadcast_to(jnp.zeros_like(x), (n, *x.shape)),
             lambda c, x, i: jax.lax.dynamic_update_index_in_dim(c, x, i, 0),
-            lambda c: c.swapaxes(0, 1).reshape(-1, *c.shape[2:]) if c.ndim > 1 else c,
+            lambda c: jax.lax.collapse(c.swapaxes(0, 1), 0, 2) if c.ndim > 1 else c,
             lambda x: x,
         )
     if not isinstance(kind, AccumulationType):

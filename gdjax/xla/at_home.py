@@ -134,8 +134,7 @@ def gathered(there: Array, number: int) -> Array:
     home = meshes.mesh()
     if home is None:
         return there
-    back = _along(there, home, reversed(range(len(home.axis_names) + 1)))
-    return back.reshape(-1, *there.shape[2:])[:number]
+    return meshes.undealt(_along(there, home, reversed(range(len(home.axis_names) + 1))), number)
 
 
 def by_owners(f: Callable[..., Any], stacks: Any, common: Any = None) -> Any:

@@ -167,6 +167,14 @@ def test_a_wrapper_and_a_warm_up():
     assert_close(moved, trained(gdjax.schedule_free_sgd(0.25, 3))["layers"], rtol=1e-6)
 
 
+def test_two_numbers_of_one_rule_with_equal_factors():
+    """Adam's eps and eps_root, which differ by far: a number that takes the other's product is off by orders."""
+    tx = gdjax.adam(0.1, eps=gdjax.per_leaf(0.5, RATES), eps_root=gdjax.per_leaf(1e-3, RATES))
+    found, wanted = trained(tx), trained(apart(lambda f, _: gdjax.adam(0.1, eps=0.5 * f, eps_root=1e-3 * f), RATES))
+    off = by_path(lambda _, x, y: float(jnp.max(jnp.abs(x - y))), found, wanted)
+    assert max(jax.tree.leaves(off)) < 1e-6, f"eps or eps_root is not its own base times the factor of the leaf: {off}"
+
+
 def test_leaves_alike_share_a_trace():
     calls = []
 

@@ -16,7 +16,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gdjax
-from gdjax.matrices.in_turns import Runs
 from tests.trees import is_key, numbers
 
 pytestmark = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
@@ -325,18 +324,6 @@ def test_what_a_new_state_has_where_there_is_room():
     for _ in range(12):
         p, state, _ = step(p, state, batch_of()[0])
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state) if not is_key(x))
-
-
-def test_a_run_at_each_owner():
-    """Matrix j is at place j // D of owner j % D; each has its turn in one step, and an owner's are neighbours."""
-    for numbers_, owners in ([3, 2, 2], 4), ([1, 0, 0, 1], 8), ([5], 2), ([0, 7], 3):
-        runs, due = Runs.of(numbers_, owners), np.repeat(np.arange(len(numbers_)), numbers_)
-        for owner in range(owners):
-            for step in range(len(numbers_)):
-                start, length = (int(x) for x in runs.now(jnp.asarray(owner), jnp.asarray(step)))
-                mine = [j for j in range(len(due)) if j % owners == owner and due[j] == step]
-                assert [(start + i) * owners + owner for i in range(length)] == mine
-    assert (Runs.of([3, 2, 2], 4).most, Runs.of([3, 2, 2], 1).most, Runs.of([8, 8], 8).least) == (1, 3, 1)
 
 
 def test_what_is_wrong_is_named():

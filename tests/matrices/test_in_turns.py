@@ -1,0 +1,42 @@
+"""Turns of matrices: which matrix has its turn in which step, at which owner."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gdjax.matrices.in_turns import Runs, spread
+
+CASES = [([3, 2, 2], 4), ([1, 0, 0, 1], 8), ([5], 2), ([0, 7], 3), ([2, 1], 1), ([8, 8], 8)]
+
+
+@pytest.mark.parametrize(("numbers", "owners"), CASES)
+def test_each_matrix_has_its_turn_at_its_owner(numbers: list[int], owners: int):
+    """Matrix j is at place j // D of owner j % D; each has its turn in one step, and an owner's are neighbours."""
+    runs, due = Runs.of(numbers, owners), np.repeat(np.arange(len(numbers)), numbers)
+    for owner in range(owners):
+        for step in range(len(numbers)):
+            start, length = (int(x) for x in runs.now(jnp.asarray(owner), jnp.asarray(step)))
+            wanted = [j for j in range(len(due)) if j % owners == owner and due[j] == step]
+            found = [(start + i) * owners + owner for i in range(length)]
+            where = f"step {step} of {numbers}, owner {owner} of {owners}: start {start}, length {length}"
+            assert found == wanted, f"{where} are the matrices {found}, whose turn it is: {wanted}"
+
+
+@pytest.mark.parametrize(("numbers", "owners"), CASES)
+def test_runs_of_a_period_are_all_matrices_of_an_owner(numbers: list[int], owners: int):
+    runs, total = Runs.of(numbers, owners), sum(numbers)
+    for owner, (starts, lengths) in enumerate(zip(*runs, strict=True)):
+        own = len(range(owner, total, owners))
+        assert sum(lengths) == own, f"owner {owner} of {owners} has {own} of {total} matrices, its runs {lengths}"
+        assert list(starts) == [sum(lengths[:i]) for i in range(len(lengths))], f"runs of owner {owner} are apart"
+    assert runs.most == max(map(max, runs.lengths)), "a longer run is computed in part"
+    assert runs.least == min(map(min, runs.lengths)), "an empty run is computed"
+
+
+def test_a_step_computes_the_longest_run():
+    assert (Runs.of([3, 2, 2], 4).most, Runs.of([3, 2, 2], 1).most, Runs.of([8, 8], 8).least) == (1, 3, 1)
+
+
+def test_steps_have_about_as_much_to_do():
+    """What is left of a stack goes to the steps with least to do."""
+    assert spread({"large": (8.0, 3), "small": (1.0, 3)}, 2) == {"large": [2, 1], "small": [1, 2]}
