@@ -1,11 +1,13 @@
 """The state of a step on a mesh, whose matrices are dealt to their owners, and the same state as one device has it."""
 
 import functools
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.combine import sharding
 from gdjax.core import meshes
@@ -70,10 +72,14 @@ class Dealing:
     def _whole(self) -> Any:
         """Stacks as one device has them."""
         wanted = [jax.tree.leaves(self.target)[i] for i in self._places]
-        numbers, hows = [x.shape[0] for x in wanted], [x.sharding for x in wanted]
+        hows, inside = [x.sharding for x in wanted], meshes.automatic(self.mesh)
+
+        def whole(x: Array, like: Any) -> Array:
+            ways = _ways(like, inside)
+            return _along(meshes.undealt(_along(x, reversed(ways), inside), like.shape[0]), _flat(ways), inside)
 
         def made(xs: list[Array]) -> list[Array]:
-            return [meshes.undealt(_here(x), n) for x, n in zip(xs, numbers, strict=True)]
+            return [whole(_here(x), like) for x, like in zip(xs, wanted, strict=True)]
 
         return jax.jit(meshes.in_automatic_axes(made, self.mesh, specs_of(hows)), out_shardings=hows)
 
@@ -81,13 +87,16 @@ class Dealing:
     def _dealt(self) -> Any:
         """A copy of a state as one device has it, its stacks dealt; the places without a matrix are as in a new one."""
 
+        wanted, inside = jax.tree.leaves(self.target), meshes.automatic(self.mesh)
+
         def made(state: OptState) -> OptState:
             xs, structure = jax.tree.flatten(jax.tree.map(jnp.copy, state))
             new = jax.tree.leaves(self.init(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), self._params)))
             for i in self._places:
                 x, like = _here(xs[i]), _here(new[i])
-                rest = meshes.undealt(like)[len(x) :]
-                xs[i] = jnp.concatenate([x, rest]).reshape(like.shape)
+                ways, rest = _ways(wanted[i], inside), meshes.undealt(like)[len(x) :]
+                full = _along(jnp.concatenate([x, rest]), _flat(ways), inside)
+                xs[i] = _along(full.reshape(like.shape), ways, inside)
             return structure.unflatten(xs)
 
         made = meshes.in_automatic_axes(made, self.mesh, specs_of(self.shardings))
@@ -102,6 +111,38 @@ class Dealing:
                 where = f"{name}{jax.tree_util.keystr(path)}"
                 both = f"is {x.dtype} of shape {x.shape}, wanted {y.dtype} of shape {y.shape}"
                 raise ValueError(f"{self.label}: {where} {both} for {self.mesh.size} devices: {remedy}")
+
+
+def _ways(like: Any, mesh: Any) -> list[PartitionSpec]:
+    """How a stack (k, D, ...) is divided on its way to its owners; `like` has its sharding as one device has it.
+
+    Axes of the mesh come one at a time: for two at once a partitioner makes the whole stack on each device. Of one axis
+    it needs no word.
+    """
+    if len(mesh.axis_names) == 1:
+        return []
+    lead, *tile = like.sharding.spec
+    if lead is not None:  # neighbours have different owners: while they lie apart another axis is divided
+        size = math.prod(mesh.shape[name] for name in sharding.axes_of(lead))
+        free = [i for i, way in enumerate(tile) if way is None and like.shape[i + 1] % size == 0]
+        tile = [lead if i in free[:1] else way for i, way in enumerate(tile)]
+    found = []
+    for n in range(len(mesh.axis_names) + 1):
+        owners = mesh.axis_names[:n]
+        rest = [tuple(a for a in sharding.axes_of(way) if a not in owners) or None for way in tile]
+        found.append(PartitionSpec(None, owners or None, *rest))
+    return found
+
+
+def _along(x: Array, ways: Iterable[PartitionSpec], mesh: Any) -> Array:
+    for spec in ways:
+        x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    return x
+
+
+def _flat(ways: Sequence[PartitionSpec]) -> list[PartitionSpec]:
+    """How the stack (number, ...) is divided on that way."""
+    return [PartitionSpec(None, *spec[2:]) for spec in ways[:1]]
 
 
 def _here(x: Array) -> Array:

@@ -4,8 +4,12 @@ import collections
 import contextlib
 import gc
 import math
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +24,7 @@ from tests.trees import is_key, numbers
 
 pytestmark = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
 WIDTH, LR = 16, 1e-2
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 METHODS = {
     "soap": gdjax.soap,
     "soap, all in one step": lambda lr: gdjax.soap(lr, precondition_frequency=lambda t: 4 + 0 * t),
@@ -324,6 +329,45 @@ def test_what_a_new_state_has_where_there_is_room():
     for _ in range(12):
         p, state, _ = step(p, state, batch_of()[0])
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state) if not is_key(x))
+
+
+EMPTY = {"rows": (0, 4), "columns": (4, 0), "both": (0, 0), "stack": (2, 0, 4), "none": (0, 4, 4)}
+OF_MATRICES = {
+    name: getattr(gdjax, name)
+    for name in (
+        "muon normuon soap shampoo psgd_kron dion dion2 scion muown kl_soap galore apollo kl_shampoo soap_muon"
+    ).split()
+} | {"transformer_optimizer": lambda lr: gdjax.transformer_optimizer(lr, steps=10)}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # leaves called "both" are no norms
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("muon", "normuon", "soap", "psgd_kron") else pytest.param(n, marks=pytest.mark.slow)
+        for n in OF_MATRICES
+    ],
+)
+def test_matrices_without_elements(name: str):
+    tx = OF_MATRICES[name](LR)
+    empty = {key: jnp.zeros(size) for key, size in EMPTY.items()}
+    for params in ({"w": jnp.eye(WIDTH)} | empty, {"none": empty["none"]}):
+        of = lambda p, x: jnp.mean(x @ p["w"]) if "w" in p else jnp.mean(x) + jnp.sum(p["none"])
+        step = gdjax.sharded_step(of, tx, params, mesh_of(ONE), min_bytes=64)
+        there, state = step.init(params)
+        for _ in range(2):
+            there, state, _ = step(there, state, batch_of()[0])
+            state = step.restored(saved := step.saved(state))
+        assert jax.tree.map(jnp.shape, (there, saved)) == jax.tree.map(jnp.shape, (params, tx.init(params)))
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(there))
+
+
+def test_dealing_copies_no_stack_to_every_device():
+    """XLA warns where it does, on two axes: "Involuntary full rematerialization"."""
+    program = Path(__file__).with_name("dealing.py")
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=program.parents[2], env=ENV)
+    assert ran.returncode == 0 and ran.stdout == "done\n", ran.stderr[-2000:]
+    assert "rematerialization" not in ran.stderr, ran.stderr[:2000]
 
 
 def test_what_is_wrong_is_named():

@@ -359,3 +359,60 @@ def test_what_is_wrong_is_named():
     ):
         step(*explicit, batch())
     step(there, state, batch())  # nothing was lost
+
+
+def keyed(params: Any, batch: Any, key: Any = None) -> Any:
+    drawn = jnp.zeros(()) if key is None else jax.random.normal(key)
+    return sum((jnp.mean(x @ params["w"]) for x in jax.tree.leaves(batch) if x.shape[1]), 0 * drawn)
+
+
+def keyed_steps() -> dict[str, Any]:
+    params, mesh = {"w": jnp.ones((4, 4))}, mesh_of("data")
+    return {
+        "sharded_step": gdjax.sharded_step(keyed, gdjax.sgd(0.1), params, mesh),
+        "diloco_step": gdjax.diloco_step(keyed, gdjax.sgd(0.1), params, mesh, "data", every=2),
+    }
+
+
+@pytest.mark.parametrize("name", ["sharded_step", "diloco_step"])
+def test_what_is_no_key_is_named(name: str):
+    step, x = keyed_steps()[name], jnp.ones((16, 4))
+    no_keys = [3, 0.5, True, "key", [1, 2], np.int32(3), jnp.zeros(2), jnp.zeros(2, jnp.int32), object()]
+    no_keys += [jax.random.split(jax.random.key(0), 1), jnp.zeros((3, 2), jnp.uint32), jnp.zeros(3, jnp.uint32)]
+    for key in no_keys:
+        for how in filter(None, (step, step.lower, getattr(step, "check", None))):
+            params, state = step.init({"w": jnp.ones((4, 4))})
+            with pytest.raises(
+                TypeError, match=rf"gdjax.{name}: key must be one PRNG key, such as jax.random.key\(0\)"
+            ):
+                how(params, state, x, key)
+    for key in (jax.random.key(0), jax.random.PRNGKey(0), np.asarray(jax.random.PRNGKey(0)), None):
+        step(*step.init({"w": jnp.ones((4, 4))}), x, key)
+
+
+@pytest.mark.parametrize("name", ["sharded_step", "diloco_step"])
+def test_a_batch_without_rows_is_named(name: str):
+    step, x = keyed_steps()[name], jnp.ones((16, 4))
+    for batch, where in ((x[:0], "batch"), ({"x": x, "y": x[:0]}, r"batch\['y'\]"), ((x[:0, :0],), r"batch\[0\]")):
+        for how in filter(None, (step, step.lower, getattr(step, "check", None))):
+            params, state = step.init({"w": jnp.ones((4, 4))})
+            with pytest.raises(ValueError, match=rf"gdjax.{name}: {where} has shape \(0, [04]\), no rows"):
+                how(params, state, batch)
+    for batch in ({"x": x, "none": None, "narrow": x[:, :0]}, {"x": x, "empty": x[:0, :0]}):
+        assert bool(jnp.isfinite(step(*step.init({"w": jnp.ones((4, 4))}), batch)[2]).all())
+
+
+@pytest.mark.parametrize("axis", ["däta", "軸", "a\\b"])
+def test_a_name_of_an_axis_at_which_xla_aborts_is_refused(axis: str):
+    params, tx = {"w": jnp.ones((4, 4))}, gdjax.sgd(0.1)
+    makers = {
+        "sharded_step": lambda *where: gdjax.sharded_step(keyed, tx, params, *where),
+        "diloco_step": lambda *where: gdjax.diloco_step(keyed, tx, params, *where, every=2),
+        "state_sharding": lambda *where: gdjax.state_sharding(tx, params, *where),
+        "plan": lambda *where: gdjax.plan(tx, params, *where),
+    }
+    for names in ((axis, "model"), ("data", axis)):
+        mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), names)
+        for name, made in makers.items():
+            with pytest.raises(ValueError, match=rf"gdjax.{name}: XLA ends the process at an axis .* a name in ASCII"):
+                made(mesh, names[0])
