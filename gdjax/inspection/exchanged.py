@@ -51,6 +51,7 @@ def collectives(compiled: Any) -> Table:
 
 
 # Equations whose operands, if these are divided, a partitioner must exchange.
+REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod"}
 PRODUCTS = {"dot_general", "eigh", "qr", "geqrf", "svd", "cholesky", "lu", "triangular_solve"}
 
 
@@ -107,6 +108,14 @@ class Turned(NamedTuple):
     axis: str
 
 
+class Reduced(NamedTuple):
+    """A sum, or another reduction, over an axis that is divided; or an array of the state that is whole again."""
+
+    size: int  # bytes of the result, on a device
+    axes: frozenset[str]  # of the mesh
+    gathered: bool = False
+
+
 class Way(NamedTuple):
     """How an array is divided, as far as it is known."""
 
@@ -134,6 +143,18 @@ def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[E
         sent("new parameters", "all-gather", len(after), sum(after)),
     ]
     return [x for x in found if x.number]
+
+
+def of_norms(norms: Iterable[Reduced], mesh: Mapping[str, int]) -> list[Exchange]:
+    """Those of norms and means of divided arrays, and of what a state keeps of them as a whole."""
+    found: dict[tuple[bool, int], Exchange] = {}
+    for x in norms:
+        n = math.prod(mesh[a] for a in x.axes)
+        names = ("state kept whole", "all-gather") if x.gathered else ("norms, means", "all-reduce")
+        old = found.get((x.gathered, n), Exchange(*names, 0, n, 0, 0))
+        wire = old.wire_bytes + round((1 if x.gathered else 2) * x.size * (n - 1) / n)
+        found[x.gathered, n] = old._replace(number=old.number + 1, bytes=old.bytes + x.size, wire_bytes=wire)
+    return [x for x in found.values() if x.devices > 1]
 
 
 def of_stacks(stacks: Iterable[Sent | Turned], mesh: Mapping[str, int]) -> list[Exchange]:
@@ -166,8 +187,8 @@ def of_stacks(stacks: Iterable[Sent | Turned], mesh: Mapping[str, int]) -> list[
 
 def traced(
     tx: Transform, params: Params, state: OptState, mesh: Any, shares: Any, where: Any
-) -> tuple[list[Sent | Turned], set[str]]:
-    """The stacks of matrices that an update sends to owners, and the names of products of matrices elsewhere.
+) -> tuple[list[Sent | Turned], list[Reduced], set[str]]:
+    """The stacks of matrices that an update sends to owners, norms and means, names of products of matrices elsewhere.
 
     Args:
       shares: a tree like the parameters: the shardings of gradients and parameters in the update.
@@ -182,11 +203,29 @@ def traced(
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)  # what no result needs is not sent
     dims = [tuple(map(frozenset, map(axes_of, how.spec))) for how in jax.tree.leaves((shares, where, shares))]
     given = [Way(frozenset[str]().union(*way), way) for way in dims]
-    found = list(_walk(jaxpr, given, tuple(mesh.axis_names)))
-    return [x for x in found if not isinstance(x, str)], {x for x in found if isinstance(x, str)}
+
+    def walked() -> Iterator[Any]:
+        made = yield from _walk(jaxpr, given, tuple(mesh.axis_names))
+        yield from _kept(jaxpr, made, jax.tree.leaves(where))
+
+    found = list(walked())
+    norms = [x for x in found if isinstance(x, Reduced)]
+    return [x for x in found if isinstance(x, Sent | Turned)], norms, {x for x in found if isinstance(x, str)}
 
 
-def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[Sent | Turned | str, None, list[Way]]:
+def _kept(jaxpr: Any, made: Sequence[Way], hows: Sequence[Any]) -> Iterator[Reduced]:
+    """What a step gathers for the state: arrays that it computes divided, and keeps whole."""
+    outs = list(zip(jaxpr.outvars, made, strict=True))[len(made) - len(hows) :]
+    for (v, way), how in zip(outs, hows, strict=True):
+        kept = {a for entry in how.spec for a in axes_of(entry)}
+        if apart := frozenset[str]().union(*way.dims) - kept:
+            yield Reduced(v.aval.size * v.aval.dtype.itemsize, apart, True)
+
+
+Found = Sent | Turned | Reduced | str
+
+
+def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[Found, None, list[Way]]:
     """The stacks that go to owners and back, and the names of products elsewhere; returns how results are divided.
 
     An array is at its owner from one constraint over the whole mesh to the next, as are results from it.
@@ -214,6 +253,8 @@ def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[
                 yield e.primitive.name
             if e.primitive.name == "concatenate":
                 yield from _turned(e, ways)
+            if e.primitive.name in REDUCTIONS:
+                yield from _reduced(e, ways[0])
             for inner in _inside(e.params.values()):
                 n = len(inner.invars)  # without the index of a branch, or the constants of a condition
                 results = yield from _walk(inner, ways[len(ways) - n :] if n <= len(ways) else made[:1] * n, axes)
@@ -231,7 +272,9 @@ def _dims(e: Any, ways: Sequence[Way]) -> tuple[frozenset[str], ...]:
         old, dims = getattr(v.aval, "shape", ()), way.dims
         if not any(dims) or len(dims) != len(old):  # of an argument that an inner program has in another place
             continue
-        if e.primitive.name == "transpose":
+        if e.primitive.name in REDUCTIONS:
+            dims = tuple(axes for i, axes in enumerate(dims) if i not in e.params["axes"])
+        elif e.primitive.name == "transpose":
             dims = tuple(dims[i] for i in e.params["permutation"])
         elif e.primitive.name in ("reshape", "squeeze", "broadcast_in_dim"):  # the first of axes that are joined
             ends = {math.prod(old[:i]): axes for i, axes in enumerate(dims) if axes}
@@ -242,6 +285,13 @@ def _dims(e: Any, ways: Sequence[Way]) -> tuple[frozenset[str], ...]:
             dims = none
         found.append(dims)
     return found[0] if found else none
+
+
+def _reduced(e: Any, way: Way) -> Iterator[Reduced]:
+    over = frozenset[str]().union(*(way.dims[i] for i in e.params["axes"] if i < len(way.dims)))
+    if over:
+        x = e.outvars[0].aval
+        yield Reduced(x.size * x.dtype.itemsize, over)
 
 
 def _turned(e: Any, ways: Sequence[Way]) -> Iterator[Turned]:

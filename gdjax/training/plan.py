@@ -144,6 +144,7 @@ def plan(
       without one, and go out to all. Where leaves of one stack are divided along different axes of their matrices, as
       `query` and `out` of Flax's attention are, those unlike the first come in once more, and the whole stack goes out
       once more.
+    - Exchanges of norms and means over an axis that is divided, and of what the state keeps whole of them.
 
     Args:
       tx: any transform.
@@ -192,7 +193,7 @@ def plan(
         *state, _ = tabulate(tx, params, where)
     leaves = zip(*map(jax.tree.leaves, (shapes, lie, shares)), strict=True)
     pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
-    stacks, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
+    stacks, norms, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
     at_home = sum(x.size for x in stacks if isinstance(x, exchanged.Sent) and not x.back) // mesh.size
     in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1 or weighted
     gradients, temporaries = _by_formula(pieces, 3 * at_home - round(activations), in_parts, micro_batches)
@@ -208,6 +209,7 @@ def plan(
 
     dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
     found = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes)]
+    found += exchanged.of_norms(norms, sizes)
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), made, where)
