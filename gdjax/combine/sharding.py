@@ -98,8 +98,8 @@ def check_axis(label: str, mesh: Any, axis: str) -> None:
     for name in mesh.shape:
         if not name.isascii() or "\\" in name:
             raise ValueError(
-                f"{label}: XLA ends the process at an axis of the mesh called {name!r}: give it a name in ASCII, "
-                "without a backslash"
+                f"{label}: the compiler ends the process at an axis of the mesh called {name!r}: give it a name in "
+                "ASCII, without a backslash"
             )
 
 

@@ -480,9 +480,9 @@ def sharded_step(
 
     Raises:
       ValueError: tx has a line search; the mesh has no such axis, or lacks one over which a parameter is divided, or
-        has one whose name is not ASCII, at which XLA aborts; `noise_scale` with d m = 1; (in a step) the devices and
-        micro-batches do not divide the batch, or it has no rows; parameters or state lie on another mesh, or are gone,
-        given to a step before.
+        has one whose name is not ASCII, at which the compiler aborts; `noise_scale` with d m = 1; (in a step) the
+        devices and micro-batches do not divide the batch, or it has no rows; parameters or state lie on another mesh,
+        or are gone, given to a step before.
       TypeError: tx is no transform; a parameter is of integers; mesh is no mesh; micro_batches is no int; (in a step)
         the loss returns something else; the key is no PRNG key; aux has booleans or keys, without `aux="stack"`.
 

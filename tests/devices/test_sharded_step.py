@@ -414,5 +414,7 @@ def test_a_name_of_an_axis_at_which_xla_aborts_is_refused(axis: str):
     for names in ((axis, "model"), ("data", axis)):
         mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), names)
         for name, made in makers.items():
-            with pytest.raises(ValueError, match=rf"gdjax.{name}: XLA ends the process at an axis .* a name in ASCII"):
+            with pytest.raises(
+                ValueError, match=rf"gdjax.{name}: the compiler ends the process at an axis .* a name in ASCII"
+            ):
                 made(mesh, names[0])
