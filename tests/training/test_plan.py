@@ -90,7 +90,7 @@ def test_numbers_of_a_compiled_step_are_printed_as_those_of_its_plan():
 
 @new_jax
 def test_a_state_in_blocks():
-    """The plan says more than a step takes, which decodes leaf by leaf, and scales that the devices cut are gathered."""
+    """The plan says more than a step takes, which decodes leaf by leaf; scales that devices cut are gathered."""
     tx, mesh = gdjax.quantize_state(gdjax.adamw(1e-3), moments="blocks"), on_eight()
     program, batch = compiled(tx, shapes(), mesh)
     table = gdjax.plan(tx, shapes(), mesh).check(program)
