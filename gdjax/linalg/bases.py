@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.types import Scalar
+from gdjax.linalg import decompositions
 from gdjax.linalg.matrices import highest
 from gdjax.linalg.roots import matrix_inverse_pth_root
 from gdjax.numerics import Array
@@ -76,6 +77,9 @@ def turned_basis(
 
     Averages m in the coordinates of Q are Q'^H Q m in those of Q'; averages v of squares are W v.
 
+    Derivatives by A and Q are exact where the eigenvalues in use differ. Eigenvectors of equal ones have none: in place
+    of infinity they count as not turning among each other.
+
     Args:
       matrices: A, (..., n, n), positive semidefinite, real symmetric or complex Hermitian.
       basis: Q, (..., n, n), orthonormal columns; (..., n, k) where `exact` is False.
@@ -111,9 +115,10 @@ def turned_basis(
     top = jnp.max(values, -1, keepdims=True, initial=0)  # with NaN in A all values are NaN
     over = 1 / top
     useful = jnp.isfinite(over) & (over > 0)  # not of 0, infinity, NaN, or so small a size that it is infinite
+    over = 1 / jnp.where(useful, top, 1)
     values, product = values * over, product * over.astype(a.dtype)
     s = jnp.finfo(a.dtype).eps ** SHARE
-    cosines = values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
+    cosines = values / (numerics.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
     x = product + (s * (1 - jnp.minimum(cosines, 1) ** 2) ** 3).astype(a.dtype) * q
     x = x if exact is False else jnp.where(exact, q, x)
     rows = x.mT  # LAPACK reads and writes columns, and a condition arrays in rows: a transposition would be a copy
@@ -129,7 +134,8 @@ def turned_basis(
         rows, follows = found(rows, follows) if exact else (rows, follows)
     else:
         rows, follows = meshes.cond(exact, found, lambda *xs: xs, rows, follows)
-    return jnp.where(useful, _orthonormal(rows.mT).astype(basis.dtype), basis), follows
+    columns = jnp.where(useful, rows.mT, q)  # what is not used has derivatives too
+    return jnp.where(useful, _orthonormal(columns).astype(basis.dtype), basis), follows
 
 
 def _check(name: str, matrices: Array, basis: Array, square: bool) -> None:
@@ -146,7 +152,7 @@ def _eigenvectors(a: Array, over: Array, useful: Array, q: Array, rest: Array, f
     """The eigenvectors that are known, and for the others rows of `rest`, not yet orthogonal, as rows; and W."""
     # LAPACK reads columns: of A^H, which is A, it needs no transposition.
     a = jnp.where(useful, (a * over.astype(a.dtype)).mT.conj(), 0)
-    vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
+    vectors, values = decompositions.eigh(a, False)
     vectors, values = vectors[..., ::-1], values[..., None, ::-1]
     known = values > jnp.finfo(a.dtype).eps ** KNOWN * values[..., :1]
     x = jnp.where(known, vectors, rest.mT + SPREAD * _fixed(q))
@@ -163,7 +169,7 @@ def _fixed(like: Array) -> Array:
 
 def _orthonormal(x: Array) -> Array:
     """Q of x = Q R, where the diagonal of R is positive."""
-    q, r = jnp.linalg.qr(x)
+    q, r = decompositions.qr(x)
     # The diagonal: `jnp.diagonal` takes longer to trace than all else here. LAPACK writes columns, r.mT is no copy.
     diagonal = r.mT.reshape(*r.shape[:-2], 1, r.shape[-1] ** 2)[..., :: r.shape[-1] + 1]
     return q * jnp.where(diagonal == 0, 1, jnp.sign(diagonal))
@@ -180,7 +186,7 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
       matrices: (..., n, n), real symmetric or complex Hermitian; of any other the symmetric part counts.
     """
     a, size, finite = _scaled("eigh", matrices)
-    values, vectors = jnp.linalg.eigh(a)
+    vectors, values = decompositions.eigh(a)
     values = jnp.where(finite[..., 0], values * size[..., 0], jnp.nan)
     return values[..., ::-1], jnp.where(finite, vectors, jnp.nan)[..., ::-1]
 
@@ -188,7 +194,8 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
 def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: Method = "eigh") -> Array:
     """(A + r I)^(-1/p) of each positive semidefinite A, with r = ridge times the largest eigenvalue of A.
 
-    With the ridge the root of an A of lower rank is finite: r^(-1/p) where A is zero. An A that is all zeros says
+    With the ridge the root of an A of lower rank is finite: r^(-1/p) where A is zero. It has exact derivatives, whatever
+    eigenvalues are equal. An A that is all zeros says
     nothing yet and has the root I, which changes nothing. An A with NaN has a root of NaN.
 
     Args:
@@ -216,8 +223,8 @@ def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: M
     a, size, finite = _scaled("inverse_root", matrices)
     one = jnp.eye(a.shape[-1], dtype=a.dtype)
     if method == "eigh" or not a.size:
-        values, vectors = jnp.linalg.eigh(a)
-        root = highest(vectors * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], vectors.mT.conj())
+        numbers = (jnp.asarray(x, size.dtype) for x in (p, ridge))
+        root = decompositions.of_eigenvalues(_inverse_roots, _slopes, a, *numbers)
     else:
         flat = jnp.where(size == 0, one, a).reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
         root = jax.vmap(lambda x: matrix_inverse_pth_root(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
@@ -230,6 +237,13 @@ def _inverse_roots(values: Array, p: int, ridge: Scalar) -> Array:
     values = values + numerics.scalar(ridge, values.dtype) * jnp.max(values, -1, keepdims=True, initial=0)
     roots = jnp.where(values > 0, values, 1) ** (-1 / numerics.scalar(p, values.dtype))
     return jnp.where(values > 0, roots, 0)
+
+
+def _slopes(values: Array, p: Array, ridge: Array, roots: Array) -> Array:
+    """The derivatives of `_inverse_roots` by each value."""
+    values = jnp.maximum(values, 0)
+    values = values + ridge * jnp.max(values, -1, keepdims=True, initial=0)
+    return -roots / (p * jnp.where(values > 0, values, 1))
 
 
 def _rescaled(root: Array, size: Array, finite: Array, p: int) -> Array:

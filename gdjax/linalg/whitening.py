@@ -41,7 +41,13 @@ def whitened(left_product: Array, right_product: Array, g: Array, most: ArrayLik
     """P_l G P_r, with a root mean square of `most` at most."""
     x, unit = _applied(left_product, right_product, g)
     rms = numerics.safe_root_mean_squares(x, 0)
-    return x * jnp.minimum(unit, most / jnp.where(rms == 0, 1, rms)).astype(x.dtype)
+    return x * _at_most(unit, rms, most).astype(x.dtype)
+
+
+def _at_most(unit: Array, size: Array, most: ArrayLike) -> Array:
+    """min(unit, most / size), whose derivative is that of the one it takes: that of the other may be infinite."""
+    inside = unit <= most / _or_one(size)
+    return jnp.where(inside, unit, most / jnp.where(inside, 1, _or_one(size)))
 
 
 def fitted(
@@ -68,7 +74,7 @@ def fitted(
         x, unit = _applied(left_product, right_product, g)
         b = None
     top = jnp.max(jnp.abs(x), initial=0)
-    x = x * jnp.minimum(unit, largest_of(x.dtype, "summed") / jnp.where(top == 0, 1, top)).astype(x.dtype)
+    x = x * _at_most(unit, top, largest_of(x.dtype, "summed")).astype(x.dtype)
     left, left_smooth = _side(left, x, b, smooth[0, 0], vectors[0], settings)
     turned = None if b is None else b.mT.conj()
     right, right_smooth = _side(right, x.mT.conj(), turned, smooth[0, 1], vectors[1], settings)

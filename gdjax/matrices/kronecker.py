@@ -105,5 +105,7 @@ def _at_least(new_v: Array, new_m: Array, v: Array, m: Array) -> Array:
 
     m turns, but v follows the columns: along a column in which there was nothing, m comes from others and v does not.
     """
-    most = 16 * jnp.max(numerics.abs_sq(normalized(m, v, jnp.finfo(v.dtype).tiny)), initial=0)
-    return jnp.maximum(new_v, jnp.where(most > 0, numerics.abs_sq(new_m) / jnp.where(most > 0, most, 1), 0))
+    known = jnp.max(v, initial=0) > 0
+    most = 16 * jnp.max(numerics.abs_sq(normalized(m, jnp.where(known, v, 1), jnp.finfo(v.dtype).tiny)), initial=0)
+    known &= most > 0
+    return jnp.maximum(new_v, jnp.where(known, numerics.abs_sq(new_m) / jnp.where(known, most, 1), 0))

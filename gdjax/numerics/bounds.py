@@ -18,6 +18,11 @@ def below_overflow(x: Array) -> Array:
     return jnp.minimum(x, float(jnp.finfo(x.dtype).max) / 4)
 
 
+def at_most(x: Array, bound: Array) -> Array:
+    """min(x, bound), whose derivative takes the bound for a constant: that of a huge bound is not a number."""
+    return jnp.minimum(x, jax.lax.stop_gradient(bound))
+
+
 TERMS = {"each": 1, "summed": 2**32}  # how many squares are added up, at most
 
 

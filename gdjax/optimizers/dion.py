@@ -14,6 +14,7 @@ from gdjax.core.number_domains import Kind
 from gdjax.core.types import Decay, DType, KeyLike, Mask, Params, Rate, Roles, Size, Transform
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Planned, matrix_moment
+from gdjax.linalg.decompositions import qr
 from gdjax.linalg.matrices import Matrix, highest
 from gdjax.matrices.plan import of_leaf, plan_of, routing
 from gdjax.matrices.together import InStacks, of_stacks
@@ -57,10 +58,10 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     mu, eps = numerics.scalar(mu, B.real.dtype), numerics.scalar(eps, B.real.dtype)
     unit, norm = unit_and_norm(B, (-2, -1))
     B = B * (1 / unit).astype(B.dtype)
-    P, _ = jnp.linalg.qr(highest(B, q.astype(B.dtype)))
+    P, _ = qr(highest(B, q.astype(B.dtype)))
     R = highest(B.mT.conj(), P)
     B = B - ((1 - mu) * highest(P, R.mT.conj())).astype(B.dtype)
-    length = jnp.sqrt(jnp.sum(numerics.abs_sq(R), -2, keepdims=True)) + eps / unit
+    length = numerics.sqrt(jnp.sum(numerics.abs_sq(R), -2, keepdims=True)) + eps / unit
     new = jnp.where(norm == 0, q, R / jnp.where(length == 0, 1, length).astype(R.dtype))
     u = jnp.where(norm == 0, 0, highest(P, new.mT.conj()))
     u = (m.shape[-1] / max(m.shape[-2], 1)) ** 0.5 * u
@@ -131,7 +132,8 @@ def dion(
 
     for the matrix with its longer side first. Q has r columns, r = rank_fraction times the shorter side; it follows the
     first r singular vectors, one step of power iteration each time. On several devices a step moves P and R, and not
-    the matrix. Those of one shape are computed together, 16-bit ones in float32.
+    the matrix. Those of one shape are computed together, 16-bit ones in float32. In derivatives through steps a column of
+    P that B Q does not determine, as where a unit is dead, only stays orthogonal to the others.
 
     Args:
       learning_rate: lr, a scalar or a schedule.

@@ -137,7 +137,7 @@ def kl_shampoo(
     |QL^T G QR|^2 / dR. The Kronecker product of L and R then is near the covariance of G in the Kullback-Leibler
     divergence of Gaussians. The first step makes the factors, of G G^T / n and G^T G / m, and moves no matrix.
 
-    The state has m n + 2 m^2 + 2 n^2 + m + n numbers.
+    The state has m n + 2 m^2 + 2 n^2 + m + n numbers. Derivatives through steps are as in `soap`.
 
     Args:
       learning_rate: lr, a scalar or a schedule.

@@ -95,7 +95,8 @@ def kl_soap(
         x_{t+1} = x_t - lr (QL (m_t / (sqrt(v_t) + eps)) QR^T + weight_decay x_t)
 
     QL and QR are eigenvectors of earlier L and R, and in the inverses the eigenvalues are averages of what is measured
-    along them, as in `kl_shampoo`. For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 + m + n numbers.
+    along them, as in `kl_shampoo`. For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 + m + n numbers. Derivatives
+    through steps are as in `soap`.
 
     Args:
       learning_rate: lr, a scalar or a schedule.

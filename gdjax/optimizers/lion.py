@@ -71,6 +71,8 @@ def lion(
         x_{t+1} = x_t - lr (sign(c_t) + weight_decay x_t)
         mu_t = b2 mu_{t-1} + (1 - b2) g_t
 
+    The derivative of the sign is 0: through steps there is one by lr and by the decay, and none by b1 and b2.
+
     Args:
       learning_rate: lr, a scalar or a schedule; 3 to 10 times smaller than Adam's, says the reference.
       b1: weight of the momentum in the direction.

@@ -69,12 +69,12 @@ def _by_neurons(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
     b2, eps = numerics.scalar(b2, v.dtype), numerics.scalar(eps, v.dtype)
     square = numerics.abs_sq(o)
     v = b2 * v + (1 - b2) * jnp.mean(square, -2 if v.shape[-2] == 1 else -1, keepdims=True)
-    root = jnp.sqrt(v) + eps
+    root = numerics.sqrt(v) + eps
     scaled = o / jnp.where(root == 0, 1, root).astype(o.dtype)
-    norm = jnp.sqrt(jnp.sum(numerics.abs_sq(scaled), (-2, -1), keepdims=True))
+    norm = numerics.sqrt(jnp.sum(numerics.abs_sq(scaled), (-2, -1), keepdims=True))
     rows, columns = o.shape[-2:]
     if rms is None:
-        wanted = by_shape(rows, columns, None) * jnp.sqrt(jnp.sum(square, (-2, -1), keepdims=True))
+        wanted = by_shape(rows, columns, None) * numerics.sqrt(jnp.sum(square, (-2, -1), keepdims=True))
     else:
         wanted = numerics.scalar(rms, v.dtype) * (rows * columns) ** 0.5
     return scaled * (wanted / jnp.where(norm == 0, 1, norm)).astype(o.dtype), v

@@ -86,7 +86,8 @@ def rprop(
         delta_t = delta_{t-1}                                  where one of them is 0
         x_{t+1} = x_t - delta_t sign(g_t), but x_{t+1} = x_t where the signs are opposite
 
-    For gradients of the whole data: the size of the gradient is not used, so that noise decides near a minimum.
+    For gradients of the whole data: the size of the gradient is not used, so that noise decides near a minimum. Through
+    steps there are derivatives by the numbers above, and none by the gradient.
 
     Args:
       learning_rate: delta_0, the first step, at least 0; a schedule counts with its value at 0.

@@ -33,6 +33,8 @@ def sign_sgd(learning_rate: Rate) -> GradientTransformation:
 
         x_{t+1} = x_t - lr sign(g_t)
 
+    The derivative of the sign is 0: through steps there is one by lr, and none by the gradient.
+
     Args:
       learning_rate: lr, what every parameter moves by; a scalar or a schedule.
 
@@ -57,6 +59,8 @@ def signum(learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: DType | No
 
         m_t = beta m_{t-1} + (1 - beta) g_t
         x_{t+1} = x_t - lr sign(m_t)
+
+    The derivative of the sign is 0: through steps there is one by lr, and none by the gradient or beta.
 
     Args:
       learning_rate: lr, what every parameter moves by; a scalar or a schedule.

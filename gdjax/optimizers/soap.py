@@ -129,6 +129,9 @@ def soap(
 
     For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 numbers.
 
+    Derivatives through steps go through QL and QR. They are exact where the eigenvalues of a factor differ; vectors of
+    equal ones, which rounding turns as it likes, count as not turning among each other.
+
     Args:
       learning_rate: lr, a scalar or a schedule.
       b1, b2: decay of m and v, in [0, 1).

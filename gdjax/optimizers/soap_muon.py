@@ -145,7 +145,7 @@ def soap_muon(
     with QL and QR eigenvectors of earlier factors, and U V^T by Newton-Schulz. The first step is one of Muon: it has no
     bases yet.
 
-    For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 numbers.
+    For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 numbers. Derivatives through steps are as in `soap`.
 
     Args:
       learning_rate: lr, a scalar or a schedule.

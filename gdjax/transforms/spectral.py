@@ -52,7 +52,7 @@ def _normalized(U: Array, v: Array) -> tuple[Array, Array]:
     beside = v + jnp.asarray(ASIDE / np.linalg.norm(aside) * aside, v.dtype)[None]
     y = highest(U, beside[..., None])
     z = highest(U.mT.conj(), y)[..., 0]
-    of_y, of_z = jnp.linalg.norm(y[..., 0], axis=1), jnp.linalg.norm(z, axis=1)
+    of_y, of_z = (numerics.sqrt(jnp.sum(numerics.abs_sq(x), 1)) for x in (y[..., 0], z))
     # |U| is 1: of k singular values the largest is no less than 1 / sqrt(k).
     sigma = jnp.maximum(of_z / jnp.where(of_y == 0, 1, of_y), max(min(rows, columns), 1) ** -0.5)
     v = jnp.where(of_z[:, None] > 0, z / jnp.where(of_z == 0, 1, of_z)[:, None].astype(z.dtype), v)

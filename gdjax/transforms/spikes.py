@@ -119,7 +119,7 @@ def _is_spike(x: Array, xs: Array, count: Array, sigma_factor: Scalar) -> Array:
     n = jnp.minimum(count, xs.size)
     mean = jnp.sum(jnp.where(known, xs, 0)) / jnp.maximum(n, 1).astype(xs.dtype)
     square = jnp.sum(jnp.where(known, (xs - mean) ** 2, 0)) / jnp.maximum(n - 1, 1).astype(xs.dtype)
-    far = x - mean > numerics.scalar(sigma_factor, xs.dtype) * jnp.sqrt(square)
+    far = x - mean > numerics.scalar(sigma_factor, xs.dtype) * numerics.sqrt(square)
     return far & (n + 1 >= xs.size // 2) & (n >= 2)
 
 
@@ -168,9 +168,9 @@ def zclip(
     norm = total_norm(g).astype(s.mean.dtype)  # of arrays without elements it is float32
     known = jnp.isfinite(norm)
     x = jnp.where(known, bounded(norm), s.mean)
-    z = (x - s.mean) / (jnp.sqrt(s.var) + eps)
+    z = (x - s.mean) / (numerics.sqrt(s.var) + eps)
     warm, far = s.count < warmup_steps, z > z_thresh
-    c = jnp.where(far & ~warm, s.mean + jnp.sqrt(s.var) * z_thresh**2 / jnp.where(far, z, 1), x)
+    c = jnp.where(far & ~warm, s.mean + numerics.sqrt(s.var) * z_thresh**2 / jnp.where(far, z, 1), x)
     # The mean and variance of n numbers from those of n - 1; later averages with a decay.
     n = numerics.safe_increment(s.count)
     new = jnp.where(warm, 1 / n.astype(c.dtype), 1 - alpha).astype(c.dtype)

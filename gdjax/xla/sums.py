@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gdjax.core.types import ArrayLike
 from gdjax.numerics import Array, at_least_float32
-from gdjax.numerics.bounds import bounded_sq, largest_of, shrinking
+from gdjax.numerics.bounds import at_most, bounded_sq, largest_of, shrinking
 from gdjax.numerics.elementwise import abs_sq, sqrt
 from gdjax.xla.reads import alone, apart
 from gdjax.xla.write_order import after
@@ -78,7 +78,7 @@ def mean_sq_of_quotient(x: Array, y: Array) -> Array:
     XLA:CPU first writes to memory whatever is more than a few plain operations before the sum: y, but not the quotient.
     """
     largest = jnp.square(largest_of(y.dtype, "each") / y)  # bounds quotients: a bounded x would be written to memory
-    return jnp.sum(jnp.minimum(abs_sq(alone(x) / y), largest)) * (1 / max(x.size, 1))
+    return jnp.sum(at_most(abs_sq(alone(x) / y), largest)) * (1 / max(x.size, 1))
 
 
 def share_of_nonzeros(x: Array) -> Array:
@@ -111,7 +111,7 @@ def limited(x: Array, factors: tuple[Array, Array], most: ArrayLike) -> tuple[Ar
     first, second = factors
     y, bound = alone(x, second) * first * second, largest_of(second.dtype, "each") * first * second
     # A minimum of squares, not the square of a bounded x, which would be written to memory before it is summed.
-    square = jnp.sum(jnp.minimum(abs_sq(y), jnp.square(bound))) * (1 / max(x.size, 1))
+    square = jnp.sum(at_most(abs_sq(y), jnp.square(bound))) * (1 / max(x.size, 1))
     shrink = shrinking(sqrt(square), most)
     # The product is computed again and not kept: its mean costs a CPU two passes of reading and none of writing.
     return after(shrink, first), second * shrink
