@@ -1,6 +1,5 @@
 """Derivatives through three steps of a transform, by a rate, by a decay, and by where training starts."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,7 +39,9 @@ def problem(dtype: str) -> Problem:
         mask[name][row], mask[name][:, column] = 0, 0
     mask["dead"][:], mask["bias"][1] = 0, 0
     mask = {k: jnp.asarray(x, dtype) for k, x in mask.items()}
-    return Problem(draw(), draw(), mask, jax.tree.map(lambda *xs: jnp.stack(xs), *(draw() for _ in range(STEPS))), draw())
+    return Problem(
+        draw(), draw(), mask, jax.tree.map(lambda *xs: jnp.stack(xs), *(draw() for _ in range(STEPS))), draw()
+    )
 
 
 def decay_of(case: Case) -> str | None:
@@ -49,7 +50,7 @@ def decay_of(case: Case) -> str | None:
 
 
 def moved(case: Case, dtype: str) -> Callable[[Any, Any], Any]:
-    """A weighted sum of all three updates, by the relative changes of a rate, a decay and the start; and by the scale."""
+    """A weighted sum of all three updates, by the relative changes of a rate, a decay and the start."""
     of, decay = problem(dtype), decay_of(case)
     rate = "learning_rate" if isinstance(case.hyper.get("learning_rate"), float) else None
 

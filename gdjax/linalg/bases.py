@@ -112,7 +112,7 @@ def turned_basis(
     q = basis.astype(a.dtype)
     product = highest(a, q)
     values = jnp.real(jnp.sum(q.conj() * product, -2, keepdims=True))
-    top = jnp.max(values, -1, keepdims=True, initial=0)  # with NaN in A all values are NaN
+    top = numerics.peak(values, -1)  # with NaN in A all values are NaN
     over = 1 / top
     useful = jnp.isfinite(over) & (over > 0)  # not of 0, infinity, NaN, or so small a size that it is infinite
     over = 1 / jnp.where(useful, top, 1)
@@ -194,9 +194,9 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
 def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: Method = "eigh") -> Array:
     """(A + r I)^(-1/p) of each positive semidefinite A, with r = ridge times the largest eigenvalue of A.
 
-    With the ridge the root of an A of lower rank is finite: r^(-1/p) where A is zero. It has exact derivatives, whatever
-    eigenvalues are equal. An A that is all zeros says
-    nothing yet and has the root I, which changes nothing. An A with NaN has a root of NaN.
+    With the ridge the root of an A of lower rank is finite: r^(-1/p) where A is zero. An A that is all zeros says
+    nothing yet and has the root I, which changes nothing. An A with NaN has a root of NaN. With "eigh" derivatives are
+    exact, whatever eigenvalues are equal.
 
     Args:
       matrices: (..., n, n), real symmetric or complex Hermitian.
@@ -234,7 +234,7 @@ def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: M
 def _inverse_roots(values: Array, p: int, ridge: Scalar) -> Array:
     """(v + r)^(-1/p) of eigenvalues, with r = ridge times the largest; 0 where that is 0."""
     values = jnp.maximum(values, 0)
-    values = values + numerics.scalar(ridge, values.dtype) * jnp.max(values, -1, keepdims=True, initial=0)
+    values = values + numerics.scalar(ridge, values.dtype) * numerics.peak(values, -1)
     roots = jnp.where(values > 0, values, 1) ** (-1 / numerics.scalar(p, values.dtype))
     return jnp.where(values > 0, roots, 0)
 
@@ -242,7 +242,7 @@ def _inverse_roots(values: Array, p: int, ridge: Scalar) -> Array:
 def _slopes(values: Array, p: Array, ridge: Array, roots: Array) -> Array:
     """The derivatives of `_inverse_roots` by each value."""
     values = jnp.maximum(values, 0)
-    values = values + ridge * jnp.max(values, -1, keepdims=True, initial=0)
+    values = values + ridge * numerics.peak(values, -1)
     return -roots / (p * jnp.where(values > 0, values, 1))
 
 
@@ -272,5 +272,5 @@ def _scaled(name: str, matrices: Array) -> tuple[Array, Array, Array]:
     a = matrices.astype(numerics.at_least_float32(matrices.dtype))
     finite = jnp.all(jnp.isfinite(a), (-2, -1), keepdims=True)
     a = jnp.where(finite, a, 0)
-    size = jnp.max(jnp.abs(a), (-2, -1), keepdims=True, initial=0)
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(a), (-2, -1), keepdims=True, initial=0))  # no result depends on it
     return a / jnp.where(size == 0, 1, size).astype(a.dtype), size, finite

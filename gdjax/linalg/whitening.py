@@ -73,7 +73,7 @@ def fitted(
     else:
         x, unit = _applied(left_product, right_product, g)
         b = None
-    top = jnp.max(jnp.abs(x), initial=0)
+    top = numerics.peak(jnp.abs(x))
     x = x * _at_most(unit, top, largest_of(x.dtype, "summed")).astype(x.dtype)
     left, left_smooth = _side(left, x, b, smooth[0, 0], vectors[0], settings)
     turned = None if b is None else b.mT.conj()
@@ -96,7 +96,7 @@ def product(q: Array) -> Array:
 
 def _applied(left: Array, right: Array, g: Array) -> tuple[Array, Array]:
     """left (G / unit) right, and the unit, |G|'s largest element."""
-    unit = jnp.max(jnp.abs(g), initial=0)
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0))  # the product does not depend on it
     unit = jnp.where(unit == 0, 1, unit)
     x = g / unit.astype(g.dtype)
     x = left.astype(x.dtype) * x if is_diagonal(left) else highest(left, x)
@@ -127,10 +127,10 @@ def _side(
     found = _gram(x, diagonal)
     if b is not None:
         wanted = _gram(b, diagonal)
-        most = jnp.max(found + wanted, initial=0) if diagonal else norm_bound(found + wanted, vectors)
+        most = numerics.peak(found + wanted) if diagonal else norm_bound(found + wanted, vectors)
     else:
         wanted = float(size)
-        most = (jnp.max(found, initial=0) if diagonal else norm_bound(found, vectors)) + wanted
+        most = (numerics.peak(found) if diagonal else norm_bound(found, vectors)) + wanted
     smooth = jnp.maximum(settings.decay * smooth + (1 - settings.decay) * most, most)
     rate = settings.rate / jnp.where(smooth == 0, 1, smooth)
     if diagonal:
@@ -149,7 +149,7 @@ def _side(
 
 def _balanced(left: Array, right: Array) -> tuple[Array, Array]:
     """Both with the same largest element, which does not change their Kronecker product."""
-    tops = [jnp.max(jnp.abs(q), initial=0) for q in (left, right)]
+    tops = [numerics.peak(jnp.abs(q)) for q in (left, right)]
     good = (tops[0] > 0) & (tops[1] > 0)
     roots = [jnp.sqrt(jnp.where(good, top, 1)) for top in tops]
     ratio = roots[1] / roots[0]
@@ -172,14 +172,14 @@ def norm_bound(a: Array, vectors: Array) -> Array:
 
     The random vectors (k, n) are turned towards the row of A with the largest norm, so that A may be of low rank.
     """
-    top = jnp.max(jnp.abs(a), initial=0)
+    top = jax.lax.stop_gradient(jnp.max(jnp.abs(a), initial=0))  # the bound does not depend on it
     a = a / _or_one(top).astype(a.dtype)
     row = a[jnp.argmax(jnp.sum(numerics.abs_sq(a), 1))][None]
     v = row + jnp.sign(jnp.sum(row * vectors.conj(), 1, keepdims=True)) * vectors
     for _ in range(2):
         v = highest(v, a)
         v = highest(v / _or_one(_lengths(v)).astype(v.dtype), a)
-    return top * jnp.max(_lengths(v))
+    return top * numerics.peak(_lengths(v))
 
 
 def _lengths(v: Array) -> Array:

@@ -45,7 +45,7 @@ def out_of(u: Array, left: Array | None, right: Array | None) -> Array:
 def normalized(m: Array, v: Array, eps: Any) -> Array:
     """m / (sqrt(v) + eps) of a matrix in its bases, where no sqrt(v) counts as less than 1e-4 of the largest."""
     root = numerics.sqrt(v)
-    root = jnp.maximum(root, FLOOR * jnp.max(root, initial=0))
+    root = jnp.maximum(root, FLOOR * numerics.peak(root))
     return m / numerics.divisor(root, eps).astype(m.dtype)
 
 
@@ -106,6 +106,6 @@ def _at_least(new_v: Array, new_m: Array, v: Array, m: Array) -> Array:
     m turns, but v follows the columns: along a column in which there was nothing, m comes from others and v does not.
     """
     known = jnp.max(v, initial=0) > 0
-    most = 16 * jnp.max(numerics.abs_sq(normalized(m, jnp.where(known, v, 1), jnp.finfo(v.dtype).tiny)), initial=0)
+    most = 16 * numerics.peak(numerics.abs_sq(normalized(m, jnp.where(known, v, 1), jnp.finfo(v.dtype).tiny)))
     known &= most > 0
     return jnp.maximum(new_v, jnp.where(known, numerics.abs_sq(new_m) / jnp.where(known, most, 1), 0))

@@ -1,5 +1,6 @@
 """Functions of arrays that two or more rules share."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +44,19 @@ def divide(x: Array, y: Array, eps: ArrayLike = 0) -> Array:
     return x / divisor(y, eps)
 
 
+@jax.custom_jvp
+def quotient(x: Array, y: Array) -> Array:
+    """x / y, whose derivative divides by y twice: JAX's has y^-2, which is infinite for a y whose reciprocal is not."""
+    return x / y
+
+
+@quotient.defjvp
+def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
+    x, y = primals
+    ratio = x / y
+    return ratio, (tangents[0] - ratio * tangents[1]) / y
+
+
 def divisor(y: Array, eps: ArrayLike = 0) -> Array:
     """y + eps, and 1 where that is 0. A constant eps above 0 needs no such guard: y is at least 0."""
     constant = isinstance(eps, float | np.floating) and eps >= jnp.finfo(y.dtype).tiny
@@ -54,6 +68,26 @@ def largest(x: Array, axis: Axis = None) -> Array:
     """The maximum, and NaN where there is one: on a CPU `jnp.max` of some thousand numbers loses it."""
     top = jnp.max(x, axis)
     return jnp.where(jnp.any(jnp.isnan(x), axis), jnp.nan, top) if jnp.issubdtype(x.dtype, jnp.inexact) else top
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def peak(x: Array, axis: int | None = None) -> Array:
+    """The maximum of numbers from 0 on, along an axis that is kept, or of all; the derivative is that of the first one.
+
+    JAX's looks for the maximum among the numbers, which XLA may round in another way there: of none it is NaN.
+    """
+    return jnp.max(x, axis, keepdims=axis is not None, initial=0)
+
+
+@peak.defjvp
+def _peak_jvp(axis: int | None, primals: tuple[Array], tangents: tuple[Array]) -> Any:
+    (x,), (change,) = primals, tangents
+    top = peak(x, axis)
+    if x.size == 0:
+        return top, jnp.zeros_like(top)
+    if axis is None:
+        return top, jnp.where(top > 0, change.ravel()[jnp.argmax(x)], 0)
+    return top, jnp.where(top > 0, jnp.take_along_axis(change, jnp.argmax(x, axis, keepdims=True), axis), 0)
 
 
 def one_minus_pow(b: ArrayLike, t: Array) -> Array:

@@ -29,7 +29,7 @@ from gdjax.core.types import (
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.linalg.vectors import limited, means_of_squares
-from gdjax.numerics import Array, abs_sq, at_least_float32, bounded_sq, scaled
+from gdjax.numerics import Array, abs_sq, at_least_float32, bounded_sq, quotient, scaled
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights, decaying
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
@@ -116,7 +116,7 @@ def _by_torchs_factored_rms(
         v_row, v_col = _average(s.v_row, rows, b2, 0), _average(s.v_col, columns, b2, 0)
         s = s._replace(v_row=v_row, v_col=v_col)
         mean = jnp.maximum(jnp.sum(v_row * (1 / v_row.shape[-1]), -1, keepdims=True), epsilon)
-        v = jnp.expand_dims(v_row / jnp.where(mean == 0, 1, mean), last) * jnp.expand_dims(v_col, second)
+        v = jnp.expand_dims(quotient(v_row, jnp.where(mean == 0, 1, mean)), last) * jnp.expand_dims(v_col, second)
     row_factor, factor = _inverse_root(jnp.maximum(v, jnp.square(epsilon))), jnp.ones((), v.dtype)
     if clipping_threshold is not None:
         row_factor, factor = limited(g, (row_factor, factor), clipping_threshold)
@@ -138,7 +138,7 @@ def by_rows_and_columns(
     v_row, v_col = _average(v_row, rows, b, eps), _average(v_col, columns, b, eps)
     axis = second - (second > longest)  # the second longest axis of x, in v_row
     mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)  # of quotients: a sum overflows first
-    row_factor = jnp.expand_dims(_inverse_root(v_row / jnp.where(mean == 0, 1, mean)), longest)
+    row_factor = jnp.expand_dims(_inverse_root(quotient(v_row, jnp.where(mean == 0, 1, mean))), longest)
     return row_factor, jnp.expand_dims(_inverse_root(v_col), second), v_row, v_col
 
 

@@ -132,8 +132,8 @@ def dion(
 
     for the matrix with its longer side first. Q has r columns, r = rank_fraction times the shorter side; it follows the
     first r singular vectors, one step of power iteration each time. On several devices a step moves P and R, and not
-    the matrix. Those of one shape are computed together, 16-bit ones in float32. In derivatives through steps a column of
-    P that B Q does not determine, as where a unit is dead, only stays orthogonal to the others.
+    the matrix. Those of one shape are computed together, 16-bit ones in float32. In derivatives through steps a
+    column of P that B Q does not determine, as where a unit is dead, only stays orthogonal to the others.
 
     Args:
       learning_rate: lr, a scalar or a schedule.

@@ -1,4 +1,4 @@
-"""Derivatives of decompositions: JAX's where there are any, and finite where eigenvalues are equal, columns dependent."""
+"""Derivatives of decompositions: JAX's where there are any, finite where eigenvalues are equal or columns dependent."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,9 @@ from tests.trees import precision
 
 RNG = np.random.default_rng(0)
 REAL_OR_COMPLEX = pytest.mark.parametrize("kind", ["float64", "complex128"])
+
+
+SPECTRA = [4.0, 3.0, 2.0, 1.0, 0.5], [4.0, 2.0, 2.0, 2.0, 1.0], [1.0] * 5, [3.0, 1.0, 1.0 + 1e-9, 0.0, 0.0]
 
 
 def normal(*shape: int, kind: str = "float64") -> jax.Array:
@@ -64,7 +67,12 @@ def test_vectors_of_equal_eigenvalues_do_not_mix_and_the_others_are_right():
 def test_roots_have_derivatives_whatever_eigenvalues_are_equal(p: int, kind: str):
     with precision("float64"):
         q = jnp.linalg.qr(normal(5, 5, kind=kind))[0]
-        for values in ([4.0, 3.0, 2.0, 1.0, 0.5], [4.0, 2.0, 2.0, 2.0, 1.0], [1.0] * 5, [3.0, 1.0, 1.0 + 1e-9, 0.0, 0.0]):
+        for values in (
+            [4.0, 3.0, 2.0, 1.0, 0.5],
+            [4.0, 2.0, 2.0, 2.0, 1.0],
+            [1.0] * 5,
+            [3.0, 1.0, 1.0 + 1e-9, 0.0, 0.0],
+        ):
             a, x = q @ jnp.diag(jnp.asarray(values, kind)) @ q.T.conj(), normal(5, 2, kind=kind)
             # The null space is reached by squares alone, so that no eigenvalue is below 0.
             f = lambda t: bases.inverse_root(a + t**2 * x @ x.mT.conj() + t * (a @ a), p, 1e-2)  # noqa: B023
