@@ -74,7 +74,7 @@ def largest(x: Array, axis: Axis = None) -> Array:
 def peak(x: Array, axis: int | None = None) -> Array:
     """The maximum of numbers from 0 on, along an axis that is kept, or of all; the derivative is that of the first one.
 
-    JAX's looks for the maximum among the numbers, which XLA may round in another way there: of none it is NaN.
+    JAX's looks for the maximum among the numbers, which a compiler may round in another way there: of none it is NaN.
     """
     return jnp.max(x, axis, keepdims=axis is not None, initial=0)
 
