@@ -18,6 +18,7 @@ from gdjax.matrices.in_turns import in_turns
 from gdjax.numerics import Array
 
 Refresh = Literal["qr", "eigh"]
+GROWTH = 1.3, 1.5  # of the rms of an update by a turn: v follows the columns below, and turns as a covariance above
 FLOOR = 1e-4  # of the largest root of a matrix: what is less in its bases may be the rounding of larger numbers
 
 
@@ -92,20 +93,31 @@ def _turned(
         x = x.astype(old.dtype)
         return (x @ adjoint(old)) @ new if side else adjoint(new) @ (old @ x)
 
-    def mixed(x: Array) -> Array:
-        return highest(x, mix.mT) if side else highest(mix, x)
+    def mixed(x: Array, by: Array) -> Array:
+        return highest(x, by.mT) if side else highest(by, x)
 
-    ms, vs = list(map(moved, xs[:moments])), list(map(mixed, xs[moments:]))
-    vs[:pairs] = [_at_least(*x) for x in zip(vs[:pairs], ms, xs[moments:], xs, strict=False)]
+    ms, vs = list(map(moved, xs[:moments])), [mixed(x, mix) for x in xs[moments:]]
+    if pairs:
+        shares = mix if refresh == "eigh" else numerics.abs_sq(highest(adjoint(new), old))
+        turned = [mixed(x, shares) for x in xs[moments : moments + pairs]]
+        vs[:pairs] = [_at_least(*x) for x in zip(vs[:pairs], turned, ms, xs[moments:], xs, strict=False)]
     return [new, *ms, *vs]
 
 
-def _at_least(new_v: Array, new_m: Array, v: Array, m: Array) -> Array:
-    """new_v, raised to where no update is longer than four times the longest with m and v.
+def _at_least(new_v: Array, turned_v: Array, new_m: Array, v: Array, m: Array) -> Array:
+    """new_v, raised to where no update is longer than four times the longest with m and v, nor all of it longer.
 
     m turns, but v follows the columns: along a column in which there was nothing, m comes from others and v does not.
+    And after a spike m is about one gradient, to whose vectors the basis turns: m then stands on the diagonal. So where
+    a turn would lengthen the update, v is raised towards `turned_v`, that of a covariance which turns.
     """
-    known = jnp.max(v, initial=0) > 0
-    most = 16 * numerics.peak(numerics.abs_sq(normalized(m, jnp.where(known, v, 1), jnp.finfo(v.dtype).tiny)))
+    tiny, known = jnp.finfo(v.dtype).tiny, jnp.max(v, initial=0) > 0
+    before = numerics.abs_sq(normalized(m, jnp.where(known, v, 1), tiny))
+    most = 16 * numerics.peak(before)
     known &= most > 0
-    return jnp.maximum(new_v, jnp.where(known, numerics.abs_sq(new_m) / jnp.where(known, most, 1), 0))
+    new_v = jnp.maximum(new_v, jnp.where(known, numerics.abs_sq(new_m) / jnp.where(known, most, 1), 0))
+    was, now = (jnp.sum(x) for x in (before, numerics.abs_sq(normalized(new_m, jnp.where(known, new_v, 1), tiny))))
+    known &= (was < jnp.inf) & (now < jnp.inf)
+    low, high = (x**2 for x in GROWTH)
+    share = jnp.clip((jnp.where(known, now, 0) / jnp.where(known, was, 1) - low) / (high - low), 0, 1)
+    return new_v + share * jnp.maximum(turned_v - new_v, 0)

@@ -78,7 +78,8 @@ def scale_by_kl_shampoo(
         m_t = b1 m_{t-1} + (1 - b1) G_t
         U_t = QL ((QL^T m_t QR) / (sqrt(dL dR^T) + eps)) QR^T
 
-    with L^-1 = QL diag(1 / dL) QL^T, and R alike. Every leaf must be a matrix, or `roles` say how it is one.
+    with L^-1 = QL diag(1 / dL) QL^T, and R alike. The update divides by the dL and dR that have seen G_t. Every leaf
+    must be a matrix, or `roles` say how it is one.
 
     Args:
       b1: decay of the momentum, in [0, 1).
@@ -110,10 +111,9 @@ def scale_by_kl_shampoo(
     """
     g = into(G, s.QL, s.QR)
     mu = b1 * s.mu + (1 - b1) * g * (t > 1).astype(g.dtype)
-    left, right = (1.0 if d is None else numerics.sqrt(d) for d in (s.dL, s.dR))
-    u = mu / jnp.asarray(left * right + eps).astype(g.dtype)
-    U = out_of(u, s.QL, s.QR)
     s = whitened_factors(G, s._replace(mu=mu), t, shampoo_beta, g)
+    left, right = (1.0 if d is None else numerics.sqrt(d) for d in (s.dL, s.dR))
+    U = out_of(mu / jnp.asarray(left * right + eps).astype(g.dtype), s.QL, s.QR)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("d*",), refresh, in_order=False)
 
 
@@ -135,7 +135,8 @@ def kl_shampoo(
     for an m x n matrix. In the inverses L is QL diag(dL) QL^T, and R alike: QL and QR are eigenvectors of earlier
     factors, see `soap`, and dL and dR averages of what is measured along them, for dL the row means of
     |QL^T G QR|^2 / dR. The Kronecker product of L and R then is near the covariance of G in the Kullback-Leibler
-    divergence of Gaussians. The first step makes the factors, of G G^T / n and G^T G / m, and moves no matrix.
+    divergence of Gaussians. An update divides by the dL and dR that have seen its gradient. The first step makes the
+    factors, of G G^T / n and G^T G / m, and moves no matrix.
 
     The state has m n + 2 m^2 + 2 n^2 + m + n numbers. Derivatives through steps are as in `soap`.
 
@@ -163,7 +164,9 @@ def kl_shampoo(
 
     1 / sqrt(d) is at most the length of d, which counts as at least 10 and at most 4000.
 
-    Departures: the reference computes in bfloat16 by default. Others as in `soap`, but for eps.
+    Departures: an update divides by dL and dR that have seen its gradient, as the paper's equation 5 does, so that a
+    spike is bounded; its authors' code divides by those of the step before. QL and QR are those of before. The
+    reference computes in bfloat16 by default. Others as in `soap`, but for eps.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.

@@ -4,7 +4,7 @@ from typing import Annotated, Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import POSITIVE
-from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
+from gdjax.core.types import Bound, Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import hyper
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import matrixwise
@@ -36,7 +36,8 @@ def scale_by_kl_soap(
     b1: hyper.Decay = 0.9, b2: hyper.Decay = 0.98, shampoo_beta: hyper.Decay | None = None, eps: hyper.Size = 1e-8,
     precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
     *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
-    refresh: Refresh = "qr", bias_correction: bool = False, mu_dtype: DType | None = None, roles: Roles = None,
+    refresh: Refresh = "qr", bias_correction: bool = False, max_update_rms: hyper.Bound | None = None,
+    mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, KLSoapState]:  # fmt: skip
     """KL-SOAP's direction: Adam in the eigenbases of KL-Shampoo's factors.
 
@@ -59,6 +60,7 @@ def scale_by_kl_soap(
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
       refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       bias_correction: True for Adam's m_hat and v_hat.
+      max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
       mu_dtype: the dtype of m, float32 at least by default.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
@@ -74,7 +76,7 @@ def scale_by_kl_soap(
       >>> jax.tree.map(jnp.shape, state.L), jax.tree.leaves(state.R)  # one factor alone
       ({'3x40': (1, 3, 3)}, [])
     """
-    U, s, g = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)
+    U, s, g = adam_in_bases(G, s, t, b1, b2, eps, bias_correction, max_update_rms)
     s = whitened_factors(G, s, t, b2 if shampoo_beta is None else shampoo_beta, g)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu", "d*"), refresh, in_order=False)
 
@@ -84,9 +86,10 @@ def kl_soap(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.98, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
     *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
-    refresh: Refresh = "qr", bias_correction: bool = False, weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9,
-    adam_b2: Decay = 0.999, adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
+    refresh: Refresh = "qr", bias_correction: bool = False, max_update_rms: Bound | None = None,
+    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
+    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
+    adam_weight_decay: Size = 0.0, others: Any = None,
 ) -> GradientTransformation:  # fmt: skip
     """KL-SOAP for hidden matrices: Adam in the eigenbases of KL-Shampoo's factors. AdamW for the rest.
 
@@ -112,6 +115,7 @@ def kl_soap(
       refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       init_factor: what the eigenvalues of L and R start at, above 0.
       bias_correction: True for Adam's m_hat and v_hat.
+      max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
       weight_decay: of the matrices, times lr; at least 0.
       weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
         one; None for all.
@@ -141,8 +145,8 @@ def kl_soap(
     """
     direction = scale_by_kl_soap(
         b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim, init_factor=init_factor,
-        block_size=block_size, sides=sides, refresh=refresh, bias_correction=bias_correction, mu_dtype=mu_dtype,
-        roles=routing(roles),
+        block_size=block_size, sides=sides, refresh=refresh, bias_correction=bias_correction,
+        max_update_rms=max_update_rms, mu_dtype=mu_dtype, roles=routing(roles),
     )  # fmt: skip
     return with_adam(
         "gdjax.kl_soap", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
+from gdjax.core.types import Bound, Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
@@ -36,6 +36,7 @@ def adam_in_bases(
     b2: Hyper,
     eps: Hyper,
     bias_correction: bool,
+    max_update_rms: Hyper | None,
 ) -> tuple[Array, Any, Array]:
     """Adam of a matrix in its bases: U, the state with new moments, and the gradient there.
 
@@ -46,7 +47,15 @@ def adam_in_bases(
     mu = b1 * s.mu + (1 - b1) * x
     nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(x)
     m, v = (debias(mu, b1, n), debias(nu, b2, n)) if bias_correction else (mu, nu)
-    return out_of(normalized(m, v, eps), s.QL, s.QR), s._replace(mu=mu, nu=nu), g
+    u = shortened(normalized(m, v, eps), max_update_rms)
+    return out_of(u, s.QL, s.QR), s._replace(mu=mu, nu=nu), g
+
+
+def shortened(u: Array, most: Hyper | None) -> Array:
+    """u, with a root mean square of `most` at most; None for no limit."""
+    if most is None:
+        return u
+    return u * numerics.shrinking(numerics.safe_root_mean_squares(u, 0), most).astype(u.dtype)
 
 
 def with_factors(G: Array, s: Any, beta: Hyper) -> Any:
@@ -65,7 +74,7 @@ def scale_by_soap(
     b1: hyper.Decay = 0.95, b2: hyper.Decay = 0.95, shampoo_beta: hyper.Decay | None = None, eps: hyper.Size = 1e-8,
     precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
     *, block_size: Count | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
-    mu_dtype: DType | None = None, roles: Roles = None,
+    max_update_rms: hyper.Bound | None = None, mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, SoapState]:  # fmt: skip
     """SOAP's direction: Adam in the eigenbases of Shampoo's factors.
 
@@ -87,6 +96,7 @@ def scale_by_soap(
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
       refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       bias_correction: False for m and v in the place of m_hat and v_hat.
+      max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
       mu_dtype: the dtype of m, float32 at least by default.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
@@ -102,7 +112,7 @@ def scale_by_soap(
       >>> jax.tree.map(jnp.shape, state.QL)  # matrices of one shape are one stack
       {'3x4': (2, 3, 3)}
     """
-    U, s, _ = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)
+    U, s, _ = adam_in_bases(G, s, t, b1, b2, eps, bias_correction, max_update_rms)
     s = with_factors(G, s, b2 if shampoo_beta is None else shampoo_beta)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
@@ -112,9 +122,9 @@ def soap(
     learning_rate: Rate, b1: Decay = 0.95, b2: Decay = 0.95, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
     *, block_size: Count | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
-    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
-    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.95, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Any = None,
+    max_update_rms: Bound | None = None, weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.95,
+    adam_b2: Decay = 0.95, adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
 ) -> GradientTransformation:  # fmt: skip
     """SOAP for hidden matrices: Adam in the eigenbases of Shampoo's factors. AdamW for the rest.
 
@@ -146,6 +156,7 @@ def soap(
       refresh: "qr" for the power step; "eigh" for exact eigenvectors in every turn. v is then turned as the diagonal of
         a covariance is.
       bias_correction: False for m and v in the place of m_hat and v_hat.
+      max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
       weight_decay: of the matrices, times lr.
       weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
         one; None for all.
@@ -159,9 +170,11 @@ def soap(
     value, so an error of rounding in L moves the updates by about as much; the reference then has an arbitrary basis of
     these directions. No sqrt(v_hat) counts as less than 1e-4 of its matrix's largest: less may be the rounding of
     larger numbers. After a turn v is raised to where no number of the direction in the bases is more than four times
-    the largest before. The reference refreshes all bases in one step. eps stands beside sqrt(v_hat), the reference's
-    beside sqrt(v). A matrix decays before it moves, and in the first step too. Of an array with more than two axes the
-    reference makes a factor for each axis, here `roles` say how it is a matrix.
+    the largest before. Where a turn would lengthen the whole direction by more than 1.3, as after a spike, v is raised
+    towards what the diagonal of a covariance turns to, all the way from 1.5 on. The reference refreshes all bases in
+    one step. eps stands beside sqrt(v_hat), the reference's beside sqrt(v). A matrix decays before it moves, and in the
+    first step too. Of an array with more than two axes the reference makes a factor for each axis, here `roles` say how
+    it is a matrix.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.
@@ -182,7 +195,8 @@ def soap(
     """
     direction = scale_by_soap(
         b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim, block_size=block_size, sides=sides,
-        refresh=refresh, bias_correction=bias_correction, mu_dtype=mu_dtype, roles=routing(roles),
+        refresh=refresh, bias_correction=bias_correction, max_update_rms=max_update_rms, mu_dtype=mu_dtype,
+        roles=routing(roles),
     )  # fmt: skip
     return with_adam(
         "gdjax.soap", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
