@@ -52,6 +52,7 @@ APART = {
     "psgld": "a gradient without momentum over RMSProp's root, which has few steps in it",
     "amsgrad": "Adam's bound, and a maximum that never fades",
     "radam": "Adam's bound, 3.0 later",
+    "galore": "Adam's bound, in a basis of an earlier gradient: up to 3.1 later",
 }
 MINIMIZERS = "lbfgs", "bfgs", "ssbroyden", "gauss_newton"  # of one loss, not of white gradients
 LOSSES = ("sophia",)  # it needs the loss as a function; its updates are clipped to the rate
@@ -72,7 +73,7 @@ def made(name: str, **changes: Any) -> Any:
     arguments = inspect.signature(factory).parameters
     if "adv_optimizer" in arguments:
         return factory(gdjax.adamw(RATE), gdjax.sgd(0.05), **given)
-    if "base_optimizer" in arguments:
+    if "base_optimizer" in arguments and arguments["base_optimizer"].default is inspect.Parameter.empty:
         given = {"base_optimizer": gdjax.adamw(RATE)} | given
     rate = arguments.get("learning_rate")
     return factory(**({"learning_rate": RATE} if rate and rate.default is rate.empty else {}), **given)
