@@ -37,7 +37,6 @@ APART = {
     **dict.fromkeys(("sgd", "noisy_sgd", "perturbed_gradient_descent", "schedule_free_sgd", "sgld", "sghmc"), LINEAR),
     "optimistic_gradient_descent": f"{LINEAR}, of which the next step takes one half back",
     "acprop": f"{LINEAR}: it divides by the second moment of before the step, which is the method",
-    "sam": "as its adversary; every second update is that of plain SGD, which is linear in a gradient",
     "adagrad": "a sum that never fades: at most the first update again, sqrt(t) times that of step t",
     "sm3": "as `adagrad`: at most sqrt(t) times that of step t, and the momentum keeps it",
     "cocob": "a sum that never fades, as `adagrad`",
@@ -72,7 +71,7 @@ def made(name: str, **changes: Any) -> Any:
     factory, given = getattr(gdjax, name), GIVEN.get(name, {}) | changes
     arguments = inspect.signature(factory).parameters
     if "adv_optimizer" in arguments:
-        return factory(gdjax.adamw(RATE), gdjax.sgd(0.05), **given)
+        return factory(gdjax.adamw(RATE), gdjax.chain(gdjax.normalize(), gdjax.sgd(0.05)), **given)
     if "base_optimizer" in arguments and arguments["base_optimizer"].default is inspect.Parameter.empty:
         given = {"base_optimizer": gdjax.adamw(RATE)} | given
     rate = arguments.get("learning_rate")

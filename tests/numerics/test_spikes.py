@@ -38,7 +38,9 @@ def test_a_spike_is_bounded_in_matrices_as_of_models(name):
     assert_bounded(spikes.made(name), shapes={k: x for k, x in spikes.SHAPES.items() if k != "bias"}, seed=1)
 
 
-@pytest.mark.parametrize("name", ["kl_soap", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo"))])
+@pytest.mark.parametrize(
+    "name", ["kl_soap", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo"))]
+)
 @pytest.mark.parametrize("every", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_refresh_in_each_step_is_bounded_too(name, every):
     assert_bounded(spikes.made(name, precondition_frequency=every), shapes=SMALL)

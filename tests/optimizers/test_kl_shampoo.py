@@ -52,7 +52,9 @@ def test_the_paper_and_its_authors_code(run, leaf):
         kept, golden = file["kept"] - 1, file[f"kl_shampoo/{run}/{leaf}"]
     gradient = lambda x, t: p["left"] @ x @ p["right"] + p["pull"] + p["noise"][t]
     steps, numbers = len(p["noise"]), RUNS[run]
-    paper, authors = (np.array(list(kl_shampoo(p["x0"], gradient, steps, numbers, seen)))[kept] for seen in (True, False))
+    paper, authors = (
+        np.array(list(kl_shampoo(p["x0"], gradient, steps, numbers, seen)))[kept] for seen in (True, False)
+    )
     np.testing.assert_allclose(authors, golden, rtol=1e-4, atol=1e-5)
 
     b1, beta, eps, k, init, _, decay = numbers
