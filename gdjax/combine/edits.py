@@ -19,6 +19,7 @@ from gdjax.lift.wrapper import Wrapped
 
 RATES = "learning_rate", "step_size", "step_size_fn"
 EPS = {"eps": 1, "eps_root": 2}  # by name the power of the gradient that it is compared with
+STARTS = {"precond_init_scale": -0.5}  # what is compared with the gradient in the start of a state, by its power
 SLOW = "b2", "b3", "shampoo_beta", "decay"  # the decays of averages over many steps
 
 At = tuple[int, ...]  # the places of a part among the inner transforms of those around it
@@ -43,9 +44,9 @@ class Use(NamedTuple):
 
     at: At
     name: str
-    kind: Literal["rate", "decay", "eps", "slow"]
+    kind: Literal["rate", "decay", "eps", "state", "slow"]
     law: Law
-    power: int = 1
+    power: float = 1
 
 
 def sites(tx: Transform, tree: ArrayTree = None, at: At = (), groups: Any = frozenset()) -> Iterator[Site]:
@@ -104,6 +105,8 @@ def uses(label: str, seen: Sequence[Site], role: str, where: str) -> tuple[list[
         if isinstance(said, Law):
             if law.gradient and said.eps:
                 found += [Use(site.at, k, "eps", said, power) for k, power in EPS.items() if hyper.get(k) is not None]
+            if law.gradient:
+                found += [Use(site.at, k, "state", said, power) for k, power in STARTS.items() if k in given]
             found += [Use(site.at, k, "slow", said) for k in SLOW if hyper.get(k) is not None]
             law, rate, decays = said, None, []
         elif said == PARAMETER and not law.fits:

@@ -23,6 +23,7 @@ _LAST = re.compile(
     r"(^|_)(o|out|output|down|o_proj|out_proj|output_proj|down_proj)$"
     r"|^(c_proj|proj|fc_?2|w_?[2o]|lin(ear)?_?2|dense_?2|dense_4h_to_h|fc_out|attn_vec_einsum)$"
 )
+_LOW_RANK = re.compile(r"(^|_)lora(_|$)|^a$")  # LoRA's first matrix, of which only the inputs grow too
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+|(?<=[A-Za-z]{4})\d+")  # of a layer: 3, block_3, layer3; not w1
 _EXPERTS = re.compile(r"experts?[/._]?#")  # more of these make no deeper model
 _HOW = {
@@ -93,7 +94,9 @@ class Base:
                     f"{self.label}: the model grows, and not the inputs of its head {path}, from {was} to "
                     f"{shapes[path].shape}: if it is an embedding, say so by roles={{{path!r}: 'embedding'}}"
                 )
-        if "head" not in (roles := {x.kind for x in self.read.values()}) and "matrix" in roles:
+        roles = {x.kind for x in self.read.values()} | {x.role for x in found.values()}
+        if "head" not in roles and "matrix" in roles:
+            self._ask_for_head(found)
             self._refuse_tied({path: x.outputs for path, x in found.items() if x.role == "embedding"}, shapes)
         self._warn_of_heads(shapes)
         if self.depth == "fold":
@@ -119,10 +122,76 @@ class Base:
                 "larger vocabulary"
             )
         if x.role == "other" and len(shape) - self.lead[like] > 1 and x.outputs != 1:
+            matrix = reading.matrix_of(self.read[like].name, was)[0]
+            if reading.sizes_of(matrix, was)[1] == reading.sizes_of(matrix, shape)[1]:
+                raise ValueError(
+                    f"{self.label}: say roles={{{path!r}: 'head'}} if {path} is the head: no rule covers it, of which "
+                    f"only the inputs grow, from {was} to {shape}; else it is a 'matrix', 'embedding' or 'router'"
+                )
             raise ValueError(
                 f"{self.label}: no rule covers {path}, which grows from {was} to {shape}: give its role, as "
                 f"roles={{{path!r}: 'matrix'}} or 'embedding', 'head', 'router'"
             )
+
+    def _ends(self, path: str, x: Growth) -> bool:
+        """Whether a matrix grows as the last of a model does, which no name tells: its inputs alone."""
+        if x.role != "matrix" or x.layers != 1 or not x.inputs > 1 == x.outputs:
+            return False
+        like = self.like(path)
+        name = self.read[like].name
+        of_heads = self.by_role.per_head and reading.has_heads(name)  # more of one size
+        return not (of_heads or name.near(_LOW_RANK) or self.by_role.decides(like, self.shapes[like]))
+
+    def _ask_for_head(self, found: Mapping[str, Growth]) -> None:
+        """Raises where several matrices may be the last."""
+        _, ends = self._last(found)
+        if ends:
+            raise ValueError(
+                f"{self.label}: say which leaf is the head, by roles={{{ends[-1]!r}: 'head'}}: no name tells it, and "
+                f"only the inputs of {few(ends, 6)} grow"
+            )
+
+    def _heads(self, found: Mapping[str, Growth]) -> list[str]:
+        """The paths of heads that no name tells.
+
+        Beside a head with a name only layers outside of all others are heads too, as of a second loss.
+        """
+        last, circular = self._last(found)
+        top = [path for path in last if self.read[self.like(path)].name.depth <= 1]
+        if any(x.kind == "head" for x in self.read.values()):
+            return top
+        return top or last or (circular if len(circular) == 1 else [])
+
+    def _last(self, found: Mapping[str, Growth]) -> tuple[list[str], list[str]]:
+        """The matrices of which only the inputs grow and that none follows, and those that the first may follow.
+
+        Of a model with as many outputs as inputs the first matrix seems to follow the last.
+        """
+        ends = [path for path, x in found.items() if self._ends(path, x) and not self._in_layer(path, found)]
+        after = {path: self._after(path, found) for path in ends}
+        circular = [path for path in ends if after[path] and all(found[p].outputs > 1 for p in after[path])]
+        return [path for path in ends if not after[path]], circular
+
+    def _in_layer(self, path: str, found: Mapping[str, Growth]) -> bool:
+        """Whether a matrix lies in one of several layers alike, and not in the last of a sequence."""
+        like = self.like(path)
+        alike = [[p for p in self.numbered[form] if p != like and p in found] for form in _forms(like)]
+        last = any(others and not any(self._ends(p, found[p]) for p in others) for others in alike)
+        return self.read[like].name.in_layer and not last
+
+    def _after(self, path: str, found: Mapping[str, Growth]) -> list[str]:
+        """The matrices that may come after one: of as many inputs, which do not grow."""
+        columns = self._sides(path)[1]
+        others = [p for p, y in found.items() if p != path and y.inputs == 1 and not self._in_layer(p, found)]
+        return [p for p in others if self._sides(p)[0] == columns]
+
+    def _sides(self, path: str) -> tuple[int, int]:
+        """The inputs and outputs of a matrix or a head in the base; 0 for another leaf."""
+        leaf = self.read[self.like(path)]
+        if leaf.kind not in ("matrix", "head") or len(leaf.shape) < 2:
+            return 0, 0
+        matrix = leaf.role if isinstance(leaf.role, Matrix) else reading.matrix_of(leaf.name, leaf.shape)[0]
+        return reading.sizes_of(matrix, leaf.shape)
 
     def _is_matrix(self, like: str, shape: tuple[int, ...]) -> bool:
         """Whether what is called an embedding or a head grows as a hidden matrix does: both of its axes."""
@@ -187,17 +256,20 @@ class Base:
         return self._found(tuple((path, shape(x)) for path, x in paths_of(tree, is_skipped)), WHERE.get().tried)
 
     def _growths(self, shapes: tuple[tuple[str, Any], ...], tried: bool) -> dict[str, Growth]:
-        numbered, found = _numbered(dict(shapes)), dict[str, Growth]()
-        for path, shape in shapes:
-            if shape is not None:
-                found[path] = self._growth(path, shape, numbered)
-                if not tried:
-                    self._check(path, shape, found[path])
+        numbered, given = _numbered(dict(shapes)), {path: shape for path, shape in shapes if shape is not None}
+        found = {path: self._growth(path, shape, numbered) for path, shape in given.items()}
+        others = {path: given[path] for path, x in found.items() if x.role == "other"}
+        layers = found | {path: self._growth(path, shape, numbered, layer=True) for path, shape in others.items()}
+        found |= {path: layers[path]._replace(role="head") for path in self._heads(layers)}
+        for path, shape in () if tried else given.items():
+            self._check(path, shape, found[path])
         return found
 
-    def _growth(self, path: str, shape: tuple[int, ...], numbered: Any) -> Growth:
+    def _growth(self, path: str, shape: tuple[int, ...], numbered: Any, layer: bool = False) -> Growth:
         like = self.like(path)
         before = self.read[like]
+        if layer and before.role == "other" and before.name.is_array and len(shape) == len(before.shape) == 2:
+            before = before._replace(role=reading.matrix_of(before.name, before.shape)[0])  # a layer of one output
         if len(shape) != len(before.shape):
             raise ValueError(f"{self.label}: {path} has shape {shape}, and {before.shape} in the base: other axes")
         layers = self._layers(path, like, shape, numbered)

@@ -46,7 +46,7 @@ class Factors:
 
 def factor_of(use: Use, x: Growth) -> float:
     """The factor of a number for a leaf that has grown."""
-    if use.kind == "eps":
+    if use.kind in ("eps", "state"):
         return gradient_factor(x) ** use.power
     rate = rate_factor(x, use.law)
     return rate if use.kind == "rate" else 1 / rate
@@ -56,6 +56,8 @@ def _per_leaf(factors: Factors) -> Edit:
     """Multiplies a number by factors for leaves."""
 
     def edit(rule: Leafwise, name: str) -> Leafwise:
+        if name in rule.settings:  # read by the start of a slot alone
+            return replace(rule, settings={**rule.settings, name: PerLeaf(rule.settings[name], None, factors)})
         number = PerLeaf(rule.per_leaf.get(name, rule.hyper[name]), None, factors)
         _, own = split_factors(rule.label, {name: number}, rule.initial, isinstance(rule, Treewise))
         return replace(rule, per_leaf={**rule.per_leaf, **own})
@@ -89,6 +91,14 @@ class Transferred(Edited):
         if not WHERE.get().tried:
             self.base.check(params)
         return self.tx.init(params)
+
+    def rates(self, params: Params) -> dict[str, float]:
+        """By the path of a leaf the factor of its rate; no leaf that is frozen."""
+        factors = [
+            (path, x, [use for use in self.of[self.base.like(path)][0] if use.kind == "rate"])
+            for path, x in self.base.growths(params).items()
+        ]
+        return {path: factor_of(found[0], x) for path, x, found in factors if found}
 
     def rows(self, params: Params) -> Iterator[Row]:
         """The factors of each leaf of the larger model."""

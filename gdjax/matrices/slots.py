@@ -19,7 +19,8 @@ from gdjax.core import arrays, checks, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.part import Kind
 from gdjax.core.parts import placeholder
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.types import ArrayTree, Params, PerLeaf, base_of, is_skipped
+from gdjax.lift.all_leaves import factors_of_each
 from gdjax.lift.slots import Key, Whole, start
 from gdjax.linalg import blocks
 from gdjax.linalg.matrices import Matrix
@@ -349,9 +350,16 @@ def _started(slot: Slots, params: Params, given: Mapping[str, Any]) -> Any:
     if stands_for_a_tree(params):
         return jnp.zeros(())
     found, leaves, stacks = blocks_for(given["label"], params, given), jax.tree.leaves(params), {}
+    numbers = {k: x for k, x in given.items() if isinstance(x, PerLeaf)}
+    bases = {k: start(k, {k: base_of(x)}) for k, x in numbers.items()}
+    each = factors_of_each(numbers, bases, params) if numbers else []
+    each = [own for own, x in zip(each, jax.tree.leaves(params, is_leaf=is_skipped), strict=False) if not is_skipped(x)]
     for (name, rows, columns), members in found.members.items():
         has = found.layout.has(rows, columns)
-        stack = Stack([leaves[x.leaf] for x in members], found.numbers[name], (rows, columns), has, given)
+        # Matrices of one shape mostly have one factor; else the geometric mean serves.
+        logs = {k: np.mean([np.log(each[m.leaf].get(k, x)) for m in members]) for k, x in bases.items()}
+        own = {**given, **{k: float(np.exp(log)) for k, log in logs.items()}}
+        stack = Stack([leaves[x.leaf] for x in members], found.numbers[name], (rows, columns), has, own)
         of = lambda x, stack=stack: x.start(stack) if _wanted(x, given) else MaskedNode()
         stacks[name] = list(map(of, slot)) if isinstance(slot, tuple) else of(slot)
     return stacks

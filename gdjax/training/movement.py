@@ -1,26 +1,30 @@
 """How far the leaves of a model move at several widths, and so whether what was tuned at one carries over."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gdjax import plots
+from gdjax.combine.transfer import Transferred, transferred
 from gdjax.core import base, checks, misuse
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.parts import known
 from gdjax.core.paths import paths_of
 from gdjax.core.types import Params, Roles, Transform
 from gdjax.inspection.tabulate import Table
 from gdjax.inspection.walk import shapes_of
 from gdjax.linalg.matrices import Axes, is_trained
 from gdjax.matrices.plan import Leaf, plan_of, routing
+from gdjax.optimizers.adam import adam
 from gdjax.training import objective
 from gdjax.training.step import Inputs, gradient, own, updated
 
 LABEL = "gdjax.check_transfer"
-# How far from 0 an exponent may be by chance and by the finite width, by what moves; what is not here has 0.25.
-LIMITS = {"hidden": 0.15, "activation": 0.1}
+# How far from 0 an exponent may be by chance and by the finite width, by what moves; what is not here has 0.25, and so
+# has a matrix of which one side grows.
+LIMITS = {"matrix": 0.15, "activation": 0.1}
 POWER = 0.3  # with an exponent nearer to 0 the standard transfers as well
 Make = Callable[[int, int], tuple[Callable[..., Any], Params]]
 
@@ -35,7 +39,7 @@ class TransferCheck(NamedTuple):
       movements: from the path of a leaf to how far it moved, (steps, widths, seeds); activations under
         "activations/".
       standard: the same of the standard, or empty.
-      table: a row for each leaf: `leaf`, `kind`, `shapes` at the smallest and the largest width, the exponent after
+      table: a row for each leaf: `leaf`, `kind` (its role, or "activation"), what of it `grows`, `shapes` at the smallest and the largest width, the exponent after
         each number of steps, its standard error over the seeds, the `standard`'s exponent, the `limit`, the `verdict`.
     """
 
@@ -84,8 +88,11 @@ def check_transfer(
     the largest of the leaf's matrices; of a head or a router the axes that grow are the inputs. For any other leaf it
     is the root mean square of d over the axes that grow, the largest over the rest. The exponent 0 is that of a leaf
     that moves its output as far at every width. With an exponent of 1, as of Adam at one rate, the rate of a small
-    model is too large for a large one: it wants the factor 1 / n. A leaf may be 0.15 from 0 if it is hidden (inputs
-    and outputs grow), 0.25 otherwise, an activation 0.1.
+    model is too large for a large one: it wants the factor 1 / n. A matrix may be 0.15 from 0 if inputs and
+    outputs grow, any other leaf 0.25, an activation 0.1.
+
+    A leaf whose rate `transfer` leaves as it is, such as a bias under Adam, may move too far since those around it do:
+    the check then says so, and asks for no factor.
 
     Args:
       make: `make(width, seed)` returns `(loss_fn, params)`: your model at that width, started from that seed, and the
@@ -122,7 +129,7 @@ def check_transfer(
       ...     return lambda p: jnp.mean((p["w"] @ jnp.ones(width) - 1) ** 2), {"w": w}
       >>> check = gdjax.check_transfer(make, gdjax.adam(1e-3), widths=(64, 256))
       >>> print(check.table["leaf"], check.table["kind"], check.holds)
-      ['w'] ['hidden'] False
+      ['w'] ['matrix'] False
 
     Reference:
       Yang et al. 2022, Tensor programs V, appendix D.1, https://arxiv.org/abs/2203.03466;
@@ -142,7 +149,22 @@ def check_transfer(
         return {path: np.stack([row[path] for row in rows], 1) for path in rows[0]}
 
     moved, compared = movements(tx), {} if standard is None else movements(standard)
-    return TransferCheck(widths, steps, moved, compared, _table(widths, steps, moved, compared, kinds, models))
+    kept = _left_alone(_transform_of(tx, models[0], models[-1]), models, roles)
+    return TransferCheck(widths, steps, moved, compared, _table(widths, steps, moved, compared, kinds, models, kept))
+
+
+def _left_alone(tx: Transform, models: Sequence[Any], roles: Any) -> set[str]:
+    """The leaves whose rate `transfer` leaves as it is; those under Adam, where it knows nothing of a method."""
+    small, large = models[0].shapes, models[-1].shapes
+    own = [known(tx)] if isinstance(known(tx), Transferred) else [tx, adam(1.0)]
+    for one in own:
+        try:
+            if not isinstance(one, Transferred):
+                one = transferred(LABEL, one, small, roles if isinstance(roles, Mapping) else None, "forward")
+            return {path for path, factor in one.rates(large).items() if factor == 1}
+        except (ValueError, TypeError):
+            continue
+    return set()
 
 
 def _rising(name: str, given: Sequence[int], fewest: int) -> tuple[int, ...]:
@@ -167,9 +189,15 @@ def _model(make: Make, width: int, seeds: int, data: Any, has_aux: bool, numbers
 class Kind(NamedTuple):
     """How the movement of a leaf is measured."""
 
-    name: str  # "hidden", "input", "head", or the role of what is no matrix
+    name: str  # its role; a matrix of which only the inputs grow is a head
     grown: tuple[int, ...]  # the axes that grow with the width
     matrix: bool
+    grows: str = ""  # of a matrix: "inputs", "outputs" or both
+
+    @property
+    def limit(self) -> float:
+        both = self.name != "matrix" or "," in self.grows
+        return LIMITS.get(self.name, 0.25) if both else 0.25
 
 
 ACTIVATION = Kind("activation", (), matrix=False)
@@ -197,8 +225,9 @@ def _kinds(widths: Sequence[int], models: Sequence[Model]) -> dict[str, Kind]:
 def _kind(small: Leaf, large: Leaf) -> Kind:
     grown = tuple(i for i, (x, y) in enumerate(zip(small.shape, large.shape, strict=True)) if y > x)
     if small.is_matrix:
-        inputs, outputs = (any(i in grown for i in axes) for axes in small.axes[1:])
-        return Kind(("hidden" if outputs else "head") if inputs else "input" if outputs else "fixed", grown, True)
+        sides = zip(("inputs", "outputs"), small.axes[1:], strict=True)
+        grows = ", ".join(side for side, axes in sides if any(i in grown for i in axes))
+        return Kind("head" if grows == "inputs" else "matrix", grown, True, grows)
     return Kind(small.role, grown, small.role in ("head", "router") and 0 < len(grown) < len(small.shape))
 
 
@@ -283,7 +312,7 @@ def exponents(widths: Sequence[int], moved: np.ndarray) -> np.ndarray:
 
 def _table(
     widths: tuple[int, ...], steps: tuple[int, ...], moved: dict[str, np.ndarray], standard: dict[str, np.ndarray],
-    kinds: dict[str, Kind], models: Sequence[Model],
+    kinds: dict[str, Kind], models: Sequence[Model], kept: set[str],
 ) -> Table:  # fmt: skip
     rows, warnings = [], []
     for path, sizes in moved.items():
@@ -293,13 +322,14 @@ def _table(
         theirs = {"standard": exponents(widths, standard[path]).mean(axis=1)[k]} if standard else {}
         kind = kinds.get(path, ACTIVATION)
         shapes = " to ".join(str(m.leaves[path].shape) for m in (models[0], models[-1])) if path in kinds else ""
-        limit = LIMITS.get(kind.name, 0.25)
-        verdict, remedy = _verdict(kind, mean[k], error[k], limit, theirs.get("standard"), widths)
+        alone = path in kinds and (not kind.grown or path in kept)
+        verdict, remedy = _verdict(kind.limit, mean[k], error[k], alone, theirs.get("standard"), widths)
         if remedy:
             warnings.append(f"{path} ({', '.join(filter(None, [kind.name, shapes]))}): {remedy}")
         numbers = {f"after {t}": a for t, a in zip(steps, mean, strict=True)} | {"error": error[k]} | theirs
         shown = {name: None if np.isnan(x) else round(float(x), 2) for name, x in numbers.items()}
-        rows.append({"leaf": path, "kind": kind.name, "shapes": shapes, **shown, "limit": limit, "verdict": verdict})
+        row = {"leaf": path, "kind": kind.name, "grows": kind.grows, "shapes": shapes}
+        rows.append({**row, **shown, "limit": kind.limit, "verdict": verdict})
     notes = ["below a width of 64 exponents are far from their limits"] * (widths[0] < 64)
     if not standard:
         notes.append("a leaf that holds may hold without any rule: standard= compares")
@@ -307,7 +337,7 @@ def _table(
 
 
 def _verdict(
-    kind: Kind, exponent: float, error: float, limit: float, standard: float | None, widths: Sequence[int]
+    limit: float, exponent: float, error: float, alone: bool, standard: float | None, widths: Sequence[int]
 ) -> tuple[str, str]:
     """The verdict in a few words, and a sentence with the remedy where a leaf does not hold."""
     if np.isnan(exponent):
@@ -318,7 +348,7 @@ def _verdict(
     moves = f"it moves as width^{exponent:+.2f}"
     if abs(exponent) - limit < error:
         return "unclear", f"{moves}, with a standard error of {error:.2f}: take more seeds"
-    if not kind.grown:
+    if alone:
         return "fails", f"{moves}, after the leaves around it: mend those that grow first"
     factor = f"({widths[0]} / width)^{exponent:.2f}"
     how = f"its rate wants the factor {factor}: gdjax.transfer(tx, base), or gdjax.per_leaf(rate, factors)"
