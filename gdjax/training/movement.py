@@ -39,8 +39,9 @@ class TransferCheck(NamedTuple):
       movements: from the path of a leaf to how far it moved, (steps, widths, seeds); activations under
         "activations/".
       standard: the same of the standard, or empty.
-      table: a row for each leaf: `leaf`, `kind` (its role, or "activation"), what of it `grows`, `shapes` at the smallest and the largest width, the exponent after
-        each number of steps, its standard error over the seeds, the `standard`'s exponent, the `limit`, the `verdict`.
+      table: a row for each leaf: `leaf`, `kind` (its role, or "activation"), what of a matrix `grows`, `shapes` at the
+        smallest and the largest width, the exponent after each number of steps, its standard error over the seeds,
+        the `standard`'s exponent, the `limit`, the `verdict`.
     """
 
     widths: tuple[int, ...]
@@ -322,7 +323,7 @@ def _table(
         theirs = {"standard": exponents(widths, standard[path]).mean(axis=1)[k]} if standard else {}
         kind = kinds.get(path, ACTIVATION)
         shapes = " to ".join(str(m.leaves[path].shape) for m in (models[0], models[-1])) if path in kinds else ""
-        alone = path in kinds and (not kind.grown or path in kept)
+        alone = not kind.grown or path in kept
         verdict, remedy = _verdict(kind.limit, mean[k], error[k], alone, theirs.get("standard"), widths)
         if remedy:
             warnings.append(f"{path} ({', '.join(filter(None, [kind.name, shapes]))}): {remedy}")

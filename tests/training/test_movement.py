@@ -58,7 +58,7 @@ def column(found: gdjax.TransferCheck, name: str) -> dict[str, Any]:
 def test_adam_at_one_rate_fails_and_with_the_table_holds():
     wrong, right = check(), check(tx=with_table, standard=gdjax.adam(RATE))
     assert column(wrong, "kind") == {
-        "bias": "bias", "head": "head", "w0": "input", "w1": "hidden",
+        "bias": "bias", "head": "head", "w0": "matrix", "w1": "matrix",
         "activations/first": "activation", "activations/second": "activation",
     }  # fmt: skip
     verdicts = column(wrong, "verdict")
@@ -66,7 +66,7 @@ def test_adam_at_one_rate_fails_and_with_the_table_holds():
         "head", "w1", "activations/second"
     }  # fmt: skip
     assert column(wrong, "after 2")["w1"] > 0.7 < column(wrong, "after 2")["head"]
-    remedies = [text for text in wrong.table.warnings if text.startswith("w1 (hidden, (16, 16) to (64, 64))")]
+    remedies = [text for text in wrong.table.warnings if text.startswith("w1 (matrix, (16, 16) to (64, 64))")]
     assert len(remedies) == 1 and "its rate wants the factor (16 / width)^" in remedies[0]
     assert "gdjax.transfer(tx, base), or gdjax.per_leaf" in remedies[0] and verdicts["w1"].startswith(
         "fails: rate x 0."
@@ -111,12 +111,36 @@ def test_movements_are_those_of_the_definition():
     }.items():  # fmt: skip
         np.testing.assert_allclose(at(path), values, rtol=1e-6, err_msg=path)
     assert column(found, "kind") == {
-        "w": "hidden", "blocks/kernel": "hidden", "up": "input", "head": "head", "norm": "norm", "embed": "embedding",
+        "w": "matrix", "blocks/kernel": "matrix", "up": "matrix", "head": "head", "norm": "norm", "embed": "embedding",
     }  # fmt: skip
+    assert (column(found, "grows")["w"], column(found, "grows")["up"]) == ("inputs, outputs", "outputs")
     steep = check(grown(0.5), gdjax.sgd(1.0), data=None, has_aux=False, steps=(1, 3), widths=(4, 8, 16), seeds=2)
     for path, exponent in {"w": 1.5, "blocks/kernel": 1.5, "up": 0.5, "head": 1.5, "norm": 0.5, "embed": 0.5}.items():
         np.testing.assert_allclose(column(steep, "after 3")[path], exponent, atol=0.006, err_msg=path)
         assert steep.movements[path].shape == (2, 3, 2) and column(steep, "error")[path] == 0
+
+
+@pytest.mark.parametrize("own", ["as it is", "with the rule", "unknown"])
+def test_leaves_that_the_rule_leaves_alone_are_not_to_blame(own: str):
+    """An Adam whose eps is large moves as its gradient does: a bias of factor 1 wants no factor, SGD's does."""
+    adam = gdjax.chain(gdjax.scale_by_adam(eps=1e6), _unknown() if own == "unknown" else gdjax.identity())
+    adam = gdjax.chain(adam, gdjax.scale_by_learning_rate(1e6))
+    tx = gdjax.transfer(adam, grown(0)(4, 0)[1]) if own == "with the rule" else adam
+    given = {"data": None, "has_aux": False, "steps": (1,), "widths": (4, 16), "seeds": 1}
+    rows = {r["leaf"]: r for r in map(dict, check(grown(-0.55), tx, **given).table)}
+    warned = {text.split(" ")[0]: text for text in check(grown(-0.55), tx, **given).table.warnings}
+    alone = "norm", "embed", "up"
+    assert all("mend those that grow first" in warned[x] and "wants the factor" not in warned[x] for x in alone)
+    assert {rows[x]["verdict"] for x in alone} == {"fails"}
+    if own != "with the rule":
+        assert "its rate wants the factor (4 / width)^0.45" in warned["w"]
+    by_sgd = check(grown(-0.55), gdjax.sgd(1.0), **given).table.warnings
+    assert any(text.startswith("norm ") and "wants the factor" in text for text in by_sgd)
+
+
+@gdjax.leafwise()
+def _unknown(g: Any, s: Any, p: Any, t: Any):
+    return g, s
 
 
 def test_a_row_and_a_part_count_for_themselves():
@@ -197,9 +221,9 @@ def test_on_the_models_of_other_libraries(make: Any):
     with relaxed():
         found = check(make, widths=(16, 64), seeds=1, steps=(2,))
     kinds, after = column(found, "kind"), column(found, "after 2")
-    (hidden,) = [path for path, kind in kinds.items() if kind == "hidden"]
+    (hidden,) = [path for path, sides in column(found, "grows").items() if sides == "inputs, outputs"]
     (head,) = [path for path, kind in kinds.items() if kind == "head"]
-    assert sorted(kinds.values()) == ["bias"] * 3 + ["head", "hidden", "input"]
+    assert sorted(kinds.values()) == ["bias"] * 3 + ["head", "matrix", "matrix"]
     assert after[hidden] > 0.7 < after[head]
 
 
