@@ -334,12 +334,12 @@ def measure_exponents(kept: Results, methods: list[str], widths: tuple[int, ...]
                 jax.clear_caches()
 
 
-def worst(row: dict[str, Any], kinds: tuple[str, ...]) -> str:
-    """The exponent farthest from 0 of the leaves of some kinds."""
+def worst(row: dict[str, Any], kinds: tuple[str, str]) -> str:
+    """The exponent farthest from 0 of the leaves of a kind, of which some sides grow."""
     each = [
         v
         for r in row.get("rows", [])
-        if r["kind"] in kinds
+        if (r["kind"], r["grows"]) == kinds
         for k, v in r.items()
         if k.startswith("after") and v is not None
     ]
@@ -347,7 +347,10 @@ def worst(row: dict[str, Any], kinds: tuple[str, ...]) -> str:
 
 
 def exponents_told(rows: list[dict[str, Any]]) -> list[str]:
-    kinds = {"hidden": ("hidden",), "input": ("input",), "head": ("head",), "activations": ("activation",)}
+    kinds = {
+        "hidden": ("matrix", "inputs, outputs"), "input": ("matrix", "outputs"), "head": ("head", "inputs"),
+        "activations": ("activation", ""),
+    }  # fmt: skip
     head = "method | " + " | ".join(f"{name}: {', '.join(MODES)}" for name in kinds)
     of = {(r["method"], r["mode"]): r for r in rows}
     cells = [

@@ -39,9 +39,9 @@ class TransferCheck(NamedTuple):
       movements: from the path of a leaf to how far it moved, (steps, widths, seeds); activations under
         "activations/".
       standard: the same of the standard, or empty.
-      table: a row for each leaf: `leaf`, `kind` (its role, or "activation"), what of a matrix `grows`, `shapes` at the
-        smallest and the largest width, the exponent after each number of steps, its standard error over the seeds,
-        the `standard`'s exponent, the `limit`, the `verdict`.
+      table: a row for each leaf: `leaf`, `kind` (its role, or "activation"), what of a matrix or a head `grows`,
+        `shapes` at the smallest and the largest width, the exponent after each number of steps, its standard error over
+        the seeds, the `standard`'s exponent, the `limit`, the `verdict`.
     """
 
     widths: tuple[int, ...]
@@ -193,7 +193,7 @@ class Kind(NamedTuple):
     name: str  # its role; a matrix of which only the inputs grow is a head
     grown: tuple[int, ...]  # the axes that grow with the width
     matrix: bool
-    grows: str = ""  # of a matrix: "inputs", "outputs" or both
+    grows: str = ""  # of a matrix, or a head: "inputs", "outputs" or both
 
     @property
     def limit(self) -> float:
@@ -229,7 +229,8 @@ def _kind(small: Leaf, large: Leaf) -> Kind:
         sides = zip(("inputs", "outputs"), small.axes[1:], strict=True)
         grows = ", ".join(side for side, axes in sides if any(i in grown for i in axes))
         return Kind("head" if grows == "inputs" else "matrix", grown, True, grows)
-    return Kind(small.role, grown, small.role in ("head", "router") and 0 < len(grown) < len(small.shape))
+    alone = small.role in ("head", "router") and 0 < len(grown) < len(small.shape)
+    return Kind(small.role, grown, alone, "inputs" if alone else "")
 
 
 def _transform_of(tx: Any, first: Model, model: Model) -> Transform:
