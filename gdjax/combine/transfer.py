@@ -178,7 +178,10 @@ def transfer(
     that of `tx`.
 
     `tx` may be any chain, partition, mask, wrapper, accumulation, coded state or injection of this library's parts.
-    Factors stand at its learning rates, decays and eps as `per_leaf` would put them: the state is that of `tx`.
+    Factors stand at its learning rates, decays and eps as `per_leaf` would put them: the state is that of `tx`. PSGD's
+    `precond_init_scale` takes the root of the growth of the outputs, by which gradients shrink.
+
+    A last matrix without the name of a head, such as `fc` or `Dense_2`, is one if only its inputs grow.
 
     The start of a model is its own affair: `transfer_init` scales it. So is its forward pass. Two things there do not
     transfer: attention scores over the root of a growing head size, of which it warns, and a head that is the
@@ -195,7 +198,7 @@ def transfer(
     Raises:
       ValueError: a rule does not say how its updates grow, or is of another library: the message has two remedies;
         leaves without a learning rate; (in init) another structure, an axis that shrinks, a leaf that no rule covers, a
-        role that differs, a tied head, more layers and no `depth`.
+        role that differs, a tied head, several matrices that may be the head, more layers and no `depth`.
       TypeError: `tx` is no transform; a method has one rate for the whole tree, as Prodigy.
 
     Warns:

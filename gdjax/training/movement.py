@@ -157,7 +157,7 @@ def check_transfer(
 def _left_alone(tx: Transform, models: Sequence[Any], roles: Any) -> set[str]:
     """The leaves whose rate `transfer` leaves as it is; those under Adam, where it knows nothing of a method."""
     small, large = models[0].shapes, models[-1].shapes
-    own = [known(tx)] if isinstance(known(tx), Transferred) else [tx, adam(1.0)]
+    own: list[Any] = [known(tx)] if isinstance(known(tx), Transferred) else [tx, adam(1.0)]
     for one in own:
         try:
             if not isinstance(one, Transferred):
