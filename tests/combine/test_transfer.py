@@ -132,7 +132,7 @@ def test_psgd_moves_as_far_at_two_widths():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "limit"), [("soap", 0.25), ("kl_soap", 0.25), ("psgd_kron", 0.4), ("adamw", 0.15)])
+@pytest.mark.parametrize(("method", "limit"), [("soap", 0.3), ("kl_soap", 0.3), ("psgd_kron", 0.4), ("adamw", 0.15)])
 def test_how_far_leaves_move_is_the_same_at_every_width(method: str, limit: float):
     found = _moves(getattr(gdjax, method)(2**-9), (64, 128, 256), (2, 10))
     assert max(map(abs, found.values())) <= limit, found
