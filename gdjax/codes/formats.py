@@ -16,7 +16,7 @@ import numpy as np
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
 from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
 from gdjax.codes.rounding import LARGEST, Salt, bits_of, float_of, number, random_bits, stochastically, uniform
-from gdjax.codes.words import WORDS, InWord, Word
+from gdjax.codes.words import RATIO_WORDS, WORDS, InWord, RatioWord, Word, Words
 from gdjax.core.part import Kind
 from gdjax.core.types import Array, ArrayTree, Format
 from gdjax.xla.reads import as_integers
@@ -132,11 +132,12 @@ SIGNED, SQUARES = Logs(signed=True), Logs(signed=False)
 
 
 Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
-PLURAL: dict[Kind, str] = dict.fromkeys(("moment", "slow", "matrix"), "moments")
+MOMENT_KINDS: Sequence[Kind] = ("moment", "slow", "ratio", "matrix")
+PLURAL: dict[Kind, str] = dict.fromkeys(MOMENT_KINDS, "moments")
 PLURAL |= {"square": "squares", "basis": "bases", "factor": "factors"}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
-    NarrowCodes, Word, InWord,
+    NarrowCodes, Word, RatioWord, InWord,
 )  # fmt: skip
 
 # The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken. "log"
@@ -151,9 +152,7 @@ MOMENTS: Mapping[str, Sequence[Format]] = {
     "float32": [],
 }
 TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
-    "moment": MOMENTS,
-    "slow": MOMENTS,
-    "matrix": MOMENTS,
+    **dict.fromkeys(MOMENT_KINDS, MOMENTS),
     "square": {
         "log": [Logs(False)],
         "blocks": [BlocksOfSquares(), NarrowFloats()],
@@ -163,6 +162,7 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
     },
     "basis": {name: MOMENTS[name] for name in ("blocks", "fp8", "4 bits", "bfloat16", "float32")},
     "factor": {name: MOMENTS[name] for name in ("blocks", "bfloat16", "float32")},
+    "fine": {name: MOMENTS[name] for name in ("bfloat16", "float32")},
     "exact": {"float32": []},
 }
 
@@ -216,6 +216,18 @@ def decoded(tree: ArrayTree) -> Any:
     return jax.tree.map(array, tree, is_leaf=is_codes)
 
 
+def has_words(tree: ArrayTree) -> bool:
+    """Whether a state has words."""
+    return any(isinstance(x, Word) for x in jax.tree.leaves(tree, is_leaf=is_codes))
+
+
+def with_words(tree: ArrayTree, other: ArrayTree, like: ArrayTree) -> Any:
+    """A state of arrays, in which those that a state like it has in words are of another one."""
+    codes, structure = jax.tree.flatten(like, is_leaf=is_codes)
+    each = zip(codes, structure.flatten_up_to(tree), structure.flatten_up_to(other), strict=True)
+    return structure.unflatten([y if isinstance(c, Word | InWord) else x for c, x, y in each])
+
+
 def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Salt | None] = lambda i: None) -> Any:
     """A state in which codes stand in place of arrays, in the formats of a state like it.
 
@@ -255,19 +267,30 @@ def of_kinds(label: str, names: Mapping[Kind, str], block: int, scale_dtype: str
     return found
 
 
+def before(block: int, scale_dtype: str) -> list[Sequence[Format]]:
+    """The formats of states that were made when "blocks" were the default of what has no words."""
+    return [[_with(x, block, scale_dtype) for x in TABLE[kind]["blocks"]] for kind in ("moment", "square")]
+
+
+def _is_one(codes: Any, formats: Sequence[Format]) -> bool:
+    shape = _shape(codes)
+    return any(codes.format == f.for_shape(shape) for f in formats if f.fits(shape))
+
+
 def _with(format: Any, block: int, scale_dtype: str) -> Format:
     has_blocks = isinstance(format, Blocks | BlocksOfSquares | FourBits)
     return replace(format, block=block, scale_dtype=scale_dtype) if has_blocks else format
 
 
-def check(label: str, state: ArrayTree, kinds: Mapping[Kind, Sequence[Format]], pairs: bool) -> None:
+def check(label: str, state: ArrayTree, known: Sequence[Sequence[Format]], pairs: bool) -> None:
     """Raises where a state has codes of none of these formats, or words unless there may be `pairs`."""
     for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_codes):
         masked = not jax.tree.leaves(x) and not isinstance(x, InWord)
-        if not is_codes(x) or masked or pairs and x.format == WORDS:
+        if not is_codes(x) or masked:
             continue
-        if x.format == WORDS or not any(x.format == of_shape(several, _shape(x)) for several in kinds.values()):
-            formats = [*[WORDS] * pairs, *(f for several in kinds.values() for f in several)]
-            known = ", ".join(dict.fromkeys(map(repr, formats)))
+        words = isinstance(x.format, Words)
+        if not (pairs if words else any(_is_one(x, several) for several in known)):
+            formats = [*[WORDS, RATIO_WORDS] * pairs, *(f for several in known for f in several)]
+            names = ", ".join(dict.fromkeys(map(repr, formats)))
             where = f"{label}: state{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{where} is kept as {x.format!r}, not as {known}: gdjax.migrate converts a state")
+            raise ValueError(f"{where} is kept as {x.format!r}, not as {names}: gdjax.migrate converts a state")

@@ -27,6 +27,8 @@ from gdjax.core.types import (
     unboxed,
 )
 from gdjax.numerics import is_key, safe_increment
+from gdjax.xla.loops import writes_several
+from gdjax.xla.write_order import kept
 
 LABEL = "gdjax.quantize_state"
 
@@ -126,14 +128,17 @@ def quantize_state(
     base.check_transform(LABEL, 0, inner)
     pairs = bits == 8 and moments is None and squares is None
     coarse: Any = "4 bits" if bits == 4 else None
-    other: Any = "log" if "log" in (moments, squares) else "blocks"
+    apart = bits == 8 and {moments, squares} <= {None, "bfloat16", "float32"}  # no number knows its neighbours
+    other: Any = "log" if "log" in (moments, squares) else "bfloat16" if apart else "blocks"
     moment, square = moments or coarse or other, squares or other
     if (moment == "log") != (square == "log"):
         both = f"moments as {moment!r} and squares as {square!r}"
         raise ValueError(f"{LABEL}: {both}: 'log' ends at a largest number, where the other goes on; name it for both")
-    names: dict[Kind, str] = dict.fromkeys(("moment", "slow", "matrix"), moment)
+    names: dict[Kind, str] = dict.fromkeys(formats.MOMENT_KINDS, moment)
     names |= {"square": square, "basis": bases or coarse or "blocks", "factor": factors}
+    names |= {"fine": "bfloat16" if "bfloat16" in (moment, square) else "float32"}
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
+    known = [*kinds.values(), *formats.before(block_size, scale_dtype)] if pairs else [*kinds.values()]
     exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
     types.check_patterns(f"{LABEL}: exempt", exempts)
 
@@ -150,7 +155,8 @@ def quantize_state(
         for i, v in able.items():
             moment = places.get((arrays[i].bounds, arrays[i].leaf))
             if pairs and moment is not None and v.shape == able[moment].shape:
-                kept[moment], kept[i] = formats.encode(formats.WORDS, (able[moment], v)), formats.InWord()
+                word = formats.RATIO_WORDS if arrays[moment].kind == "ratio" else formats.WORDS
+                kept[moment], kept[i] = formats.encode(word, (able[moment], v)), formats.InWord()
         for i, x in able.items():
             format = formats.of_shape(kinds[arrays[i].kind], x.shape)
             if format is not None and not formats.is_codes(kept[i]):
@@ -182,11 +188,16 @@ def quantize_state(
             checks.state(LABEL, state, QuantizedState)
         except ValueError as e:
             raise ValueError(f"{e}; of the state of the transform inside, gdjax.migrate makes one") from None
-        formats.check(LABEL, state, kinds, pairs)
+        formats.check(LABEL, state, known, pairs)
         word = seed if isinstance(seed, int) else jax.random.bits(arrays.fresh_key(seed))
         count, old, row = safe_increment(state.count), state.inner_state, extra_args.get(FIRST_ROW, 0)
         pure, params = (unboxed(x, is_variable) for x in (updates, params))
         us, new = base.call_update(inner, pure, formats.decoded(old), params, extra_args)
+        if writes_several() and formats.has_words(old):
+            # XLA:CPU would write decoded words to memory, for the loop of new words and that of updates.
+            again, pure = jax.tree.map(kept, (old, pure))
+            alone = base.call_update(inner, pure, formats.decoded(again), params, extra_args)[1]
+            new = formats.with_words(new, alone, old)
         return boxed_like(updates, us), QuantizedState(
             count, formats.encoded(new, old, lambda i: salt(word, count, i, row))
         )

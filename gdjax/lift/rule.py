@@ -171,9 +171,9 @@ class Leafwise(Part):
         given = self.settings.get(layers.LAYERS)
         lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
         axes = {f: layers.axes_of(x, self.hyper) for f, x in self.declared.items()}
-        means = {f: at(f) for f, x in self.declared.items() if kind_of(x) == "moment"}
+        bounds = {f: bounded_by(x, self.declared, self.hyper) for f, x in self.declared.items()}
         slots = [
-            Kept(at(f), axes[f], kind=kind_of(x), layers=lead, bounds=means.get(bounded_by(x)))
+            Kept(at(f), axes[f], kind=kind_of(x), layers=lead, bounds=at(bounds[f]) if bounds[f] else None)
             for f, x in self.declared.items()
         ]
         stacks = {f: x for f in self.whole if (x := self.initial[f]).of_several}

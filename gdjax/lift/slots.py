@@ -1,6 +1,7 @@
 """Slots: what the fields of a state hold, of one leaf or of the whole tree."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -51,13 +52,15 @@ class Moment:
     codec, the slot is `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
 
     `kind` says what it keeps, and so how coarsely `quantize_state` may: "moment", an average of gradients; "slow",
-    one over fifty or more, with a decay of 0.98; "matrix", one whose matrix is taken as a whole, as by Muon; "square",
-    an average of squares, never negative; "exact", what must not be rounded, such as a sum that never fades. By default
-    "square" if `real`, else "moment".
+    one over fifty or more, with a decay of 0.98; "ratio", one of gradients over their roots; "matrix", one whose matrix
+    is taken as a whole, as by Muon; "square", an average of squares, never negative; "fine", what bears 16 bits and no
+    less, such as a maximum; "exact", what must not be rounded, such as a sum that never fades. By default "square" if
+    `real`, else "moment".
 
     `bounds`, of a square, names the slot of a "moment" of the same gradients that is at most ten times its root, as mu
-    of nu in Adam: `quantize_state` then keeps both in one word. A moment of other units, as of gradients over the root,
-    must not be named.
+    of nu in Adam, or of a "ratio" that is at most ten: `quantize_state` then keeps both in one word. It may be a
+    function of the hyperparameters, "" for none. A moment is kept apart where it fades hardly faster than the root: where
+    the hyperparameters b1 and b2 are numbers with b1 > 0.975 sqrt(b2).
 
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
@@ -75,7 +78,7 @@ class Moment:
     real: bool = False
     fill: str | float = 0.0
     kind: Kind | None = None
-    bounds: str = ""
+    bounds: str | Callable[[Hyperparameters], str] = ""
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
         dtype = hyper.get(self.dtype)
@@ -310,9 +313,19 @@ def kind_of(slot: Any) -> Kind:
     return "exact"
 
 
-def bounded_by(slot: Any) -> str:
+# In steps without gradients m / sqrt(v) fades by b1 / sqrt(b2). Above this the errors of some forty steps add up in it.
+SLOWEST = 0.975
+
+
+def bounded_by(slot: Any, slots: Mapping[str, Any], hyper: Hyperparameters) -> str:
     """The name of the slot that the root of a slot of squares bounds; "" for none."""
-    return slot.bounds if isinstance(slot, Moment) and kind_of(slot) == "square" else ""
+    if not isinstance(slot, Moment) or kind_of(slot) != "square":
+        return ""
+    name = slot.bounds(hyper) if callable(slot.bounds) else slot.bounds
+    kind = kind_of(slots.get(name))
+    decays = [x for x in map(hyper.get, ("b1", "b2")) if isinstance(x, int | float | np.number)]
+    fades = len(decays) < 2 or decays[0] <= SLOWEST * math.sqrt(decays[1])
+    return name if kind == "ratio" or kind == "moment" and fades else ""
 
 
 def is_like_parameter(slot: Any) -> bool:

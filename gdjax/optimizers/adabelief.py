@@ -21,7 +21,7 @@ class ScaleByBeliefState(NamedTuple):
 
 
 # Of mu the gradient is subtracted, and what is left squared.
-@leafwise(ScaleByBeliefState, mu=Moment("mu_dtype", kind="exact"), nu=second_moment, growth="elementwise")
+@leafwise(ScaleByBeliefState, mu=Moment("mu_dtype", kind="fine"), nu=second_moment, growth="elementwise")
 def scale_by_belief(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-16, eps_root: hyper.Size = 1e-16,

@@ -14,7 +14,7 @@ from gdjax.transforms.decay import descending
 
 
 # A maximum keeps what was rounded upwards, and is not an average of squares: an update is divided by it, not its root.
-@leafwise(ScaleByAdamState, nu=replace(second_moment, kind="exact"), growth="elementwise")
+@leafwise(ScaleByAdamState, nu=replace(second_moment, kind="fine"), growth="elementwise")
 def scale_by_adamax(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-8,

@@ -24,7 +24,7 @@ class ScaleByAmsgradState(NamedTuple):
 
 
 # The maximum remembers each rounding upwards.
-_second = replace(second_moment, kind="exact")
+_second = replace(second_moment, kind="fine")
 
 
 @leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second, growth="elementwise")

@@ -1,0 +1,136 @@
+"""How far optimizers with coded states go, beside those in float32, over gradients of many patterns.
+
+    python benchmarks/coded_patterns.py [--quick] [--names adamw lion] [--patterns elemspike]
+
+Each optimizer, in `quantize_state` with its defaults and without, gets the same 800 gradients of a matrix of 64 x 64.
+Displacement: the slope of what all updates move each parameter on what they move it in float32. Noise: the norm of the
+difference of all updates over that of float32's. Only computed, so the same everywhere, but for what a processor rounds.
+Writes coded_patterns.json and .md.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness import Results, markdown_table, say
+
+import gdjax
+
+SHAPE, STEPS = (64, 64), 800
+SCALES = {"1e-16": 1e-16, "1e-8": 1e-8, "1e10": 1e10, "1e15": 1e15, "1e20": 1e20}
+
+
+def _random(seed: int, t: Any) -> Any:
+    return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), t), SHAPE)
+
+
+def _every(k: int) -> Callable[[Any, Any], Any]:
+    """Rows that get a gradient in each k-th step alone."""
+    return lambda g, t: jnp.where(jnp.arange(SHAPE[0])[:, None] % k == t % k, g + 0.25, 0)
+
+
+# From a gradient of N(0.05, 1), and the number of the step, to the gradient of the pattern.
+PATTERNS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "normal": lambda g, t: g,
+    "mean 0.1": lambda g, t: g + 0.05,
+    "alternating signs": lambda g, t: (1 - 2 * (t % 2)) * jnp.abs(g) + 0.05,
+    "each 30th step": lambda g, t: jnp.where(t % 30 == 0, g + 0.25, 0),
+    "a row each 30th": _every(30),
+    "a row each 64th": _every(64),
+    "spikes of 1e6": lambda g, t: g * jnp.where(t % 100 == 50, 1e6, 1),
+    **{f"scale {name}": lambda g, t, scale=scale: g * scale for name, scale in SCALES.items()},
+    "up by 1e6": lambda g, t: g * jnp.where(t < STEPS // 2, 1, 1e6),
+    "down by 1e6": lambda g, t: g * jnp.where(t < STEPS // 2, 1, 1e-6),
+    "zeros in the middle": lambda g, t: jnp.where((t > 250) & (t < 500), 0, g),
+    "zeros at the start": lambda g, t: jnp.where(t < 250, 0, g),
+    "on and off": lambda g, t: jnp.where(t // 40 % 2 == 0, g, 0),
+    "six decades of columns": lambda g, t: g * 10 ** jnp.linspace(-3, 3, SHAPE[1]),
+    "bfloat16": lambda g, t: g.astype(jnp.bfloat16).astype(jnp.float32),
+    "drift": lambda g, t: g + 2 * jnp.sin(t / 100),
+    "cubes": lambda g, t: g**3,
+    "elemspike": lambda g, t: g * jnp.where(_random(1, t) < 1e-3, 1e4, 1),
+    "1 % of elements": lambda g, t: jnp.where(_random(2, t) < 1e-2, g, 0),
+    "constant": lambda g, t: jax.random.normal(jax.random.key(3), SHAPE),
+}  # fmt: skip
+
+OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
+    **{
+        name: lambda name=name: getattr(gdjax, name)(1e-3)
+        for name in """
+        adam adamw nadam nadamw radam yogi acprop adopt laprop adam_atan2 stable_adamw lamb adamax amsgrad adabelief
+        adan ademamix simplified_ademamix rmsprop signum lion schedule_free_adamw schedule_free_plus adam_mini sophia
+        novograd sm3 lars came galore apollo muon normuon scion muown dion2 soap shampoo momo_adam dadapt_adamw prodigy
+        optimistic_adam_v2
+        """.split()
+    },
+    **{
+        f"adamw({b1}, {b2})": lambda b1=b1, b2=b2: gdjax.adamw(1e-3, b1, b2)
+        for b1, b2 in ((0.9, 0.95), (0.95, 0.95), (0.95, 0.92), (0.95, 0.9), (0.98, 0.95), (0.99, 0.999), (0.9, 0.5))
+    },
+    "momentum": lambda: gdjax.sgd(1e-3, 0.9),
+    "ema": lambda: gdjax.chain(gdjax.ema(0.9), gdjax.scale(-1e-3)),
+    "psgld": lambda: gdjax.scale_by_rms(0.999),
+}
+
+
+def beside(tx: Any, kept: Mapping[str, Any], name: str | None = None) -> Callable[[Any], tuple[Any, Any, Any, Any]]:
+    """A function of the number of a pattern: displacement, noise, rms and largest size beside float32's."""
+    both = tx, gdjax.quantize_state(tx, **kept)
+    start = {"kernel": jax.random.normal(jax.random.key(7), SHAPE) / 8}
+
+    @jax.jit
+    def run(pattern: Any) -> Any:
+        def step(carry: Any, t: Any) -> Any:
+            g = jax.random.normal(jax.random.fold_in(jax.random.key(0), t), SHAPE) + 0.05
+            g = jax.lax.switch(pattern, list(PATTERNS.values()), g, t)
+            us, new = [], []
+            for tx, (params, state) in zip(both, carry, strict=True):
+                u, state = tx.update({"kernel": g}, state, params)
+                new.append((gdjax.apply_updates(params, u), state))
+                us.append(u["kernel"])
+            exact, coded = us
+            return new, (exact, coded)
+
+        carry = [(start, tx.init(start)) for tx in both]
+        _, (exact, coded) = jax.lax.scan(step, carry, jnp.arange(STEPS))
+        return exact, coded
+
+    def figures(pattern: int) -> dict[str, float]:
+        exact, coded = (np.asarray(x, np.float64) for x in run(pattern))
+        moved, there = exact.sum(0), coded.sum(0)
+        over = lambda x, y: float(x / y) if y else float(x == y)
+        return {
+            "displacement": over((moved * there).sum(), (moved**2).sum()),
+            "noise": over(np.linalg.norm(coded - exact), np.linalg.norm(exact)),
+            "mean": over(np.abs(coded).sum(), np.abs(exact).sum()),
+            "largest": over(np.abs(coded).max(), np.abs(exact).max()),
+        }
+
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--names", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS))
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
+    parser.add_argument("--kept", default="")
+    args = parser.parse_args()
+    kept = dict(x.split("=") for x in args.kept.split(",")) if args.kept else {}
+    for name in args.names:
+        try:
+            f = beside(OPTIMIZERS[name](), kept)
+            found = {p: f(list(PATTERNS).index(p)) for p in args.patterns}
+        except Exception as e:
+            print(name, "FAILED", type(e), str(e)[:200], flush=True)
+            continue
+        bad = {p: x for p, x in found.items() if not (abs(x["displacement"] - 1) <= 0.05 and x["noise"] <= 0.16)}
+        print(name, "ok" if not bad else "", " | ".join(f"{p}: {x['displacement']:.3f} {x['noise']:.3f} {x['mean']:.2f} {x['largest']:.2f}" for p, x in bad.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
