@@ -1,6 +1,6 @@
 """How far optimizers with coded states go, beside those in float32, over gradients of many patterns.
 
-    python benchmarks/coded_patterns.py [--quick] [--names adamw lion] [--patterns elemspike]
+    python benchmarks/coded_patterns.py [--quick] [--names adamw lion]
 
 Each optimizer, in `quantize_state` with its defaults and without, gets the same 800 gradients of a matrix of 64 x 64.
 Displacement: the slope of what all updates move each parameter on what they move it in float32. Noise: the norm of the
@@ -61,9 +61,9 @@ OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
     **{
         name: lambda name=name: getattr(gdjax, name)(1e-3)
         for name in """
-        adam adamw nadam nadamw radam yogi acprop adopt laprop adam_atan2 stable_adamw lamb adamax amsgrad adabelief
-        adan ademamix simplified_ademamix rmsprop signum lion schedule_free_adamw schedule_free_plus adam_mini sophia
-        novograd sm3 lars came galore apollo muon normuon scion muown dion2 soap shampoo momo_adam dadapt_adamw prodigy
+        adamw adabelief laprop rmsprop schedule_free_adamw adopt adan lion amsgrad adamax nadam radam yogi acprop
+        adam_atan2 stable_adamw lamb ademamix simplified_ademamix signum schedule_free_plus adam_mini sophia novograd
+        sm3 lars came muon normuon scion muown dion2 soap shampoo galore apollo momo_adam dadapt_adamw prodigy
         optimistic_adam_v2
         """.split()
     },
@@ -73,12 +73,16 @@ OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
     },
     "momentum": lambda: gdjax.sgd(1e-3, 0.9),
     "ema": lambda: gdjax.chain(gdjax.ema(0.9), gdjax.scale(-1e-3)),
-    "psgld": lambda: gdjax.scale_by_rms(0.999),
+    "rmsprop, slow": lambda: gdjax.chain(gdjax.scale_by_rms(0.999), gdjax.scale(-1e-3)),
 }
 
 
-def beside(tx: Any, kept: Mapping[str, Any], name: str | None = None) -> Callable[[Any], tuple[Any, Any, Any, Any]]:
-    """A function of the number of a pattern: displacement, noise, rms and largest size beside float32's."""
+KEPT: Mapping[str, Mapping[str, Any]] = {"default": {}, "blocks": {"moments": "blocks"}}
+CHOSEN = ("adamw", "rmsprop", "lion", "muon", "schedule_free_adamw")  # in both
+
+
+def beside(tx: Any, kept: Mapping[str, Any], steps: int = STEPS) -> Callable[[str], dict[str, float]]:
+    """A function of a pattern: displacement, noise, mean and largest size, beside float32's."""
     both = tx, gdjax.quantize_state(tx, **kept)
     start = {"kernel": jax.random.normal(jax.random.key(7), SHAPE) / 8}
 
@@ -96,11 +100,11 @@ def beside(tx: Any, kept: Mapping[str, Any], name: str | None = None) -> Callabl
             return new, (exact, coded)
 
         carry = [(start, tx.init(start)) for tx in both]
-        _, (exact, coded) = jax.lax.scan(step, carry, jnp.arange(STEPS))
+        _, (exact, coded) = jax.lax.scan(step, carry, jnp.arange(steps))
         return exact, coded
 
-    def figures(pattern: int) -> dict[str, float]:
-        exact, coded = (np.asarray(x, np.float64) for x in run(pattern))
+    def figures(pattern: str) -> dict[str, float]:
+        exact, coded = (np.asarray(x, np.float64) for x in run(list(PATTERNS).index(pattern)))
         moved, there = exact.sum(0), coded.sum(0)
         over = lambda x, y: float(x / y) if y else float(x == y)
         return {
@@ -113,23 +117,43 @@ def beside(tx: Any, kept: Mapping[str, Any], name: str | None = None) -> Callabl
     return figures
 
 
+def holds(figures: Mapping[str, float]) -> bool:
+    return abs(figures["displacement"] - 1) <= 0.05 and figures["noise"] <= 0.16
+
+
+def report(results: Results) -> None:
+    """For each optimizer its extremes over the patterns, and the patterns in which it is off by more than it should."""
+    cells = []
+    for row in results.rows:
+        found = row["patterns"]
+        moved, noise = ([x[key] for x in found.values()] for key in ("displacement", "noise"))
+        off = [f"{p}: {x['displacement']:.2f}, {x['noise']:.2f}" for p, x in found.items() if not holds(x)]
+        figures = [f"{min(moved):.3f} to {max(moved):.3f}", f"{max(noise):.3f}", f"{found['elemspike']['mean']:.3f}"]
+        cells.append([row["optimizer"], row["kept"], f"{row['bytes']:.2f}", *figures, "; ".join(off)])
+    head = "optimizer | kept | bytes of the state | displacement | noise, at most | mean size with elemspike | patterns off"
+    lines = [f"Patterns: {', '.join(PATTERNS)}.", "", *markdown_table(head, cells, words=2)]
+    results.tell("Coded states over patterns of gradients", lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--names", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
-    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS))
+    parser.add_argument("--quick", "--tiny", action="store_true", help="two optimizers")
+    parser.add_argument("--again", action="store_true", help="measure anew what the file has already")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
-    parser.add_argument("--kept", default="")
     args = parser.parse_args()
-    kept = dict(x.split("=") for x in args.kept.split(",")) if args.kept else {}
-    for name in args.names:
-        try:
-            f = beside(OPTIMIZERS[name](), kept)
-            found = {p: f(list(PATTERNS).index(p)) for p in args.patterns}
-        except Exception as e:
-            print(name, "FAILED", type(e), str(e)[:200], flush=True)
-            continue
-        bad = {p: x for p, x in found.items() if not (abs(x["displacement"] - 1) <= 0.05 and x["noise"] <= 0.16)}
-        print(name, "ok" if not bad else "", " | ".join(f"{p}: {x['displacement']:.3f} {x['noise']:.3f} {x['mean']:.2f} {x['largest']:.2f}" for p, x in bad.items()), flush=True)
+    results = Results(args.out / "coded_patterns.json", args.again)
+    for name in ["adamw", "rmsprop"] if args.quick else args.names:
+        for kept, how in KEPT.items() if name in CHOSEN else [("default", {})]:
+            if results.has(optimizer=name, kept=kept):
+                continue
+            tx, figures = OPTIMIZERS[name](), beside(OPTIMIZERS[name](), how)
+            found = {pattern: figures(pattern) for pattern in PATTERNS}
+            size = gdjax.state_bytes(gdjax.quantize_state(tx, **how), {"kernel": jnp.zeros(SHAPE)}) / np.prod(SHAPE)
+            results.add({"optimizer": name, "kept": kept, "bytes": float(size), "patterns": found})
+            say(name, kept, {p: list(x.values()) for p, x in found.items() if not holds(x)})
+            jax.clear_caches()
+    report(results)
 
 
 if __name__ == "__main__":

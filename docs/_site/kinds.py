@@ -28,6 +28,7 @@ COLUMNS = {
     "slow": "slow moments, or of a matrix",
     "matrix": "slow moments, or of a matrix",
     "square": "squares",
+    "fine": "bears 16 bits",
     "basis": "bases",
     "factor": "stays",  # but for the argument `factors`
     "exact": "stays",

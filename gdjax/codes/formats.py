@@ -16,7 +16,7 @@ import numpy as np
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
 from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
 from gdjax.codes.rounding import LARGEST, Salt, bits_of, float_of, number, random_bits, stochastically, uniform
-from gdjax.codes.words import RATIO_WORDS, WORDS, InWord, RatioWord, Word, Words
+from gdjax.codes.words import WORDS, InWord, Word
 from gdjax.core.part import Kind
 from gdjax.core.types import Array, ArrayTree, Format
 from gdjax.xla.reads import as_integers
@@ -132,12 +132,12 @@ SIGNED, SQUARES = Logs(signed=True), Logs(signed=False)
 
 
 Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
-MOMENT_KINDS: Sequence[Kind] = ("moment", "slow", "ratio", "matrix")
+MOMENT_KINDS: Sequence[Kind] = ("moment", "slow", "matrix")
 PLURAL: dict[Kind, str] = dict.fromkeys(MOMENT_KINDS, "moments")
 PLURAL |= {"square": "squares", "basis": "bases", "factor": "factors"}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
-    NarrowCodes, Word, RatioWord, InWord,
+    NarrowCodes, Word, InWord,
 )  # fmt: skip
 
 # The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken. "log"
@@ -288,9 +288,8 @@ def check(label: str, state: ArrayTree, known: Sequence[Sequence[Format]], pairs
         masked = not jax.tree.leaves(x) and not isinstance(x, InWord)
         if not is_codes(x) or masked:
             continue
-        words = isinstance(x.format, Words)
-        if not (pairs if words else any(_is_one(x, several) for several in known)):
-            formats = [*[WORDS, RATIO_WORDS] * pairs, *(f for several in known for f in several)]
+        if not (pairs if x.format == WORDS else any(_is_one(x, several) for several in known)):
+            formats = [*[WORDS] * pairs, *(f for several in known for f in several)]
             names = ", ".join(dict.fromkeys(map(repr, formats)))
             where = f"{label}: state{jax.tree_util.keystr(path)}"
             raise ValueError(f"{where} is kept as {x.format!r}, not as {names}: gdjax.migrate converts a state")

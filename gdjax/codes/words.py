@@ -31,16 +31,6 @@ class Word(NamedTuple):
         return WORDS
 
 
-class RatioWord(Word):
-    """The codes of `Words(by_root=False)`, in the place of an average of gradients over their roots."""
-
-    __slots__ = ()
-
-    @property
-    def format(self) -> Format:
-        return RATIO_WORDS
-
-
 class InWord(NamedTuple):
     """Nothing, in the place of a second moment: its numbers are in the `Word` of the first."""
 
@@ -55,7 +45,6 @@ class Words(Format):
 
         v as a float32 with 2 bits behind the leading one, in steps of 1.14 to 1.25 over all its range
         r = m / s, of the root s of the v that is kept, as a code k = -31, ..., 31:    |r| = |k| / (65 - 2 |k|)
-        r = m without `by_root`, of an m that is an average of gradients over their roots
 
     The root is made of the bits, and up to 7 % above sqrt(v): it divides m and multiplies r, so it may be any. r is
     finest near 0, in steps of 1/63, and ends at 10.3. Adam's is at most 7.3 with b1 = 0.9 and b2 = 0.999, and 10 after
@@ -73,10 +62,8 @@ class Words(Format):
     Where v is 0, so is m. A v above 0 never becomes 0. Where one is not finite, or v below 0, both are NaN.
     """
 
-    by_root: bool = True
-
     def __repr__(self) -> str:
-        return "uint16 word with squares" if self.by_root else "uint16 word of a ratio with squares"
+        return "uint16 word with squares"
 
     def encode(self, x: Any, salt: Salt | None = None) -> Word:
         """The words of a pair of float32 arrays, m and v."""
@@ -88,7 +75,7 @@ class Words(Format):
         first = jnp.where((f > RISE) & (f < 0.5), new, fading)
         up = number(first >> U(8)) * np.float32(2.0**-24) < f + f * (1 - f * f) * np.float32(1 / 20)
         top = jnp.clip((bits >> U(CUT)) + up.astype(jnp.uint32), LEAST, LARGEST)
-        size, scale = jnp.abs(m), self._unit(top) * 0.5
+        size, scale = jnp.abs(m), root(top) * 0.5
         place = ENDS * (size / (scale + size))  # the code, with its fraction
         place = jnp.where(jnp.abs(place - jnp.round(place)) < EDGE, jnp.round(place), place)
         below = jnp.minimum(jnp.floor(place), LAST - 1)
@@ -97,20 +84,15 @@ class Words(Format):
         # As float32, exactly; see `as_integers`.
         word = number(top) * 64 + jnp.where(m < 0, 32.0, 0.0) + (below + more.astype(jnp.float32))
         finite = (v >= 0) & (v < jnp.inf) & (size < jnp.inf)
-        kept = jnp.where(finite, jnp.where(v > 0, word, 0), BAD)
-        return (Word if self.by_root else RatioWord)(as_integers(kept, jnp.uint16))
+        return Word(as_integers(jnp.where(finite, jnp.where(v > 0, word, 0), BAD), jnp.uint16))
 
     def decode(self, codes: Word) -> tuple[Array, Array]:
         """m and v."""
         word = codes.word.astype(jnp.uint32)
         top, k = word >> U(6), number(word & U(31))
         v, r = float_of(top << U(CUT)), k * reciprocal(2 * ENDS - 2 * k)
-        m = jnp.where((word & U(32)) > 0, -r, r) * self._unit(top)
+        m = jnp.where((word & U(32)) > 0, -r, r) * root(top)
         return jnp.where(v < jnp.inf, m, jnp.nan), v
-
-    def _unit(self, top: Array) -> Array:
-        """What m is divided by."""
-        return root(top) if self.by_root else jnp.ones_like(top, jnp.float32)
 
 
 def root(top: Array) -> Array:
@@ -118,4 +100,4 @@ def root(top: Array) -> Array:
     return float_of((top << U(CUT - 1)) + U(127 << 22))
 
 
-WORDS, RATIO_WORDS = Words(), Words(by_root=False)
+WORDS = Words()

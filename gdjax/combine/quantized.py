@@ -155,8 +155,7 @@ def quantize_state(
         for i, v in able.items():
             moment = places.get((arrays[i].bounds, arrays[i].leaf))
             if pairs and moment is not None and v.shape == able[moment].shape:
-                word = formats.RATIO_WORDS if arrays[moment].kind == "ratio" else formats.WORDS
-                kept[moment], kept[i] = formats.encode(word, (able[moment], v)), formats.InWord()
+                kept[moment], kept[i] = formats.encode(formats.WORDS, (able[moment], v)), formats.InWord()
         for i, x in able.items():
             format = formats.of_shape(kinds[arrays[i].kind], x.shape)
             if format is not None and not formats.is_codes(kept[i]):

@@ -52,15 +52,14 @@ class Moment:
     codec, the slot is `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
 
     `kind` says what it keeps, and so how coarsely `quantize_state` may: "moment", an average of gradients; "slow",
-    one over fifty or more, with a decay of 0.98; "ratio", one of gradients over their roots; "matrix", one whose matrix
-    is taken as a whole, as by Muon; "square", an average of squares, never negative; "fine", what bears 16 bits and no
-    less, such as a maximum; "exact", what must not be rounded, such as a sum that never fades. By default "square" if
-    `real`, else "moment".
+    one over fifty or more, with a decay of 0.98; "matrix", one whose matrix is taken as a whole, as by Muon; "square",
+    an average of squares, never negative; "fine", what bears 16 bits and no less, such as a maximum; "exact", what must
+    not be rounded, such as a sum that never fades. By default "square" if `real`, else "moment".
 
     `bounds`, of a square, names the slot of a "moment" of the same gradients that is at most ten times its root, as mu
-    of nu in Adam, or of a "ratio" that is at most ten: `quantize_state` then keeps both in one word. It may be a
-    function of the hyperparameters, "" for none. A moment is kept apart where it fades hardly faster than the root: where
-    the hyperparameters b1 and b2 are numbers with b1 > 0.975 sqrt(b2).
+    of nu in Adam: `quantize_state` then keeps both in one word. A moment of other units, as of gradients over the root,
+    must not be named. Where b1 and b2, hyperparameters of these names, are numbers with b1 > 0.975 sqrt(b2), the moment
+    fades hardly faster than the root, and they are kept apart.
 
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
@@ -78,7 +77,7 @@ class Moment:
     real: bool = False
     fill: str | float = 0.0
     kind: Kind | None = None
-    bounds: str | Callable[[Hyperparameters], str] = ""
+    bounds: str = ""
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
         dtype = hyper.get(self.dtype)
@@ -321,11 +320,9 @@ def bounded_by(slot: Any, slots: Mapping[str, Any], hyper: Hyperparameters) -> s
     """The name of the slot that the root of a slot of squares bounds; "" for none."""
     if not isinstance(slot, Moment) or kind_of(slot) != "square":
         return ""
-    name = slot.bounds(hyper) if callable(slot.bounds) else slot.bounds
-    kind = kind_of(slots.get(name))
     decays = [x for x in map(hyper.get, ("b1", "b2")) if isinstance(x, int | float | np.number)]
     fades = len(decays) < 2 or decays[0] <= SLOWEST * math.sqrt(decays[1])
-    return name if kind == "ratio" or kind == "moment" and fades else ""
+    return slot.bounds if fades and kind_of(slots.get(slot.bounds)) == "moment" else ""
 
 
 def is_like_parameter(slot: Any) -> bool:

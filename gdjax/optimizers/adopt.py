@@ -1,7 +1,6 @@
 """ADOPT."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax.numpy as jnp
 
@@ -19,14 +18,7 @@ def _fourth_root(t: Array) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 
-def _clipped(hyper: Mapping[str, Any]) -> str:
-    return "mu" if hyper["use_clipping"] else ""
-
-
-@leafwise(
-    ScaleByAdamState, mu=Moment("mu_dtype", kind="ratio"), nu=Moment(wide=True, real=True, bounds=_clipped),
-    growth="elementwise",
-)  # fmt: skip
+@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True), growth="elementwise")
 def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.9999, eps: hyper.Size = 1e-6, mu_dtype: DType | None = None,

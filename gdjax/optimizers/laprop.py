@@ -19,7 +19,7 @@ class ScaleByLapropState(NamedTuple):
     nu: Params  # like params, second moment, float32 at least
 
 
-@leafwise(ScaleByLapropState, mu=Moment("mu_dtype", kind="ratio"), nu=Moment(wide=True, real=True, bounds="mu"), growth="elementwise")
+@leafwise(ScaleByLapropState, nu=Moment(wide=True, real=True), growth="elementwise")
 def scale_by_laprop(
     g: Array, s: ScaleByLapropState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-15, mu_dtype: DType | None = None,

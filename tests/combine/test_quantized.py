@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 import gdjax
 from gdjax.codes import formats
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, FourBitCodes
-from gdjax.codes.formats import LogCodes, LogCodesOfSquares
+from gdjax.codes.formats import LogCodes, LogCodesOfSquares, NarrowCodes
 from gdjax.codes.words import InWord, Word
 from tests.cases import Case, every
 from tests.declare import by_rank
@@ -420,7 +420,7 @@ def test_what_stays_as_it_is():
     kinds = {k: type(x).__name__ for k, x in mu(state).items()}
     assert kinds.pop("large") == kinds.pop("half") == "Word" and not any("Codes" in x for x in kinds.values())
     nu = gdjax.tree.get(state, "nu")
-    assert isinstance(nu["complex"], BlockCodesOfSquares)  # which is real
+    assert isinstance(nu["complex"], NarrowCodes)  # which is real
     for patterns in ([r"embed", lambda path, x: x.ndim > 1], (), ["large"]):
         state = gdjax.quantize_state(gdjax.adam(0.1), exempt=patterns).init(params)
         assert isinstance(mu(state)["large"], Word) == (patterns == ())
@@ -505,7 +505,7 @@ def test_soap_with_coded_factors_trains_as_well():
 
 
 def test_who_gets_words():
-    """A moment of the same gradients whose size the root of the squares bounds; each other pair has two formats."""
+    """A moment whose size the root of the squares bounds; other numbers have 16 bits each."""
     params = {"w": jnp.ones((64, 64))}
     for tx in (
         gdjax.adamw(0.1),
@@ -518,9 +518,41 @@ def test_who_gets_words():
         assert {type(x) for x in kept if formats.is_codes(x)} == {Word, InWord}, tx
     state = gdjax.quantize_state(gdjax.ademamix(0.1)).init(params)
     assert isinstance(gdjax.tree.get(state, "m1")["w"], Word) and isinstance(gdjax.tree.get(state, "nu")["w"], InWord)
-    for tx in (gdjax.adopt(0.1), gdjax.laprop(0.1), gdjax.acprop(0.1), gdjax.adan(0.1), optax.adamw(0.1)):
+    for tx in (
+        gdjax.acprop(0.1), gdjax.adan(0.1), optax.adamw(0.1), gdjax.adopt(0.1), gdjax.laprop(0.1), gdjax.lion(0.1),
+        gdjax.rmsprop(0.1), gdjax.adabelief(0.1), gdjax.amsgrad(0.1), gdjax.adamax(0.1), gdjax.muon(0.1),
+    ):  # fmt: skip
         kept = jax.tree.leaves(gdjax.quantize_state(tx).init(params), is_leaf=formats.is_codes)
-        assert BlockCodesOfSquares in map(type, kept) and Word not in map(type, kept), tx
+        assert {type(x) for x in kept if formats.is_codes(x)} == {NarrowCodes}, tx
+
+
+def test_a_moment_that_fades_as_slowly_as_the_root_is_kept_apart():
+    """m / sqrt(v) fades by b1 / sqrt(b2). Where nobody knows these, in words; a state of before goes on."""
+    params = {"w": jnp.ones((64, 64))}
+    how = lambda *decays: type(mu(gdjax.quantize_state(gdjax.adamw(0.1, *decays)).init(params))["w"])
+    for decays in ((), (0.9, 0.95), (0.95, 0.95), (0.95, 0.99), (lambda t: 0.99, 0.9), (jnp.float32(0.99), 0.9)):
+        assert how(*decays) is Word, decays
+    for decays in ((0.95, 0.9), (0.95, 0.92), (0.99, 0.98), (0.99, 0.999), (0.9, 0.5), (0.9, 0.0)):
+        assert how(*decays) is NarrowCodes, decays
+    apart = gdjax.quantize_state(gdjax.adamw(0.1, 0.95, 0.9))
+    for state in (gdjax.quantize_state(gdjax.adamw(0.1)).init(params), apart.init(params)):
+        for tx in (apart, gdjax.quantize_state(gdjax.adamw(0.1, jnp.float32(0.95), 0.9))):
+            assert signature(tx.update(params, state, params)[1]) == signature(state)
+
+
+@pytest.mark.parametrize("name", ["lion", "rmsprop", "adopt", "muon"])
+def test_a_state_in_blocks_of_before_goes_on_as_it_is(name: str):
+    params, g = problem()
+    inner = getattr(gdjax, name)(0.01)
+    ways: Any = ({}, {"block_size": 32, "scale_dtype": "bfloat16"})
+    for how in ({**way, "min_size": 0} for way in ways):
+        blocks, now = (gdjax.quantize_state(inner, **way, **how) for way in ({"moments": "blocks"}, {}))
+        _, state = steps(blocks, params, g, 1)
+        u, on = now.update(g, state, params)
+        assert signature(on) == signature(state)
+        assert_close(u, blocks.update(g, state, params)[0], 1e-5, 1e-7)
+        made, _ = gdjax.migrate(state, blocks, now, params)
+        assert signature(made) == signature(now.init(params)) != signature(state)
 
 
 def test_a_state_in_blocks_of_before_goes_on_and_becomes_words():

@@ -30,6 +30,7 @@ CASES = {
     "adan": lambda: gdjax.adan(1e-2),
     "guard": lambda: gdjax.apply_if_finite(gdjax.adamw(1e-2), 5),
     "lamb": lambda: gdjax.lamb(1e-2),
+    "words": lambda: gdjax.quantize_state(gdjax.adamw(1e-2)),
 }
 # Bytes a parameter in float32 and in bfloat16, temporaries as a part of the parameters. float32 at its least: each
 # array is read once, and each result written once; a norm reads gradients once more.
@@ -40,6 +41,7 @@ LEAST = {
     "clip + adamw": (32, 28),
     "adan": (56, 46),
     "guard": (46, 36),
+    "words": (26, 23),
 }
 
 
@@ -92,6 +94,7 @@ def test_each_array_is_read_and_written_once(name: str, dtype: str, fused: dict[
     moved, kept, _ = fused[f"{name} {dtype}"]
     assert moved <= 1.02 * LEAST[name][dtype == "bfloat16"]
     most = {"guard float32": 1, "guard bfloat16": 1, "adan bfloat16": 2}  # a byte for what is not finite
+    most |= {"words float32": 2, "words bfloat16": 3}
     assert kept <= 0.1 + most.get(f"{name} {dtype}", 0)
 
 
