@@ -62,8 +62,8 @@ OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
         name: lambda name=name: getattr(gdjax, name)(1e-3)
         for name in """
         adamw adabelief laprop rmsprop schedule_free_adamw adopt adan lion amsgrad adamax nadam radam yogi acprop
-        adam_atan2 stable_adamw lamb ademamix simplified_ademamix signum schedule_free_plus adam_mini sophia novograd
-        sm3 lars came muon normuon scion muown dion2 soap shampoo galore apollo momo_adam dadapt_adamw prodigy
+        adam_atan2 stable_adamw lamb ademamix simplified_ademamix signum adam_mini novograd
+        sm3 lars came muon normuon scion muown dion2 soap shampoo galore apollo dadapt_adamw prodigy
         optimistic_adam_v2
         """.split()
     },

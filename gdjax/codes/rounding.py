@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.types import Array, Codec
+from gdjax.xla.loops import writes_several
 from gdjax.xla.reads import as_integers, weighted
+from gdjax.xla.write_order import never
 
 # The extra argument of `update` that tells a part which rounds at random the number of the first row of all arrays: of
 # one layer of a stack, as `gradient_release` updates it, that of the layer.
@@ -51,7 +53,7 @@ def random_bits(salt: Salt, like: Array) -> Array:
     A few integer operations for each element, which a compiler computes where they are read. They are good enough to
     round with, not to sample from. An array of more than 2^32 elements repeats them.
     """
-    return _bits(salt.word, salt.row, like)
+    return _bits(salt.word, salt, like)
 
 
 AFRESH = 16  # steps
@@ -66,26 +68,27 @@ def even_bits(salt: Salt, like: Array) -> tuple[Array, Array, Array]:
     Not so what moves in every k-th step alone, for a k with k sqrt(2) near an integer, as 12 or 29: there the first
     hardly grows from one time to the next. The third grows as the first, and starts anew after every 16 steps.
     """
-    bits = _bits(salt.still, salt.row, like)
+    bits = _bits(salt.still, salt, like)
     first, second = bits + salt.step * np.uint32(0x95F61999), bits * np.uint32(0x85EBCA6B)
     new = bits * np.uint32(0xC2B2AE35) ^ mixed(salt.still ^ mixed(salt.step // np.uint32(AFRESH)))
     return first, second - salt.step * np.uint32(0x9E3779B9), new + salt.step * np.uint32(0x95F61999)
 
 
-def _bits(word: Array, row: Array | None, like: Array) -> Array:
+def _bits(word: Array, salt: Salt, like: Array) -> Array:
     factor = 0x9E3779B1
-    place = places(like, factor)
-    if row is not None:
-        place = place + row * np.uint32(factor * int(np.prod(like.shape[1:], dtype=object)) & 0xFFFFFFFF)
+    # Of its own for each array: XLA:CPU would write the places in arrays of one shape to memory, where loops share them.
+    place = places(like, factor, never(salt.word).astype(jnp.uint32) if writes_several() else 0)
+    if salt.row is not None:
+        place = place + salt.row * np.uint32(factor * int(np.prod(like.shape[1:], dtype=object)) & 0xFFFFFFFF)
     return mixed(place ^ word)
 
 
-def places(like: Array, factor: int) -> Array:
+def places(like: Array, factor: int, zero: Array | int = 0) -> Array:
     """The place of each element in the flattened array, times a factor, modulo 2^32: uint32, divided as it is."""
     axes = [axis for axis, size in enumerate(like.shape) if size > 1]
     strides = [factor * int(np.prod(like.shape[axis + 1 :], dtype=object)) for axis in axes]
     index = [jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis) for axis in axes]
-    return weighted(index, strides, jnp.zeros_like(like, jnp.uint32))
+    return weighted(index, strides, jnp.full_like(like, zero, jnp.uint32))
 
 
 def uniform(salt: Salt, like: Array) -> Array:

@@ -47,7 +47,7 @@ def quantize_state(
     block_size: Count = 64, scale_dtype: Literal["float32", "bfloat16"] = "float32", min_size: Natural = 4096,
     exempt: Pattern | Sequence[Pattern] = (), seed: KeyLike = 0,
 ) -> GradientTransformation:  # fmt: skip
-    """Keeps the state of any transform in 8 bits a number, or fewer, in place of 32.
+    """Keeps the state of any transform in 8 bits a number, 16 or 4, in place of 32.
 
         updates, state = inner.update(updates, decode(codes), params)
         codes = encode(state)
@@ -59,12 +59,16 @@ def quantize_state(
     - pairs, an average of gradients and one of their squares, as of Adam and most of its kin: in one word of 16 bits.
       It has no scale and no end: each word depends on its two numbers alone, lies where they would on any mesh, and is
       made in the one pass of the step. Adam's updates are off by 16 % of their norm with b2 = 0.999, at random, and
-      within 1 % as long; they are off by 3 % where `moments="blocks"` keeps the two apart. The field of the first has
-      the word, that of the second a placeholder without arrays;
-    - moments, averages of gradients: as "blocks", the default of 8 bits, "fp8", "4 bits", that of 4 bits, "dynamic",
-      "bfloat16", "log";
-    - squares, averages of squares: as "blocks", the default, "dynamic", "bfloat16", "log". A square above 0 never
-      becomes 0, by which an update would divide;
+      within 1 % as long. The field of the first has the word, that of the second a placeholder without arrays. A pair
+      is kept apart where b1 > 0.975 sqrt(b2), as with 0.95 and 0.9: an update then fades so slowly that errors add up
+      in it. Where b1 or b2 is traced, injected or a schedule there are words, and b1 must stay below that: updates of
+      rare gradients are up to 1.9 times as long else;
+    - moments, averages of gradients: as "bfloat16", the default, "blocks", "fp8", "4 bits", that of 4 bits, "dynamic",
+      "log";
+    - squares, averages of squares: as "bfloat16", the default, "blocks", that beside the others of 8 bits and 4,
+      "dynamic", "log". A square above 0 never becomes 0, by which an update would divide;
+    - maxima, and averages that gradients are compared with, as of AMSGrad and AdaBelief: as bfloat16 by default and
+      where moments or squares are, else as they are;
     - bases, the eigenvectors of SOAP and its kin: as "blocks", the default of 8 bits, "fp8", "4 bits", that of
       4 bits, "bfloat16";
     - factors, the Kronecker factors of Shampoo, SOAP and their kin: as "float32", the default, "blocks", "bfloat16".
@@ -76,7 +80,10 @@ def quantize_state(
     Numbers become one of the two codes beside them, at random, so that the mean is right: to the nearest they would
     stop fading, since b2 = 0.999 moves them by less than half a step between two codes.
 
-    "float32" leaves a kind as it is. "blocks", "fp8" and "4 bits" keep numbers relative to the largest in a block.
+    "float32" leaves a kind as it is. By default no number depends on its neighbours. "blocks", "fp8" and "4 bits" keep
+    numbers relative to the largest in a block: where in each step 0.1 % of the elements get gradients 10,000 times as
+    large, the others move a third as far with "blocks", and Adam's updates are off by 3 % of their norm where all
+    gradients are of like sizes.
     Where blocks do not divide the rows, each row is a block; where rows are shorter than blocks, arrays are kept as
     bfloat16. "dynamic" is that of bitsandbytes, rounded to the nearest, for runs that must agree with it; its squares
     may become 0.
@@ -93,7 +100,8 @@ def quantize_state(
     Args:
       inner: a transform, of another library too.
       bits: 8, or 4 for moments and bases; squares keep 8.
-      moments, squares, bases: how a kind is kept; None for the default, or for "log" beside it. There are words where
+      moments, squares, bases: how a kind is kept; None for the default, or for what goes with the other: "log" beside
+        "log", "blocks" beside "blocks", "fp8", "4 bits" and "dynamic". There are words where
         neither `moments` nor `squares` is named, and `bits` is 8.
       factors: how Kronecker factors are kept, whatever `bits` says.
       block_size: how many neighbours along the second-last axis share a scale; even for 4 bits. Where it does not
@@ -108,7 +116,7 @@ def quantize_state(
       ValueError: `bits`, a kind, `block_size` or `scale_dtype` is none of these; of moments and squares one is "log",
         the other not; (in init) a pattern of `exempt` matches no parameter, or a transform inside keeps codes already;
         (in update) the state has codes of other formats, or none: `migrate` makes a state of one of the other. A state
-        in blocks goes on as it is where new ones have words.
+        in blocks, once the default, goes on as it is.
 
     Warns:
       UserWarning: (in init) there are large arrays, and all of them must stay exact.
@@ -123,7 +131,7 @@ def quantize_state(
 
     Reference:
       Dettmers et al. 2022, 8-bit optimizers via block-wise quantization, https://arxiv.org/abs/2110.02861. Departures:
-      words of two moments; codes are logarithms, or relative to blocks of a column; all are rounded at random.
+      words of two moments; bfloat16; codes are logarithms, or relative to blocks of a column; all are rounded at random.
     """
     base.check_transform(LABEL, 0, inner)
     pairs = bits == 8 and moments is None and squares is None

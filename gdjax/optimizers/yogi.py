@@ -14,7 +14,7 @@ from gdjax.transforms.decay import descending
 
 @leafwise(
     ScaleByAdamState,
-    nu=Moment(wide=True, real=True, fill="initial_accumulator_value", bounds="mu"),
+    nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
     growth=elementwise_from_0,
 )
 def scale_by_yogi(

@@ -11,8 +11,8 @@ import gdjax
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 patterns = importlib.import_module("coded_patterns")
 
-# What the page tells of: SOAP's order of eigenvectors is another one after any rounding, and so on.
-OFF = ("soap",)
+# Each is off in some patterns, and the page says in which.
+OFF = ("soap", "dion2", "adamw", "nadam", "radam", "adamw(0.95, 0.95)")
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ def test_each_optimizer_is_in_one_row_or_keeps_nothing_for_a_parameter(table: st
 def test_rows(table: str):
     rows = {name: row for row in table.splitlines() for name in row.split("|")[1].strip(" `").split("`, `")}
     for name, kept in (
-        ("adamw", "| `mu` |  | `nu` |  |  |"),
-        ("amsgrad", "| `mu` |  |  |  | `nu`, `nu_max` |"),
-        ("soap", "| `mu` | `mu` | `nu` | `QL`, `QR` | `L`, `R` |"),
-        ("prodigy", "`exp_avg` |  |  |  | `exp_avg_sq`, `grad_sum`, `params0` |"),
+        ("adamw", "| `mu` |  | `nu` |  |  |  |"),
+        ("amsgrad", "| `mu` |  |  | `nu`, `nu_max` |  |  |"),
+        ("soap", "| `mu` | `mu` | `nu` |  | `QL`, `QR` | `L`, `R` |"),
+        ("prodigy", "`exp_avg` |  |  |  |  | `exp_avg_sq`, `grad_sum`, `params0` |"),
         ("madgrad", "|  |  |  | `grad_sum_sq`, `s`, `x0` |"),
     ):
         assert rows[name].endswith(kept)
