@@ -4,8 +4,8 @@
 
 Each optimizer, in `quantize_state` with its defaults and without, gets the same 800 gradients of a matrix of 64 x 64.
 Displacement: the slope of what all updates move each parameter on what they move it in float32. Noise: the norm of the
-difference of all updates over that of float32's. Only computed, so the same everywhere, but for what a processor rounds.
-Writes coded_patterns.json and .md.
+difference of all updates over that of float32's. Only computed, so the same everywhere, but for what a processor
+rounds. Writes coded_patterns.json and .md.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def report(results: Results) -> None:
         off = [f"{p}: {x['displacement']:.2f}, {x['noise']:.2f}" for p, x in found.items() if not holds(x)]
         figures = [f"{min(moved):.3f} to {max(moved):.3f}", f"{max(noise):.3f}", f"{found['elemspike']['mean']:.3f}"]
         cells.append([row["optimizer"], row["kept"], f"{row['bytes']:.2f}", *figures, "; ".join(off)])
-    head = "optimizer | kept | bytes of the state | displacement | noise, at most | mean size with elemspike | patterns off"
+    head = "optimizer | kept | bytes of the state | displacement | noise, at most | size with elemspike | off"
     lines = [f"Patterns: {', '.join(PATTERNS)}.", "", *markdown_table(head, cells, words=2)]
     results.tell("Coded states over patterns of gradients", lines)
 

@@ -131,7 +131,7 @@ def quantize_state(
 
     Reference:
       Dettmers et al. 2022, 8-bit optimizers via block-wise quantization, https://arxiv.org/abs/2110.02861. Departures:
-      words of two moments; bfloat16; codes are logarithms, or relative to blocks of a column; all are rounded at random.
+      words of two moments, bfloat16, codes that are logarithms, or relative to blocks of a column; all round at random.
     """
     base.check_transform(LABEL, 0, inner)
     pairs = bits == 8 and moments is None and squares is None

@@ -20,8 +20,8 @@ Path = tuple[Any, ...]  # keys of `jax.tree_util`, from a tree to a subtree or l
 Axes = tuple[int | None, ...]  # for each axis of an array the number of the parameter's axis that it follows
 # What an array keeps: an average of gradients; a slow one, over fifty steps or more; one whose matrix is taken whole;
 # one of squares; numbers that bear 16 bits and no less, which a maximum remembers or gradients are compared with;
-# orthonormal columns; a Kronecker factor; or numbers that must stay exact: a sum that never fades, a copy of parameters,
-# a count.
+# orthonormal columns; a Kronecker factor; or numbers that must stay exact: a sum that never fades, a copy of
+# parameters, a count.
 Kind = Literal["moment", "slow", "matrix", "square", "fine", "basis", "factor", "exact"]
 
 

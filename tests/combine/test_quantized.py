@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import gdjax
 from gdjax.codes import formats
-from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, FourBitCodes
+from gdjax.codes.blocks import BlockCodes, FourBitCodes
 from gdjax.codes.formats import LogCodes, LogCodesOfSquares, NarrowCodes
 from gdjax.codes.words import InWord, Word
 from tests.cases import Case, every
