@@ -15,6 +15,7 @@ from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.types import ArrayTree, DTypeLike
 from gdjax.linalg import vectors
+from gdjax.linalg.matrices import highest
 from gdjax.numerics import Array
 
 Side = Literal["parameters", "residuals"]
@@ -23,7 +24,7 @@ Product = Callable[[Array], Array]  # with J or J^T
 AT_ONCE = 128  # rows or columns of a Jacobian computed side by side
 PROBES = 16  # products with J^T from which the norms of columns are estimated
 LENGTH = 0.1  # relative error of |s| = R, as in MINPACK
-SEARCHES = 6  # the most values of lambda tried for one R; two are the rule
+SEARCHES = 20  # the most values of lambda tried for one R; two are the rule, ten for an ill-conditioned J
 ROUNDING = 1000  # of eps times the curvature: a lambda below that is not far from the rounding of J^T J
 
 
@@ -49,9 +50,9 @@ class _Root(NamedTuple):
 
 def dense(J: Array, r: Array, side: Side) -> Linear:
     """By Cholesky's decomposition of a matrix of n parameters or of m residuals."""
-    product = _exact(J.T, J) if side == "parameters" else _exact(J, J.T)
-    g = _exact(J.T, r)
-    curvature = _along(g, _exact(J, g))
+    product = highest(J.T, J) if side == "parameters" else highest(J, J.T)
+    g = highest(J.T, r)
+    curvature = _along(g, highest(J, g))
     low = _least(curvature)
 
     def inverse(damping: Array) -> Product:
@@ -64,11 +65,11 @@ def dense(J: Array, r: Array, side: Side) -> Linear:
         solved = inverse(damping)
         x = solved(g if side == "parameters" else r)
         dx = -solved(x)
-        return (-x, -dx) if side == "parameters" else (-_exact(J.T, x), -_exact(J.T, dx))
+        return (-x, -dx) if side == "parameters" else (-highest(J.T, x), -highest(J.T, dx))
 
     def within(radius: Array) -> tuple[Array, Array]:
         """By Newton's steps for 1 / |s| = 1 / R, in which lambda is almost linear."""
-        high = jnp.maximum(jnp.sqrt(g @ g) / radius, low)  # there |s| <= R
+        high = jnp.maximum(jnp.sqrt(highest(g, g)) / radius, low)  # there |s| <= R
 
         def fits(t: _Root) -> Array:
             near = (t.length >= (1 - LENGTH) * radius) | (t.damping <= low)
@@ -76,8 +77,8 @@ def dense(J: Array, r: Array, side: Side) -> Linear:
 
         def search(t: _Root) -> _Root:
             s, ds = solve(t.following)
-            length = jnp.sqrt(s @ s)
-            newton = t.following - (length / radius - 1) * (s @ s) / (s @ ds)
+            length = jnp.sqrt(highest(s, s))
+            newton = t.following - (length / radius - 1) * highest(s, s) / highest(s, ds)
             following = jnp.where(jnp.isfinite(newton), newton, 10 * t.following)
             following = jnp.where(t.count + 2 == SEARCHES, high, following)  # rounding may have spoiled them
             return _Root(t.following, jnp.clip(following, low, high), s, length, t.count + 1)
@@ -86,7 +87,7 @@ def dense(J: Array, r: Array, side: Side) -> Linear:
         end = meshes.while_loop(lambda t: ~fits(t) & (t.count < SEARCHES), search, start)
         return end.s, end.damping > low
 
-    return Linear(g, curvature, lambda v: _exact(J, v), lambda damping: solve(damping)[0], within)
+    return Linear(g, curvature, lambda v: highest(J, v), lambda damping: solve(damping)[0], within)
 
 
 def by_products(push: Product, pull: Product, r: Array, steps: int, tol: Any) -> Linear:
@@ -123,17 +124,17 @@ def _conjugate(A: Product, g: Array, steps: int, tol: Any, radius: Array) -> tup
     """The s at which <g, s> + <s, A s> / 2 is least, or where the way there leaves |s| <= R (Steihaug 1983)."""
 
     def unfinished(c: _Conjugate) -> Array:
-        return ~c.ends & (c.count < steps) & (c.left @ c.left > tol**2 * (g @ g))
+        return ~c.ends & (c.count < steps) & (highest(c.left, c.left) > tol**2 * highest(g, g))
 
     def step(c: _Conjugate) -> _Conjugate:
-        d, size = c.direction, c.left @ c.left
+        d, size = c.direction, highest(c.left, c.left)
         Ad = A(d)
-        s = c.s + size / (d @ Ad) * d
-        ends = ~(s @ s < radius**2)
-        dd, sd, room = d @ d, c.s @ d, radius**2 - c.s @ c.s
+        s = c.s + size / highest(d, Ad) * d
+        ends = ~(highest(s, s) < radius**2)
+        dd, sd, room = highest(d, d), highest(c.s, d), radius**2 - highest(c.s, c.s)
         at_end = c.s + room / (sd + jnp.sqrt(sd**2 + dd * room)) * d
-        left = c.left - size / (d @ Ad) * Ad
-        direction = left + (left @ left) / size * d
+        left = c.left - size / highest(d, Ad) * Ad
+        direction = left + highest(left, left) / size * d
         return _Conjugate(jnp.where(ends, at_end, s), left, direction, ends, c.count + 1)
 
     start = _Conjugate(jnp.zeros_like(g), -g, -g, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
@@ -174,12 +175,8 @@ def _products(f: Callable[[Array], Array], size: int, dtype: DTypeLike) -> Array
 
 
 def _along(g: Array, Jg: Array) -> Array:
-    square = g @ g
-    return jnp.where(square > 0, Jg @ Jg / jnp.where(square > 0, square, 1), square)
-
-
-def _exact(x: Array, y: Array) -> Array:
-    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+    square = highest(g, g)
+    return jnp.where(square > 0, highest(Jg, Jg) / jnp.where(square > 0, square, 1), square)
 
 
 NAMES = "the result of residual_fn", "the result of jacobian_fn"

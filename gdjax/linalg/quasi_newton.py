@@ -9,6 +9,9 @@ The self-scaled Broyden family, with w = H y:
     H <- (H - w w^T / <y, w> + phi <y, w> v v^T) / tau + s s^T / <s, y>,    v = s / <s, y> - w / <y, w>
 
 phi = 1 is BFGS, phi = 0 DFP. It is H / tau and three products of s and w: H is read and written once.
+
+Squares of gradients of 1e-20 or 1e20 are lost in float32: inner products are of vectors over a `unit`, a power of two,
+so that a loss times a power of two makes the same steps to the last bit.
 """
 
 from collections.abc import Callable
@@ -19,6 +22,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.core import meshes
+from gdjax.linalg.matrices import highest
 from gdjax.numerics import Array
 
 Vector = list[Any]
@@ -68,28 +72,63 @@ def square(x: Vector) -> Array:
     return dot(x, x)
 
 
+def unit(x: Vector) -> Array:
+    """A power of two near the largest number of x, see `numerics.power_of_two`."""
+    dtype = numerics.widest_real(x)
+    return numerics.power_of_two(jnp.stack([jnp.max(abs(v), initial=0).astype(dtype) for v in x] or [jnp.zeros((), dtype)]))
+
+
+def over(x: Vector, unit: Array) -> Vector:
+    return tree.scale(1 / unit, x)
+
+
 def weight(s: Vector, y: Vector) -> Array:
     """rho, or 0 for a useless pair: <s, y> <= eps |s| |y|, or numbers out of the range of the dtype."""
-    sy, ss, yy = dot(s, y), square(s), square(y)
-    finfo = jnp.finfo(sy.dtype)
-    good = (sy > finfo.eps * numerics.sqrt(ss) * numerics.sqrt(yy)) & (sy > finfo.tiny) & (yy > finfo.tiny)
+    of_s, of_y = unit(s), unit(y)
+    rho = weight_of_units(over(s, of_s), over(y, of_y)) / of_s / of_y
+    return jnp.where(rho < jnp.inf, rho, 0)
+
+
+def weight_of_units(s: Vector, y: Vector) -> Array:
+    """rho of a pair over its units, or 0."""
+    sy = dot(s, y)
+    good = (sy > jnp.finfo(sy.dtype).eps * numerics.sqrt(square(s)) * numerics.sqrt(square(y))) & (sy < jnp.inf)
     return jnp.where(good, 1 / jnp.where(good, sy, 1), 0)
+
+
+def is_zero(x: Vector) -> Array:
+    return jnp.stack([jnp.all(v == 0) for v in x]).all() if x else jnp.ones((), bool)
 
 
 def is_stuck(s: Vector, y: Vector) -> Array:
     """Whether the step was 0 and the same gradient is there again: along H g no lower point was found."""
-    return (square(s) == 0) & (square(y) == 0)
+    return is_zero(s) & is_zero(y)
+
+
+def first_size(g: Vector) -> Array:
+    """1 / |g|, for a first step of length 1; 1 where g is 0."""
+    norm = tree.global_norm(g).astype(numerics.widest_real(g))
+    return 1 / jnp.where(norm > 0, jnp.maximum(norm, jnp.finfo(norm.dtype).tiny), 1)
+
+
+TINY_GRADIENT = 2.0**-20  # its norm; along it a step of its own length would be too short for a line search
 
 
 def scaling(memory: Memory, g: Vector) -> Array:
-    """gamma = <s, y> / <y, y> for the newest pair; if there is none, a gamma that makes |gamma g| at most 1."""
+    """gamma = <s, y> / <y, y> for the newest pair; without one |gamma g| is min(1, |g|), or 1 for a tiny gradient."""
     i = memory.order[jnp.argmax(memory.rho[memory.order] > 0)]
     rho = memory.rho[i]
-    return meshes.cond(
-        rho > 0,
-        lambda: 1 / (rho * square(memory.slot(i)[1])),
-        lambda: 1 / jnp.maximum(tree.global_norm(g).astype(rho.dtype), 1),
-    )
+
+    def of_pair() -> Array:
+        y = memory.slot(i)[1]
+        of_y = unit(y)
+        return 1 / (rho * of_y * square(over(y, of_y))) / of_y
+
+    def of_gradient() -> Array:
+        size = first_size(g).astype(rho.dtype)
+        return jnp.where(size > 1 / TINY_GRADIENT, size, jnp.minimum(size, 1))
+
+    return meshes.cond(rho > 0, of_pair, of_gradient)
 
 
 def inverse_product(memory: Memory, g: Vector, gamma: Array) -> Vector:
@@ -174,9 +213,10 @@ def ssbroyden(b: Array, h: Array, n: int) -> tuple[Any, Any]:
 
 
 class Change(NamedTuple):
-    """H <- keep H + ss s s^T + sw (s w^T + w s^T) + ww w w^T."""
+    """H <- keep H + of (ss s s^T + sw (s w^T + w s^T) + ww w w^T)."""
 
     keep: Array | int
+    of: Array | int
     ss: Array | int
     sw: Array | int
     ww: Array | int
@@ -184,15 +224,15 @@ class Change(NamedTuple):
     def applied(self, H: Array, s: Array, w: Array) -> Array:
         i, j = (slice(None), None), None
         added = self.ss * (s[i] * s[j]) + self.sw * (s[i] * w[j] + w[i] * s[j]) + self.ww * (w[i] * w[j])
-        return self.keep * H + added
+        return self.keep * H + self.of * added
 
     def times(self, Hx: Array, x: Array, s: Array, w: Array) -> Array:
         """The new H times x, from the old H times x."""
-        sx, wx = s @ x, w @ x
-        return self.keep * Hx + (self.ss * sx + self.sw * wx) * s + (self.sw * sx + self.ww * wx) * w
+        sx, wx = highest(s, x), highest(w, x)
+        return self.keep * Hx + self.of * ((self.ss * sx + self.sw * wx) * s + (self.sw * sx + self.ww * wx) * w)
 
 
-NONE = Change(1, 0, 0, 0)
+NONE = Change(1, 0, 0, 0, 0)
 
 
 class StepPair(NamedTuple):
@@ -200,8 +240,8 @@ class StepPair(NamedTuple):
 
     s: Array
     y: Array
-    sg: Array  # <s, g>, g the gradient before the step
-    gHg: Array  # <g, H g> of the same gradient
+    g: Array  # the gradient before the step
+    gHg: Array  # <g, H g>, of what of g was not held at a bound
 
 
 def renewed(rule: Rule, H: Array, pairs: Array, pair: StepPair, x: Array, n: int, scaled: bool) -> tuple[Array, ...]:
@@ -216,26 +256,41 @@ def renewed(rule: Rule, H: Array, pairs: Array, pair: StepPair, x: Array, n: int
 
     Args:
       n: of how many dimensions the rule is told.
-      scaled: whether the first pair sets the size of H, before it is used: <s, y> / <y, y>.
+      scaled: whether the size of H before the first pair is that of the pair, <s, y> / <y, y>. Else it is that of the
+        step, or of one of length 1 if that is longer: max(|s|, 1) / |g|.
     """
-    rho, stuck = weight([pair.s], [pair.y]), is_stuck([pair.s], [pair.y])
-    s, y = (jnp.where(rho > 0, v, 0) for v in (pair.s, pair.y))  # not 0 times what may be a NaN
-    first = (pairs == 0) & (rho > 0) & scaled
-    gamma = jnp.where(first, 1 / jnp.where(first, rho * (y @ y), 1), 1)
-    Hy, Hx = jnp.matmul(H, jnp.stack([y, x], 1), precision=jax.lax.Precision.HIGHEST).T
-    w = gamma * Hy
-    there = (rho > 0) & (y @ w > jnp.finfo(rho.dtype).tiny)
-    rho, yw = jnp.where(there, rho, 1), jnp.where(there, y @ w, 1)
+    units = unit([pair.s]), unit([pair.y]), unit([pair.g]), unit([x])
+    of_s, of_y, of_g, of_x = units
+    s, y, g, x = (v / of for v, of in zip((pair.s, pair.y, pair.g, x), units, strict=True))
+    rho, stuck, H_of = weight_of_units([s], [y]), is_stuck([pair.s], [pair.y]), of_s / of_y
+    s, y = (jnp.where(rho > 0, v, 0) for v in (s, y))  # not 0 times what may be a NaN
+    first = (pairs == 0) & (rho > 0)
+    if scaled:
+        start = H_of / jnp.where(first, rho * highest(y, y), 1)
+    else:
+        start = jnp.maximum(of_s * numerics.sqrt(highest(s, s)), 1) * first_size([pair.g])
+    gamma = jnp.where(first, start, 1)
+    Hy, Hx = highest(H, jnp.stack([y, x], 1)).T
+    w = gamma / H_of * Hy
+    yw = highest(y, w)
+    there = (rho > 0) & (yw > jnp.finfo(rho.dtype).tiny)
+    w, rho, yw = jnp.where(there, w, 0), jnp.where(there, rho, 1), jnp.where(there, yw, 1)
     h = yw * rho
-    known = there & (pair.gHg > 0) & (abs(pair.sg) < jnp.inf)
-    b = jnp.where(known, pair.sg, 0) ** 2 * rho / (gamma * jnp.where(known, pair.gHg, 1))
+    sg = highest(s, g)
+    limits = jnp.finfo(rho.dtype)
+    gg = (pairs == 0) & ((pair.gHg < limits.tiny / limits.eps) | (pair.gHg >= limits.max))  # H was I, this is lost
+    known = there & (gg | (pair.gHg > 0)) & (abs(sg) < jnp.inf)
+    per = jnp.where(gg, H_of / gamma / highest(g, g), (H_of / gamma * of_g) * (of_g / pair.gHg))
+    b = jnp.where(known, sg, 0) ** 2 * rho * jnp.where(known, per, 0)
+    b = jnp.where(jnp.isfinite(b), b, 0)
     tau, phi = rule(jnp.maximum(b, 1 / h), h, n)
     tau = jnp.maximum(tau, LEAST_TAU)
-    change = Change(gamma / tau, rho + phi * h * rho / tau, -phi * rho / tau, (phi - 1) / (yw * tau))
-    good = there & jnp.isfinite(change.keep + change.ss * (s @ s) + abs(change.ww) * (w @ w))
+    change = Change(gamma / tau, H_of, rho + phi * h * rho / tau, -phi * rho / tau, (phi - 1) / (yw * tau))
+    largest = change.keep + H_of * (change.ss * highest(s, s) + abs(change.ww) * highest(w, w))
+    good = there & jnp.isfinite(largest)
     change = Change(*(jnp.where(good, c, none) for c, none in zip(change, NONE, strict=True)))
     new_Hx = change.times(Hx, x, s, w)
-    lost = stuck | (x @ new_Hx < 0)
+    lost = stuck | (highest(x, new_Hx) < 0)
     new_H = jnp.where(lost, jnp.eye(x.size, dtype=H.dtype), change.applied(H, s, w))
     pairs = jnp.where(lost, 0, jnp.where(good, numerics.safe_increment(pairs), pairs))
-    return new_H, pairs, jnp.where(lost, x, new_Hx)
+    return new_H, pairs, of_x * jnp.where(lost, x, new_Hx)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import tree
+from gdjax import numerics, tree
 from gdjax.core import meshes
 from gdjax.core.types import Params
 from gdjax.linesearch.line import Array, Line
@@ -47,9 +47,11 @@ def cubic_minimum(a: Trial, b: Trial, c: Trial) -> Array:
     rb, rc = _second(a, b), _second(a, c)
     A = (rb - rc) / (b.eta - c.eta)
     B = rb - A * (b.eta - a.eta)
-    root = jnp.sqrt(B * B - 3 * A * a.slope)
+    of = numerics.power_of_two(jnp.stack([A, B, a.slope]))  # or squares are lost of values that are very small or large
+    A, B, slope = A / of, B / of, a.slope / of
+    root = jnp.sqrt(B * B - 3 * A * slope)
     # The same zero of the derivative in two forms; neither subtracts numbers of like size, nor divides by an A near 0.
-    return a.eta + jnp.where(B > 0, -a.slope / (B + root), (root - B) / (3 * A))
+    return a.eta + jnp.where(B > 0, -slope / (B + root), (root - B) / (3 * A))
 
 
 def _second(a: Trial, b: Trial) -> Array:

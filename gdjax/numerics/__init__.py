@@ -33,4 +33,4 @@ from gdjax.numerics.elementwise import (  # noqa: F401
     widen,
     widest_real,
 )
-from gdjax.numerics.norms import safe_root_mean_squares, unit_and_norm  # noqa: F401
+from gdjax.numerics.norms import power_of_two, safe_root_mean_squares, unit_and_norm  # noqa: F401

@@ -13,23 +13,40 @@ from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
 from gdjax.xla.write_order import product, selected_product
 
-SMALL = 2.0**-80  # a sum of squares below this has lost digits to underflow
-SCALE = 2.0**70  # numbers times this, or its reciprocal, have squares where those of the numbers are lost
 Axes = tuple[int, ...]
+
+
+def small(dtype: DTypeLike) -> float:
+    """A sum of squares below this has lost digits to underflow."""
+    return 2.0**-80 if jnp.finfo(dtype).bits <= 32 else 2.0**-900
+
+
+def scale(dtype: DTypeLike) -> float:
+    """Numbers times this, or its reciprocal, have squares where those of the numbers are lost."""
+    return 2.0**70 if jnp.finfo(dtype).bits <= 32 else 2.0**560
 
 
 def precise(square: Array) -> Array:
     """Whether a sum of squares has all its digits."""
-    return (square >= SMALL) & jnp.isfinite(square)
+    return (square >= small(square.dtype)) & jnp.isfinite(square)
 
 
-def three_sums(x: Array, axes: Axes) -> list[Array]:
-    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE; x is read once, on a CPU three times."""
+def power_of_two(x: Array) -> Array:
+    """A power of two near the largest |x|, with a reciprocal; 1 where that is 0 or not finite. It has no derivative."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0))
+    usable, most = (largest > 0) & (largest < jnp.inf), jnp.finfo(largest.dtype).maxexp - 3
+    exponent = jnp.frexp(jnp.where(usable, largest, 1))[1] - 1
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -most, most))
+
+
+def three_sums(x: Array, axes: Axes, factor: float | None = None) -> list[Array]:
+    """sum |f x|^2 for f = 1, s and 1 / s, with s = `factor` or `scale`; x is read once, on a CPU three times."""
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     parts = [part.astype(numerics.at_least_float32(part.dtype)) for part in parts]
-    scale = jnp.asarray(SCALE, parts[0].dtype)
+    of = parts[0].dtype
+    s = jnp.asarray(scale(of) if factor is None else factor, of)
     times = lambda f: parts if f is None else [selected_product(p, f) for p in parts]
-    squares = [sum(map(jnp.square, times(f))) for f in (None, scale, 1 / scale)]
+    squares = [sum(map(jnp.square, times(f))) for f in (None, s, 1 / s)]
     one_each, all_in_one = functools.partial(_sums_apart, axes), functools.partial(_sums_in_one, axes)
     return by_platform(squares, tpu=one_each, default=all_in_one)
 
@@ -80,10 +97,10 @@ def _largest(x: Array, axis: Axis) -> tuple[Array, Array]:
 
 
 def _by_three_sums(axes: Axes, x: Array) -> tuple[Array, Array]:
-    total, large, small = (jnp.expand_dims(s, axes) for s in three_sums(x, axes))
-    tiny, usable = total < SMALL, precise(total)
-    unit = jnp.where(usable, 1, jnp.where(tiny, 1 / SCALE, SCALE)).astype(total.dtype)
-    return unit, jnp.sqrt(jnp.where(usable, total, jnp.where(tiny, large, small)))
+    total, large, few = (jnp.expand_dims(s, axes) for s in three_sums(x, axes))
+    tiny, usable, s = total < small(total.dtype), precise(total), scale(total.dtype)
+    unit = jnp.where(usable, 1, jnp.where(tiny, 1 / s, s)).astype(total.dtype)
+    return unit, jnp.sqrt(jnp.where(usable, total, jnp.where(tiny, large, few)))
 
 
 @_unit_and_norm.defjvp

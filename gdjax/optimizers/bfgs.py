@@ -5,13 +5,14 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
+from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Kind
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Rate, Transform, Updates
 from gdjax.linalg import quasi_newton, vectors
+from gdjax.linalg.matrices import highest
 from gdjax.linalg.quasi_newton import Rule, StepPair
 from gdjax.linesearch.line import fit
 from gdjax.numerics import Array
@@ -233,8 +234,8 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
                 # Of what was held: its gradient changed by the work of the others.
                 y = jnp.where((s == 0) & s.any(), 0, y)
             x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
-            H, pairs, d = quasi_newton.renewed(rule, H, pairs, StepPair(s, y, s @ old_g, slope), x, n, scaled)
-            slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
+            H, pairs, d = quasi_newton.renewed(rule, H, pairs, StepPair(s, y, old_g, slope), x, n, scaled)
+            slope = jnp.clip(highest(x, d), 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
             d = size(pairs, x) * d
             us = vectors.as_leaves(vectors.within_bounds(p, g, d, fixed, *ends) if ends else d, lists[3], where)
             us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
@@ -247,7 +248,7 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
 
         def size(pairs: Array, g: Array) -> Array:
             """What the identity is multiplied by until there is a pair."""
-            return jnp.where(pairs == 0, 1 / jnp.maximum(tree.global_norm(g).astype(g.dtype), 1), 1)
+            return jnp.where(pairs == 0, quasi_newton.first_size([g]), 1)
 
         now = H, state.count, state.pairs, state.slope
         u, H, pairs, slope = meshes.partitioned(step, (lists[3], H, None, None), *now, *lists)

@@ -15,6 +15,7 @@ from gdjax.core.parts import holding
 from gdjax.core.types import Count, OptState, Params, Scalar, Updates
 from gdjax.linalg import least_squares, vectors
 from gdjax.linalg.least_squares import Linear, Residuals
+from gdjax.linalg.matrices import highest
 from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
 
@@ -30,15 +31,16 @@ class GaussNewtonState(NamedTuple):
 
     limit: Array  # () of the next step: R, or lambda of plain damping; 0 until there was a gradient to set it by
     scale: Params  # D, like the parameters, float32 at least; () with plain damping
+    steady: Any = False  # () bool, whether the last step's decrease was within `decrease_tol`
 
 
 @transform
 def gauss_newton(
     damping: Annotated[Scalar, POSITIVE] | None = None,
     *, radius: Annotated[Scalar, POSITIVE] = 1.0, solver: Solver = "auto", max_tries: Count = 8, cg_steps: Count = 100,
-    cg_tol: Annotated[Scalar, BOUND] = 1e-5,
+    cg_tol: Annotated[Scalar, BOUND] = 1e-5, decrease_tol: Annotated[Scalar, BOUND] | None = None,
 ) -> GradientTransformation:  # fmt: skip
-    """Gauss-Newton steps damped as Levenberg, Marquardt and More do, for least squares over all data.
+    """Gauss-Newton steps damped as Levenberg, Marquardt and More do, for least squares.
 
         f(x) = |r(x)|^2 / 2,    J = dr / dx,    D_j <- max(D_j, |J_j|)
         (J^T J + lambda D^2) s = -J^T r    with the least lambda for which |D s| <= R
@@ -57,6 +59,10 @@ def gauss_newton(
     Where the residuals are those of a Gaussian likelihood, J^T J is its Fisher information, and s is a damped natural
     gradient. In physics-informed networks it is the energy natural gradient.
 
+    The default is for curve fits, where the parameters may have any units, and for networks, on all points in each step
+    or on points drawn anew. `damping=1e-3` is for networks alone: about as good there, and a step takes one
+    decomposition, where the search for lambda takes two to ten.
+
     Args:
       damping: None is the method above. A number is plain damping by Nielsen's rule, lambda I for lambda D^2, which
         depends on units. It is the first lambda, as a share of |J g|^2 / |g|^2 with g = J^T r, the curvature along the
@@ -70,6 +76,9 @@ def gauss_newton(
         goes on with the R reached.
       cg_steps: the most steps of conjugate gradients for one s, at least 1; each is a product with J and with J^T.
       cg_tol: they end where the error of the equations is this share of |g|; at least 0.
+      decrease_tol: `minimize` stops where both the decrease of f and the one that the linear model promised are at most
+        this share of f, and no longer step is due, as MINPACK by its ftol. At least 0; None is eps^(3/4), 1.8e-12 in
+        float64 and 6.4e-6 in float32. With `data` or a `key` it does not stop; in a loop of yours read `state.steady`.
 
     Returns:
       A transform whose `update` needs the keyword argument `residual_fn`, a function of the parameters that returns
@@ -126,7 +135,8 @@ def gauss_newton(
                 kind = numerics.complex_dtype(real) if jnp.iscomplexobj(p) else real
             return meshes.zeros_along(p, range(jnp.ndim(p)), kind)
 
-        return GaussNewtonState(jnp.zeros((), real), jax.tree.map(zeros, params) if damping is None else ())
+        scale = jax.tree.map(zeros, params) if damping is None else ()
+        return GaussNewtonState(jnp.zeros((), real), scale, jnp.zeros((), bool))
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
@@ -163,7 +173,8 @@ def gauss_newton(
         def after(us: list[Array]) -> Array:
             return residuals.at([add(p, u) for p, u in zip(ps, us, strict=True)]) / unit
 
-        known = jnp.isfinite(r @ r) & jnp.isfinite(linear.g @ linear.g) & jnp.isfinite(linear.curvature)
+        sizes = jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])
+        known = jnp.isfinite(sizes).all()
         share = jnp.asarray(radius if damping is None else damping).astype(x.dtype)
         if D is None or before is None:
             of_limit, scale, rule = 1, state.scale, _nielsen(linear, share)
@@ -173,9 +184,10 @@ def gauss_newton(
             kept = [meshes.placed(d, g) for d, g in zip(residuals.leaves(D), gs, strict=True)]
             scale = vectors.replaced(LABEL, state.scale, updates, kept)
         old = state.limit.astype(x.dtype)
-        limit, us = _tried(linear, rule, known, old / of_limit, r, to_updates, after, max_tries)
+        tol = jnp.finfo(x.dtype).eps ** 0.75 if decrease_tol is None else decrease_tol
+        limit, us, steady = _tried(linear, rule, known, old / of_limit, r, to_updates, after, max_tries, tol)
         limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
-        return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(limit, scale)
+        return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(limit, scale, steady)
 
     return holding(init, update)
 
@@ -234,16 +246,16 @@ def _nielsen(linear: Linear, share: Array) -> Rule:
         return damping * jnp.where(t.taken, factor, 2 ** (t.refused + 1).astype(factor.dtype))
 
     high = jnp.minimum(size / eps, jnp.finfo(share.dtype).max)
-    return Rule(share * size, eps * size, high, lambda damping: (linear.damped(damping), True), following)
+    return Rule(share * size, eps * size, high, lambda damping: (linear.damped(damping), damping > eps * size), following)
 
 
 def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:
     """The limit is R, the most length of s."""
-    cauchy, size = jnp.sqrt(linear.g @ linear.g) / linear.curvature, jnp.sqrt(x @ x)
+    cauchy, size = jnp.sqrt(highest(linear.g, linear.g)) / linear.curvature, jnp.sqrt(highest(x, x))
 
     def following(radius: Array, t: Try) -> Array:
-        length = jnp.sqrt(t.s @ t.s)
-        slope = linear.g @ t.s
+        length = jnp.sqrt(highest(t.s, t.s))
+        slope = highest(linear.g, t.s)
         lowest = slope / (slope + t.decrease) / 2
         cut = jnp.where(jnp.isfinite(lowest), jnp.clip(lowest, 0.1, 0.5), 0.1)
         shorter = cut * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
@@ -259,36 +271,44 @@ class Tries(NamedTuple):
     count: Array  # () int32, tries made
     taken: Array  # () bool
     updates: list[Array]  # those of the last try
+    steady: Array  # () bool, whether what it lowered f by, and promised, is within the tolerance
 
 
 def _tried(
     linear: Linear, rule: Rule, known: Array, old: Array, r: Array, to_updates: Callable[[Array], list[Array]],
-    after: Callable[[list[Array]], Array], most: int,
-) -> tuple[Array, list[Array]]:  # fmt: skip
-    """The limit of the next step, and the updates of this one: zeros where no try is taken, else NaN if need be."""
-    g = linear.g
+    after: Callable[[list[Array]], Array], most: int, tol: Any,
+) -> tuple[Array, list[Array], Array]:  # fmt: skip
+    """The limit of the next step, the updates of this one (zeros where no try is taken, else NaN if need be), and
+    whether they hardly lower f.
+    """
+    g, f = linear.g, highest(r, r) / 2
     moves = known & (linear.curvature > 0)
 
     def attempt(t: Tries) -> Tries:
         s, ends = rule.step(t.limit)
         us = to_updates(s)
         new = after(us)
-        decrease = (r - new) @ (r + new) / 2  # of numbers nearly alike the difference of the sums would be rounding
+        # Of numbers nearly alike the difference of the sums would be rounding.
+        decrease = highest(r - new, r + new) / 2
         Js = linear.push(s)
-        gain = decrease / (-(g @ s) - Js @ Js / 2)
+        promised = -highest(g, s) - highest(Js, Js) / 2
+        gain = decrease / promised
         taken = (decrease > 0) & (gain > 0)
         limit = rule.following(t.limit, Try(s, ends, decrease, gain, taken, t.count))
-        return Tries(jnp.clip(limit, rule.low, rule.high), t.count + 1, taken, us)
+        limit = jnp.clip(limit, rule.low, rule.high)
+        # A short step within a limit is no minimum if the next one may be longer.
+        small = (jnp.maximum(abs(decrease), promised) <= tol * f) & ~(ends & (gain >= 0.75))
+        return Tries(limit, t.count + 1, taken, us, small)
 
     def unfinished(t: Tries) -> Array:
         return moves & ~t.taken & (t.count < most)
 
     limit = jnp.clip(jnp.where(old > 0, old, rule.first), rule.low, rule.high)
     zeros = [jnp.zeros_like(u) for u in to_updates(g)]
-    start = Tries(limit, jnp.zeros((), jnp.int32), jnp.zeros((), bool), zeros)
+    start = Tries(limit, jnp.zeros((), jnp.int32), jnp.zeros((), bool), zeros, known & ~moves)
     end = meshes.while_loop(unfinished, attempt, start)
     fill = jnp.where(known, 0, jnp.nan)
-    return end.limit, [jnp.where(end.taken, u, fill.astype(u.dtype)) for u in end.updates]
+    return end.limit, [jnp.where(end.taken, u, fill.astype(u.dtype)) for u in end.updates], end.steady
 
 
 def _bound(name: str, f: Callable[..., Any] | None, extra_args: dict[str, Any]) -> Callable[[Any], Any] | None:

@@ -128,7 +128,7 @@ def scale_by_lbfgs(
         ) -> tuple[Vector, Memory]:
             s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
             if ends:  # of what was held: its gradient changed by the work of the others
-                moved = quasi_newton.square(s) > 0
+                moved = ~quasi_newton.is_zero(s)
                 y = [jnp.where((x == 0) & moved, 0, z) for x, z in zip(s, y, strict=True)]
             memory = memory.forgotten(quasi_newton.is_stuck(s, y))
             if curvature == "damp":

@@ -35,7 +35,10 @@ def minimize(
     The host does not wait for every step, but fetches metrics a chunk at a time. A step that meets a tolerance or a
     number that is not finite freezes the run on the device, so that the result is that of this very step. Without
     `data` and `key` so does a line search that found no lower point in two steps, the second along the gradient where
-    the method is (L-)BFGS or SSBroyden: the parameters returned are the best.
+    the method is (L-)BFGS or SSBroyden: the parameters returned are the best. `gauss_newton` stops so by its
+    `decrease_tol`.
+
+    It is a loop in Python: under `jax.jit`, `jax.grad` and `jax.vmap` scan over `tx.update` in its place.
 
     Args:
       loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`. It returns a real scalar; with `has_aux` a
@@ -79,8 +82,8 @@ def minimize(
 
     Raises:
       NonFiniteError: the loss or its gradient is not finite; the error has the last good parameters.
-      TypeError, ValueError: an argument is of the wrong kind or out of range, the loss is no real scalar, or `data` has
-        no batch.
+      TypeError, ValueError: an argument is of the wrong kind or out of range, the loss is no real scalar, `data` has no
+        batch, or the call is traced by `jax.jit`, `jax.grad` or `jax.vmap`.
 
     Warns where the updates go up the gradient: `tx` has no learning rate or two, or a scheduled rate was below 0.
 
@@ -99,7 +102,9 @@ def minimize(
     params, last_good = own(params), own(params)
     state = own(tx.init(params) if state is None else _in_classes_of(tx, params, state))
     zero = jnp.zeros((), jnp.int32)
-    last = Last(zero + RUNNING, jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float)), zero)
+    no = jnp.zeros((), bool)
+    last = Last(zero + RUNNING, jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float)), zero, no)
+    _check_not_traced(params, state, key)
     loss = objective.checked(LABEL, loss_fn, has_aux, data)
     norm_to_stop = None if grad_tol is None else projected_norm(tx, params)
     extra_fns = objective.checked_functions(LABEL, extra_fns)
@@ -114,6 +119,7 @@ def minimize(
                 break
             inputs = Inputs(batch, np.int32(i), key)
             new, state, last, metrics, aux = step(last_good, state, params, last, inputs)
+            _check_not_traced(last)  # the loss may be a function of what is traced
             last_good, params, sent = params, new, sent + 1
             fetched = recorder.add((last.status, metrics))
             due = evaluate is not None and evaluate_every is not None and (i + 1) % evaluate_every == 0
@@ -139,6 +145,14 @@ def minimize(
         return result
     evaluations.add(LABEL, made, evaluate(eval_params(tx, state, params)))
     return result._replace(evaluations=evaluations.columns())
+
+
+def _check_not_traced(*given: Any) -> None:
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given)):
+        raise TypeError(
+            f"{LABEL} is a loop in Python, which jax.jit, jax.grad and jax.vmap cannot trace. Call it outside of them; "
+            "inside scan over tx.update: jax.lax.scan(step, (params, tx.init(params)), length=steps)"
+        )
 
 
 def _check(

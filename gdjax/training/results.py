@@ -12,12 +12,12 @@ from gdjax.core.base import MaskedNode, is_float0
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import ArrayTree, OptState, Params, Transform
 from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
-from gdjax.numerics import Array
+from gdjax.numerics import Array, widest_real
 from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
 from gdjax.optimizers.lbfgs import scale_by_lbfgs
 from gdjax.projections.boxes import ends_of
 from gdjax.training import objective
-from gdjax.training.step import NO_LOWER_POINT, NON_FINITE, RUNNING, SMALL_GRADIENT, STEADY_LOSS, norm_of
+from gdjax.training.step import NO_LOWER_POINT, NON_FINITE, RUNNING, SMALL_GRADIENT, STEADY_LOSS, STEADY_RESIDUALS, norm_of
 from gdjax.transforms.constraints import keep_params_nonnegative
 from gdjax.tree.norms import wide
 
@@ -87,7 +87,8 @@ class MinimizeResult(NamedTuple):
         `projected_grad_norm` with `grad_tol` and bounds. Where a tolerance or a line search stopped the run, the last
         row is of a step without an update: there are `steps` + 1 rows.
       steps: the updates made in this run.
-      converged: True if `grad_tol` or `loss_tol` was met, which ended the run; else False.
+      converged: True if `grad_tol`, `loss_tol` or the `decrease_tol` of `gauss_newton` was met, which ended the run; else
+        False.
       message: why the run ended, one sentence.
       evaluations: a dict from name to NumPy array, (n,) for n calls of `evaluate`; empty without `evaluate`. `step` is
         the number of updates before each call, `first_step` included. The numbers of a dict that `evaluate` returns are
@@ -103,6 +104,20 @@ class MinimizeResult(NamedTuple):
     message: str
     evaluations: History = {}
     next_step: int = 0
+
+
+def _unbounded(history: History) -> str:
+    """What to say of a loss that went to minus infinity."""
+    low = -float(np.sqrt(np.finfo(history["loss"].dtype).max)) if len(history["loss"]) else 0.0
+    return "; the loss goes to minus infinity: is it unbounded below?" if (history["loss"] < low).any() else ""
+
+
+def _underflows(history: History, params: Params) -> str:
+    """What to say of a loss so small that the differences along a line are no normal numbers of its dtype."""
+    limits, largest = jnp.finfo(widest_real(params)), np.max(np.abs(history["loss"]), initial=0)
+    if not 0 < largest < float(limits.tiny) / float(limits.eps):
+        return ""
+    return f"; the loss's differences underflow in {limits.dtype}: multiply the loss by a large number"
 
 
 class NonFiniteError(FloatingPointError):
@@ -163,11 +178,11 @@ def result_of(
     objective.warn_of_negative_rates(label, history, first_step)
     kept = last, last_good, state, history, evaluations
     if status == NON_FINITE:
-        numbers = f"loss {history['loss'][-1]}, gradient norm {history['grad_norm'][-1]}"
+        numbers = f"loss {history['loss'][-1]}, gradient norm {history['grad_norm'][-1]}{_unbounded(history)}"
         raise NonFiniteError(f"{label}: not finite at step {last}: {numbers}{KEPT}", *kept)
     # The loss at the very last parameters has not been evaluated.
     if status == RUNNING and not jnp.isfinite(norm_of(params)) and jnp.isfinite(norm_of(last_good)):
-        raise NonFiniteError(f"{label}: step {last} made numbers not finite{KEPT}", *kept)
+        raise NonFiniteError(f"{label}: step {last} made numbers not finite{_unbounded(history)}{KEPT}", *kept)
     stopped = status != RUNNING
     if stopped:
         norm = "projected gradient norm" if "projected_grad_norm" in names else "gradient norm"
@@ -175,7 +190,10 @@ def result_of(
             SMALL_GRADIENT: f"{norm} within grad_tol",
             STEADY_LOSS: "change of the loss within loss_tol",
             NO_LOWER_POINT: "the line search found no lower point",
+            STEADY_RESIDUALS: "decrease of the residuals within decrease_tol of gauss_newton",
         }
         message = f"{what[status]} at step {last}"
-    steps, converged = len(rows) - stopped, status in (SMALL_GRADIENT, STEADY_LOSS)
+    steps, converged = len(rows) - stopped, status in (SMALL_GRADIENT, STEADY_LOSS, STEADY_RESIDUALS)
+    if not converged:
+        message += _unbounded(history) or _underflows(history, params)
     return MinimizeResult(params, state, history, steps, converged, message, evaluations, first_step + steps)

@@ -12,13 +12,15 @@ from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
 from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Transform, Updates
 from gdjax.linesearch.line import searches
+from gdjax.optimizers.gauss_newton import GaussNewtonState
 from gdjax.tree.norms import total, wide
 from gdjax.tree.updates import apply_updates
 
 # What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
-RUNNING, SMALL_GRADIENT, STEADY_LOSS, NO_LOWER_POINT, NON_FINITE = range(5)
+RUNNING, SMALL_GRADIENT, STEADY_LOSS, NO_LOWER_POINT, NON_FINITE, STEADY_RESIDUALS = range(6)
 Functions = Mapping[str, Callable[..., Any]]  # of the parameters and the batch
 NO_FUNCTIONS: Functions = {}
+UNCHANGED = 1e-3  # of the loss, at most, where `gauss_newton` is steady
 TINY = 1e-17  # the square of a norm below it may lose digits in float32
 
 
@@ -36,6 +38,7 @@ class Last(NamedTuple):
     status: Array | np.int32  # () int32
     loss: Array  # ()
     failures: Array | np.int32  # () int32, line searches in a row that found no lower point
+    steady: Array | np.bool_ = np.bool_(False)  # () bool, whether `gauss_newton` hardly lowers the residuals any more
 
 
 class Gradient(NamedTuple):
@@ -99,7 +102,8 @@ def guarded_step(
         if norm_to_stop is not None:
             told["projected_grad_norm"] = stopping
         failures = jnp.where((update_norm == 0) & _none_lower(state, new_state, inputs), last.failures + 1, 0)
-        return new, new_state, Last(status, kept_loss, failures), {**_scalars(found.aux), **told}, found.aux
+        steady = jnp.asarray(_steady(new_state, inputs))
+        return new, new_state, Last(status, kept_loss, failures, steady), {**_scalars(found.aux), **told}, found.aux
 
     return step
 
@@ -116,6 +120,18 @@ def _none_lower(old: OptState, new: OptState, inputs: Inputs) -> Array | bool:
     return jnp.stack(failed).all() if failed else False
 
 
+def _steady(state: OptState, inputs: Inputs) -> Array | bool:
+    """Whether every `gauss_newton` in the state is; of other points the residuals may be larger."""
+    parts = [x for x in jax.tree.leaves(state, is_leaf=_is_gauss_newton) if _is_gauss_newton(x)]
+    if not parts or inputs.batch or inputs.key is not None:
+        return False
+    return jnp.stack([jnp.asarray(x.steady) for x in parts]).all()
+
+
+def _is_gauss_newton(x: object) -> bool:
+    return isinstance(x, GaussNewtonState)
+
+
 def _status(
     loss: Array, last: Last, norm: Array, stopping: Array, grad_tol: float | None, loss_tol: float | None
 ) -> Array:
@@ -124,6 +140,8 @@ def _status(
         change, size = jnp.abs(loss - last.loss), jnp.maximum(jnp.abs(loss), jnp.abs(last.loss))
         steady = jnp.isfinite(last.loss) & (change <= loss_tol * size)
         status = jnp.where(steady & (last.failures == 0), STEADY_LOSS, status)
+    unchanged = jnp.abs(loss - last.loss) <= UNCHANGED * jnp.abs(loss)  # not by another part of the optimizer
+    status = jnp.where(last.steady & unchanged, STEADY_RESIDUALS, status)
     status = jnp.where(last.failures >= 2, NO_LOWER_POINT, status)  # the second was along the gradient
     if grad_tol is not None:
         status = jnp.where(stopping <= grad_tol, SMALL_GRADIENT, status)

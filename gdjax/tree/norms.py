@@ -18,7 +18,7 @@ from gdjax.core import checks, meshes
 from gdjax.core.base import is_float0
 from gdjax.core.types import Array, ArrayTree, Scalar, Updates
 from gdjax.numerics import real_dtype
-from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
+from gdjax.numerics.norms import scale, small, three_sums
 from gdjax.xla.reads import apart
 from gdjax.xla.write_order import own_factor, product
 
@@ -77,8 +77,8 @@ def global_norm(updates: Updates) -> Array:
     """The Euclidean norm of all the numbers in a tree, sqrt(sum |x|^2): a scalar in float32 or wider.
 
     The tree is named `updates`, as in Optax; any will do. Where the sum of squares over- or underflows (float32 numbers
-    near 1e20 or 1e-20), that of the numbers times 2^-70 or 2^70 takes its place. On CPU that is a second pass,
-    taken only then; elsewhere the one pass adds up all three.
+    near 1e20 or 1e-20), that of the numbers times 2^-70 or 2^70 takes its place (2^-560 or 2^560 where all are
+    float64). On CPU that is a second pass, taken only then; elsewhere the one pass adds up all three.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -118,15 +118,19 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
     The two passes are a loop, which is one piece of program; a condition would make it two.
     """
     with jax.numpy_dtype_promotion("standard"):
-        dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
+        dtypes = [real_dtype(floating_dtype(x)) for x in leaves]
+        dtype = functools.reduce(jnp.promote_types, dtypes)
+    narrowest = builtins.min(dtypes, key=lambda x: jnp.finfo(x).bits)  # the factor must be a number of it, and so its sums
+    least, factor_of = small(narrowest), scale(narrowest)
 
     def go(carry: Any) -> Any:
         passes, factor, _ = carry
-        each = [sums(x, factor) for x in leaves]
-        total, large, small = (pairwise_sum(concatenated(xs)) for xs in zip(*each, strict=True))
-        wanted = jnp.where(precise(total), 1, jnp.where(total < SMALL, SCALE, 1 / SCALE)).astype(dtype)
+        each = [sums(x, factor, factor_of) for x in leaves]
+        total, large, few = (pairwise_sum(concatenated(xs)) for xs in zip(*each, strict=True))
+        precise = (total >= least) & jnp.isfinite(total)
+        wanted = jnp.where(precise, 1, jnp.where(total < least, factor_of, 1 / factor_of)).astype(dtype)
         factor = jnp.where(passes == 0, wanted, factor)
-        square = jnp.where(factor == 1, total, jnp.where(factor > 1, large, small))
+        square = jnp.where(factor == 1, total, jnp.where(factor > 1, large, few))
         return passes + 1, factor, square
 
     def unfinished(carry: Any) -> Any:
@@ -143,20 +147,21 @@ def _may_repeat() -> Array:
     return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(True), default=lambda: jnp.asarray(False))
 
 
-@jax.jit
-def _sums(x: Array, factor: Array) -> list[Array]:
-    """Three sums |f x|^2 of shape (1,): on CPU all for f = factor, elsewhere for f = 1, SCALE and 1 / SCALE."""
-    return jax.lax.platform_dependent(*meshes.alike(x, factor), cpu=_one_sum, default=_three_sums)
+@functools.partial(jax.jit, static_argnums=2)
+def _sums(x: Array, factor: Array, scale: float) -> list[Array]:
+    """Three sums |f x|^2 of shape (1,): on CPU all for f = factor, elsewhere for f = 1, `scale` and 1 / `scale`."""
+    here, elsewhere = (lambda *xs, f=f: f(*xs, scale) for f in (_one_sum, _three_sums))
+    return jax.lax.platform_dependent(*meshes.alike(x, factor), cpu=here, default=elsewhere)
 
 
-def _one_sum(x: Array, factor: Array) -> list[Array]:
+def _one_sum(x: Array, factor: Array, _: float) -> list[Array]:
     return [sum_of_squares(*apart(x, own_factor(x, factor)))] * 3
 
 
-def _three_sums(x: Array, _: Array) -> list[Array]:
+def _three_sums(x: Array, _: Array, scale: float) -> list[Array]:
     x = x if jnp.issubdtype(x.dtype, jnp.inexact) else floating(x)
     # Not one array of the three, which would be one more kernel for each leaf.
-    return [total.reshape(1) for total in three_sums(x, tuple(range(x.ndim)))]
+    return [total.reshape(1) for total in three_sums(x, tuple(range(x.ndim)), scale)]
 
 
 def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:

@@ -159,7 +159,8 @@ def test_after_a_step_of_zero_the_direction_is_the_gradient(name: str):
     other, _ = update(1.01 * g, state, x)
     np.testing.assert_allclose(other, 1.01 * u, rtol=1e-4)
     forgot, state = update(g, state, x)
-    np.testing.assert_allclose(forgot, g / jnp.maximum(jnp.linalg.norm(g), 1), rtol=1e-6, atol=2e-7)
+    longest = jnp.linalg.norm(g) if name in ("bfgs", "ssbroyden", "bounded") else jnp.maximum(jnp.linalg.norm(g), 1)
+    np.testing.assert_allclose(forgot, g / longest, rtol=1e-6, atol=2e-7)
     again, state = update(g, state, x)
     np.testing.assert_allclose(again, forgot, rtol=1e-6)
     _, state = update(jax.grad(f)(x - 0.1 * again), state, x - 0.1 * again)  # and it learns again

@@ -66,8 +66,11 @@ def test_equals_the_formulas(name: str, scaled: bool):
             g = A @ x + 0.3 * x**3
             if k:
                 s, y = x - seen[-1][0], g - seen[-1][1]
-                H = renewed(name, H * (s @ y / (y @ y) if scaled and k == 1 else 1), s, y)
-            wanted = H @ g * (1 if k else min(1, 1 / np.linalg.norm(g)))
+                if k == 1:
+                    first = max(np.linalg.norm(s), 1) / np.linalg.norm(seen[0][1])
+                    H = H * (s @ y / (y @ y) if scaled else first)
+                H = renewed(name, H, s, y)
+            wanted = H @ g / (1 if k else np.linalg.norm(g))
             u, state = update(tree(g), state, tree(x))
             np.testing.assert_allclose(ravel_pytree(u)[0], wanted, rtol=1e-9, atol=1e-12 * np.abs(wanted).max())
             seen.append((x, g))
@@ -163,6 +166,40 @@ def test_ends_where_scipy_does(name: str, problem: str):
         np.testing.assert_allclose(ravel_pytree(result.params)[0], theirs.x, rtol=1e-6, atol=1e-7)
         ours = int(np.argmax(result.history["grad_norm"] < 1e-6))
         assert 0 < ours <= 1.3 * theirs.nit + 3
+
+
+@pytest.mark.parametrize("name", ["bfgs", "lbfgs", "ssbroyden"])
+def test_a_loss_of_any_unit_is_minimized(name: str):
+    """float32: a loss times a power of two. `bfgs` makes the same steps to the last bit; squares alone underflow."""
+    tx, start = getattr(gdjax, name)(), jnp.array([-1.2, 1.0, 0.5])
+
+    @jax.jit
+    def points(unit: Any) -> Any:
+        def step(carry: Any, _: None) -> Any:
+            x, state = carry
+            loss = lambda x: unit * jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+            value, grad = jax.value_and_grad(loss)(x)
+            u, state = tx.update(grad, state, x, value=value, grad=grad, value_fn=loss)
+            return (x + u, state), x
+
+        return jax.lax.scan(step, (start, tx.init(start)), length=60)[1]
+
+    wanted = points(jnp.float32(1))
+    for exponent in (-100, -80, -60, -20, -3, 20, 66, 100):
+        found = points(jnp.float32(2.0**exponent))
+        np.testing.assert_allclose(found[-1], 1, atol=1e-4)
+        if name == "bfgs":
+            np.testing.assert_array_equal(found, wanted)
+        elif exponent in (-60, 20):
+            np.testing.assert_array_equal(found[:6], wanted[:6])
+
+
+@two_methods
+def test_a_first_gradient_of_1e9_does_not_send_it_far_away(name: str):
+    """An H of I was 1e7 times too large across the first step: at 7.9 and 60 after 400 steps."""
+    with precision("float64"):
+        f = lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+        assert f(gdjax.minimize(f, jnp.array([-120.0, 100.0]), METHODS[name](), steps=150).params) < 1e-12
 
 
 # --- Bounds ---

@@ -11,6 +11,7 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import gdjax
+from gdjax.linalg import least_squares
 from gdjax.optimizers.gauss_newton import GaussNewtonState, gauss_newton
 from tests.linesearch.problems import cast, precision
 
@@ -420,6 +421,66 @@ def test_decomposes_the_smaller_matrix():
     assert shapes(31, 7, "auto") == {"cholesky", "7,7"}
     assert "31,31" in shapes(31, 7, "parameters")
     assert shapes(61, 37, "cg") == set()
+
+
+def freudenstein_roth(x: Any) -> Any:
+    """More, Garbow & Hillstrom's number 2: from this start to a minimum with large residuals."""
+    return jnp.stack([x[0] - 13 + ((5 - x[1]) * x[1] - 2) * x[1], x[0] - 29 + ((x[1] + 1) * x[1] - 14) * x[1]])
+
+
+def jennrich_sampson(x: Any) -> Any:
+    i = jnp.arange(1, 11, dtype=x.dtype)
+    return 2 + 2 * i - (jnp.exp(i * x[0]) + jnp.exp(i * x[1]))
+
+
+@pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
+def test_a_run_ends_at_a_minimum_with_large_residuals(damping: float | None):
+    with precision("float64"):
+        for f, start, least in (
+            (freudenstein_roth, [0.5, -2.0], 48.98425367924), (jennrich_sampson, [0.3, 0.4], 124.3621823556),
+        ):  # fmt: skip
+            loss, given = lambda x, f=f: jnp.sum(f(x) ** 2), {"residual_fn": f}
+            result = gdjax.minimize(loss, jnp.array(start), gauss_newton(damping), steps=60, extra_fns=given)
+            assert result.converged and result.steps < 40 and "within decrease_tol of gauss_newton" in result.message
+            np.testing.assert_allclose(result.history["loss"][-1], least, rtol=1e-11)
+    tx = gauss_newton(decrease_tol=0.0)
+    assert gdjax.minimize(loss, jnp.array(start), tx, steps=40, extra_fns=given).steps == 40
+    on_a_batch = {"residual_fn": lambda x, b: f(x)}
+    result = gdjax.minimize(lambda x, b: loss(x), jnp.array(start), gauss_newton(), steps=40, data=[0], extra_fns=on_a_batch)
+    assert result.steps == 40  # the next one may have other points
+
+
+def test_a_short_limit_is_no_minimum():
+    """From a distance of 1e-9 on steps grow, though the first ones hardly lower f."""
+    with precision("float64"):
+        loss, given = lambda x: jnp.sum(rosenbrock(x) ** 2), {"residual_fn": rosenbrock}
+        tx = gauss_newton(radius=1e-14)
+        result = gdjax.minimize(loss, jnp.array([-1.2, 1.0]), tx, steps=200, extra_fns=given)
+        assert result.history["loss"][-1] < 1e-20
+
+
+def test_the_search_for_lambda_ends_within_its_limit_for_an_ill_conditioned_jacobian():
+    """Singular values over twelve decades: it took six trials, and then a lambda far too large."""
+    rng = np.random.default_rng(0)
+    with precision("float64"):
+        U, V = (np.linalg.qr(rng.normal(size=(30, 30)))[0] for _ in range(2))
+        J, r = jnp.asarray(U * np.logspace(0, -12, 30) @ V), jnp.asarray(rng.normal(size=30))
+        linear = least_squares.dense(J, r, "residuals")
+        for radius in (1e-2, 1.0, 1e2, 1e4):
+            s, ends = jax.jit(linear.within)(jnp.asarray(radius))
+            np.testing.assert_allclose(jnp.linalg.norm(s), radius, rtol=0.11)
+            assert ends
+
+
+def test_products_are_exact_on_every_device():
+    x = jnp.ones(3)
+    for make in (gauss_newton, gdjax.scale_by_bfgs, gdjax.scale_by_ssbroyden):
+        for solver in SOLVERS if make is gauss_newton else (None,):
+            tx = make(solver=solver) if solver else make()
+            given = {"residual_fn": lambda x: jnp.sin(x) * x - 1} if solver else {}
+            text = str(jax.make_jaxpr(lambda x: tx.update(x, tx.init(x), x, **given)[0])(x))
+            lines = [line for line in text.replace("\n", " ").split("dot_general[")[1:]]
+            assert lines and all("HIGHEST" in line.split("]", 1)[0] or "HIGHEST" in line[:400] for line in lines)
 
 
 def ravelled(tree: Any) -> Any:

@@ -694,3 +694,30 @@ def test_goes_on_from_a_state_of_optax(name: str):
     np.testing.assert_allclose(inside.params["w"], whole.params["w"], rtol=1e-4)
     assert not any("optax" in type(s).__module__ for s in (rest.state, *rest.state))
     assert type(inside.state[0]) is optax.EmptyState
+
+
+def test_a_traced_call_is_refused_with_what_to_do():
+    f = lambda x: gdjax.minimize(lambda x: jnp.sum(x**2), x, gdjax.sgd(0.1), steps=2).params
+    by = lambda a: jnp.sum(gdjax.minimize(lambda x: a * jnp.sum(x**2), jnp.ones(2), gdjax.sgd(0.1), steps=2).params)
+    for call in (
+        lambda: jax.jit(f)(jnp.ones(2)),
+        lambda: jax.vmap(f)(jnp.ones((3, 2))),
+        lambda: jax.grad(lambda x: jnp.sum(f(x)))(jnp.ones(2)),
+        lambda: jax.grad(by)(1.0),
+        lambda: jax.jit(by)(1.0),
+    ):
+        with pytest.raises(TypeError, match=r"gdjax.minimize is a loop in Python.*scan over tx.update"):
+            call()
+
+
+def test_a_loss_without_a_lower_bound_and_one_that_underflows_are_told():
+    with jax.enable_x64(True):
+        try:
+            message = gdjax.minimize(lambda x: -jnp.exp(x[0]), jnp.zeros(1), gdjax.lbfgs(), steps=20).message
+        except gdjax.NonFiniteError as e:
+            message = str(e)
+        assert "is it unbounded below?" in message and "gradient norm inf" not in message
+    tiny = gdjax.minimize(lambda x: 1e-35 * jnp.sum((x - 1) ** 2), jnp.zeros(2), gdjax.bfgs(), steps=5)
+    assert "the loss's differences underflow in float32" in tiny.message
+    usual = gdjax.minimize(lambda x: 1e-28 * jnp.sum((x - 1) ** 2), jnp.zeros(2), gdjax.bfgs(), steps=5)
+    assert "underflow" not in usual.message

@@ -39,6 +39,18 @@ def test_global_norm_neither_overflows_nor_vanishes(scale: float):
     np.testing.assert_allclose(gdjax.global_norm(x), 5 * scale, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-100, 1e100, 1e160, 2.757e304])
+def test_float64_norms_of_its_whole_range(size: float):
+    with jax.enable_x64(True):
+        x = jnp.asarray([3.0, -4.0]) * size
+        np.testing.assert_allclose(gdjax.global_norm(x), 5 * size, rtol=1e-12)
+        mixed = {"a": x, "b": jnp.zeros(2, "float32")}
+        if 1e-170 < size < 1e170:
+            np.testing.assert_allclose(gdjax.global_norm(mixed), 5 * size, rtol=1e-12)
+        large = {"a": jnp.ones(2), "b": jnp.asarray([3e30, 4e30], "float32")}
+        np.testing.assert_allclose(gdjax.global_norm(large), 5e30, rtol=1e-6)
+
+
 def way(sums: Any, may_repeat: bool) -> Any:
     return lambda x: norms._by_passes(x, sums, lambda: may_repeat)
 
@@ -50,9 +62,9 @@ WAYS = way(norms._one_sum, True), way(norms._three_sums, False)  # of a CPU, and
 def test_a_second_pass_is_taken_only_where_squares_are_lost(scale: float, passes: int):
     taken = []
 
-    def sums(x: Any, factor: Any) -> Any:
+    def sums(x: Any, factor: Any, scale: float) -> Any:
         jax.debug.callback(lambda f: taken.append(f.item()), factor)
-        return norms._one_sum(x, factor)
+        return norms._one_sum(x, factor, scale)
 
     leaf = jnp.full(write_order.OWN + 1, scale)  # of those that read a factor of their own
     norm = way(sums, True)([leaf, leaf])
