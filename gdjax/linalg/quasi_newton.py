@@ -75,7 +75,9 @@ def square(x: Vector) -> Array:
 def unit(x: Vector) -> Array:
     """A power of two near the largest number of x, see `numerics.power_of_two`."""
     dtype = numerics.widest_real(x)
-    return numerics.power_of_two(jnp.stack([jnp.max(abs(v), initial=0).astype(dtype) for v in x] or [jnp.zeros((), dtype)]))
+    return numerics.power_of_two(
+        jnp.stack([jnp.max(abs(v), initial=0).astype(dtype) for v in x] or [jnp.zeros((), dtype)])
+    )
 
 
 def over(x: Vector, unit: Array) -> Vector:

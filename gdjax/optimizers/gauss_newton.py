@@ -246,7 +246,9 @@ def _nielsen(linear: Linear, share: Array) -> Rule:
         return damping * jnp.where(t.taken, factor, 2 ** (t.refused + 1).astype(factor.dtype))
 
     high = jnp.minimum(size / eps, jnp.finfo(share.dtype).max)
-    return Rule(share * size, eps * size, high, lambda damping: (linear.damped(damping), damping > eps * size), following)
+    return Rule(
+        share * size, eps * size, high, lambda damping: (linear.damped(damping), damping > eps * size), following
+    )
 
 
 def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:

@@ -17,7 +17,15 @@ from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
 from gdjax.optimizers.lbfgs import scale_by_lbfgs
 from gdjax.projections.boxes import ends_of
 from gdjax.training import objective
-from gdjax.training.step import NO_LOWER_POINT, NON_FINITE, RUNNING, SMALL_GRADIENT, STEADY_LOSS, STEADY_RESIDUALS, norm_of
+from gdjax.training.step import (
+    NO_LOWER_POINT,
+    NON_FINITE,
+    RUNNING,
+    SMALL_GRADIENT,
+    STEADY_LOSS,
+    STEADY_RESIDUALS,
+    norm_of,
+)
 from gdjax.transforms.constraints import keep_params_nonnegative
 from gdjax.tree.norms import wide
 

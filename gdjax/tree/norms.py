@@ -120,7 +120,9 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
     with jax.numpy_dtype_promotion("standard"):
         dtypes = [real_dtype(floating_dtype(x)) for x in leaves]
         dtype = functools.reduce(jnp.promote_types, dtypes)
-    narrowest = builtins.min(dtypes, key=lambda x: jnp.finfo(x).bits)  # the factor must be a number of it, and so its sums
+    narrowest = builtins.min(
+        dtypes, key=lambda x: jnp.finfo(x).bits
+    )  # the factor must be a number of it, and so its sums
     least, factor_of = small(narrowest), scale(narrowest)
 
     def go(carry: Any) -> Any:

@@ -446,7 +446,9 @@ def test_a_run_ends_at_a_minimum_with_large_residuals(damping: float | None):
     tx = gauss_newton(decrease_tol=0.0)
     assert gdjax.minimize(loss, jnp.array(start), tx, steps=40, extra_fns=given).steps == 40
     on_a_batch = {"residual_fn": lambda x, b: f(x)}
-    result = gdjax.minimize(lambda x, b: loss(x), jnp.array(start), gauss_newton(), steps=40, data=[0], extra_fns=on_a_batch)
+    result = gdjax.minimize(
+        lambda x, b: loss(x), jnp.array(start), gauss_newton(), steps=40, data=[0], extra_fns=on_a_batch
+    )
     assert result.steps == 40  # the next one may have other points
 
 
