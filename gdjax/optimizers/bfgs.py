@@ -45,8 +45,9 @@ def scale_by_bfgs(
     `scale_by_lbfgs`.
 
     Args:
-      scale_init_precond: True for H_0 = <s, y> / <y, y> I, of the first pair; by default I, which needs half the
-        evaluations where the parameters differ by orders. Until there is a pair u = g min(1, 1 / |g|).
+      scale_init_precond: True for H_0 = <s, y> / <y, y> I, of the first pair; by default max(|s|, 1) / |g| I, of
+        the first step and the gradient before it. Until there is a pair u = g / |g|, a step of length 1. So a loss
+        times a power of two makes the same steps, in float32 from 2^-100 to 2^100.
       self_scaling: tau_k = min(1, <s_k, y_k> / <s_k, H_k^-1 s_k>), but at least 0.2, which is SSBFGS; otherwise
         tau_k = 1.
       bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
@@ -100,8 +101,9 @@ def scale_by_ssbroyden(
         tau = min(rho_plus sigma^(1 / (1 - n)), sigma)           otherwise
 
     Args:
-      scale_init_precond: True for H_0 = <s, y> / <y, y> I, of the first pair; by default I, which needs half the
-        evaluations where the parameters differ by orders. Until there is a pair u = g min(1, 1 / |g|).
+      scale_init_precond: True for H_0 = <s, y> / <y, y> I, of the first pair; by default max(|s|, 1) / |g| I, of
+        the first step and the gradient before it. Until there is a pair u = g / |g|, a step of length 1. So a loss
+        times a power of two makes the same steps, in float32 from 2^-100 to 2^100.
       bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
         parameters of numbers, arrays and None. Then u is such that p - eta u is within them for every eta from 0 to 1
         if p is.

@@ -48,7 +48,7 @@ def scale_by_lbfgs(
         s_k = p_{k+1} - p_k,    y_k = g_{k+1} - g_k,    rho_k = 1 / <s_k, y_k>,    V_k = I - rho_k y_k s_k^T
         H <- V_k^T H V_k + rho_k s_k s_k^T     for the last m pairs, the oldest first, from H = gamma I
 
-        gamma = <s, y> / <y, y> of the newest pair; min(1, 1 / |g|) where there is none
+        gamma = <s, y> / <y, y> of the newest pair; min(1, 1 / |g|) where there is none, and 1 / |g| for |g| < 2^-20
 
     The product takes 4 m passes over the gradient and never forms H. `update` needs the parameters. A step of 0 to the
     same gradient empties the memory: a line search found no lower point, and the next u is along g.

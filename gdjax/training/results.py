@@ -95,8 +95,8 @@ class MinimizeResult(NamedTuple):
         `projected_grad_norm` with `grad_tol` and bounds. Where a tolerance or a line search stopped the run, the last
         row is of a step without an update: there are `steps` + 1 rows.
       steps: the updates made in this run.
-      converged: True if `grad_tol`, `loss_tol` or the `decrease_tol` of `gauss_newton` was met, which ended the run; else
-        False.
+      converged: True if `grad_tol`, `loss_tol` or the `decrease_tol` of `gauss_newton` was met, which ended the run;
+        else False.
       message: why the run ended, one sentence.
       evaluations: a dict from name to NumPy array, (n,) for n calls of `evaluate`; empty without `evaluate`. `step` is
         the number of updates before each call, `first_step` included. The numbers of a dict that `evaluate` returns are
