@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gdjax.combine.conditional import eval_params
 from gdjax.core import base, checks
@@ -148,7 +149,7 @@ def minimize(
 
 
 def _check_not_traced(*given: Any) -> None:
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given)):
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(given)):
         raise TypeError(
             f"{LABEL} is a loop in Python, which jax.jit, jax.grad and jax.vmap cannot trace. Call it outside of them; "
             "inside scan over tx.update: jax.lax.scan(step, (params, tx.init(params)), length=steps)"

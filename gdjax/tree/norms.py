@@ -152,11 +152,11 @@ def _may_repeat() -> Array:
 @functools.partial(jax.jit, static_argnums=2)
 def _sums(x: Array, factor: Array, scale: float) -> list[Array]:
     """Three sums |f x|^2 of shape (1,): on CPU all for f = factor, elsewhere for f = 1, `scale` and 1 / `scale`."""
-    here, elsewhere = (lambda *xs, f=f: f(*xs, scale) for f in (_one_sum, _three_sums))
+    here, elsewhere = functools.partial(_one_sum, scale=scale), functools.partial(_three_sums, scale=scale)
     return jax.lax.platform_dependent(*meshes.alike(x, factor), cpu=here, default=elsewhere)
 
 
-def _one_sum(x: Array, factor: Array, _: float) -> list[Array]:
+def _one_sum(x: Array, factor: Array, scale: float) -> list[Array]:
     return [sum_of_squares(*apart(x, own_factor(x, factor)))] * 3
 
 
