@@ -76,7 +76,7 @@ def even_bits(salt: Salt, like: Array) -> tuple[Array, Array, Array]:
 
 def _bits(word: Array, salt: Salt, like: Array) -> Array:
     factor = 0x9E3779B1
-    # Each array has its own: what loops of arrays of one shape share XLA:CPU would write to memory.
+    # Each array has its own: what loops of arrays of one shape share, a CPU would write to memory.
     place = places(like, factor, never(salt.word).astype(jnp.uint32) if writes_several() else 0)
     if salt.row is not None:
         place = place + salt.row * np.uint32(factor * int(np.prod(like.shape[1:], dtype=object)) & 0xFFFFFFFF)

@@ -201,7 +201,7 @@ def quantize_state(
         pure, params = (unboxed(x, is_variable) for x in (updates, params))
         us, new = base.call_update(inner, pure, formats.decoded(old), params, extra_args)
         if writes_several() and formats.has_words(old):
-            # XLA:CPU would write decoded words to memory, for the loop of new words and that of updates.
+            # A CPU would write decoded words to memory, for the loop of new words and that of updates.
             again, pure = jax.tree.map(kept, (old, pure))
             alone = base.call_update(inner, pure, formats.decoded(again), params, extra_args)[1]
             new = formats.with_words(new, alone, old)

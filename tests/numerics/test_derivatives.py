@@ -49,7 +49,7 @@ def test_n10_derivatives_through_steps(case: Case):
                 np.testing.assert_allclose(forward, differences, **near)
 
 
-@sweep(["came", "stable_adamw"])
+@sweep(["adafactor", "came", "stable_adamw"])
 def test_n10_forward_mode_in_float32(case: Case):
     derivative = jax.jit(jax.jacfwd(moved(case, "float32")))
     for scale in (1.0, 0.05, 1e-6):
