@@ -10,8 +10,9 @@ from gdjax.codes import formats
 from gdjax.codes.rounding import FIRST_ROW, salt
 from gdjax.core import arrays, base, callers, checks, meshes, structures, types
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.part import Kind
-from gdjax.core.parts import Owned, holding, owned
+from gdjax.core.growth import relative
+from gdjax.core.part import Kind, Part
+from gdjax.core.parts import Owned, every, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import (
     Array,
@@ -40,6 +41,11 @@ class QuantizedState(NamedTuple):
     inner_state: OptState  # that of the transform inside, with codes in place of arrays
 
 
+def _divides_by_norm(part: Part) -> bool:
+    """Whether a rule divides updates by their own norm, however small they are."""
+    return getattr(part, "growth", None) in (relative, "normalized")
+
+
 @transform
 def quantize_state(
     inner: Transform, bits: Literal[8, 4] = 8, *, moments: formats.Name | None = None,
@@ -61,8 +67,9 @@ def quantize_state(
       made in the one pass of the step. Adam's updates are off by 16 % of their norm with b2 = 0.999, at random, and
       within 1 % as long. The field of the first has the word, that of the second a placeholder without arrays. A pair
       is kept apart where b1 > 0.975 sqrt(b2), as with 0.95 and 0.9: an update then fades so slowly that errors add up
-      in it. Where b1 or b2 is traced, injected or a schedule there are words, and b1 must stay below that: updates of
-      rare gradients are up to 1.9 times as long else;
+      in it. So it is where an update is divided by its own norm, as in LAMB: after a spike all of it is less than the
+      errors of words. Where b1 or b2 is traced, injected or a schedule there are words, and b1 must stay below that:
+      updates of rare gradients are up to 1.9 times as long else;
     - moments, averages of gradients: as "bfloat16", the default, "blocks", "fp8", "4 bits", that of 4 bits, "dynamic",
       "log";
     - squares, averages of squares: as "bfloat16", the default, "blocks", that beside the others of 8 bits and 4,
@@ -154,7 +161,7 @@ def quantize_state(
         real = not is_key(x.array) and jnp.issubdtype(x.array.dtype, jnp.floating) and x.array.dtype.itemsize <= 4
         return real and size >= min_size and not (exempted and x.leaf is not None and exempted[x.leaf])
 
-    def coded(arrays: Sequence[Owned], sizes: Sequence[int], exempted: Sequence[bool]) -> list[Any]:
+    def coded(arrays: Sequence[Owned], sizes: Sequence[int], exempted: Sequence[bool], pairs: bool) -> list[Any]:
         """What is kept of each array of the state: codes, or the array."""
         kept: list[Any] = [x.array for x in arrays]
         each = enumerate(zip(arrays, sizes, strict=True))
@@ -185,7 +192,8 @@ def quantize_state(
         if large and all(x.kind == "exact" for x in large):
             fields = structures.few(dict.fromkeys(jax.tree_util.keystr(x.field[-1:]).strip(".[]'") for x in large))
             callers.warn(f"{LABEL}: the state is as large as without it: {fields} must stay exact, see docs/memory.md")
-        codes = coded(found, sizes, exempted)
+        words = pairs and not any(_divides_by_norm(part) for part, *_ in every(inner, state))
+        codes = coded(found, sizes, exempted, words)
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 
     def update(

@@ -32,7 +32,8 @@ from gdjax.core.values import Call, Value, bind, is_foreign, not_called, short_t
 
 P = ParamSpec("P")
 NO_VALUE = (
-    jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError,
+    closures.ByValue, jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
 )  # fmt: skip
 
 
@@ -184,7 +185,7 @@ class Update(Value):
             return _applied(self, *args)
         return compiled_or_apart(self._compiled, functools.partial(_applied, self), *args)
 
-    by_value: bool = False  # whether a rule decides by the value of a number, which is a constant then
+    by_value: bool = False  # whether a rule or factory decides by the value of a number, which is a constant then
 
     @functools.cached_property
     def form(self) -> closures.Form | None:

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 
 from gdjax.core.contexts import WHERE, within
-from gdjax.core.number_domains import NO_DECAYS, Fact
+from gdjax.core.number_domains import NO_DECAYS, Domain, Fact
 from gdjax.core.part import Part, keywords
 from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, Updates
-from gdjax.core.values import Call, Value, facts_of, identity, is_ours, of_plain_dict, value_of
+from gdjax.core.values import OF_RULE, Call, Value, facts_of, identity, is_ours, of_plain_dict, value_of
 
 
 def takes_extra_args(tx: Transform) -> bool:
@@ -124,6 +124,10 @@ class _Template:
         return hash(self.key)
 
 
+class ByValue(Exception):
+    """A transform cannot be made with a traced number in the place of a known one."""
+
+
 class Form:
     """What calls share that differ in their numbers and arrays alone, of the calls that made a transform.
 
@@ -143,10 +147,17 @@ class Form:
         self.hash = hash(self.key)
 
     def repeated(self, operands: Iterable[Any]) -> Any:
-        """The transform with other numbers and arrays."""
+        """The transform with other numbers and arrays.
+
+        Raises:
+          ByValue: the factory decides by the value of a number, or by its type.
+        """
         args, kwargs = self._arguments(iter(operands))
-        with within(WHERE, warned=True):
-            made = self.call.factory(*args, **kwargs)
+        try:
+            with within(WHERE, warned=True):
+                made = self.call.factory(*args, **kwargs)
+        except Exception as e:  # with the numbers themselves the same call has succeeded
+            raise ByValue from e
         for call in reversed(self.around):  # factories of the program, which are not called again
             made = labelled(made, call)
         return made
@@ -241,28 +252,33 @@ def _arguments(call: Call) -> tuple[Any, Any]:
     """The arguments of a call, with the numbers marked that are operands."""
     signature = inspect.signature(call.factory)
     alone = [n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    named = [_marked(signature, name, x) for name, x in zip(alone, call.args, strict=False)]
-    others = {name: _marked(signature, name, x) for name, x in call.kwargs.items()}
+    of_rule = hasattr(call.factory, OF_RULE)
+    named = [_marked(signature, name, x, of_rule) for name, x in zip(alone, call.args, strict=False)]
+    others = {name: _marked(signature, name, x, of_rule) for name, x in call.kwargs.items()}
     return (*named, *call.args[len(named) :]), others
 
 
-def _marked(signature: inspect.Signature, name: str, x: Any) -> Any:
+def _marked(signature: inspect.Signature, name: str, x: Any, of_rule: bool) -> Any:
     if name not in signature.parameters:  # one of `**kwargs`
         return x
     if isinstance(x, PerLeaf):
-        return x.with_base(_marked(signature, name, x.number))
-    return _Operand(float(x)) if _is_operand(x, facts_of(signature, name)) else x
+        return x.with_base(_marked(signature, name, x.number, of_rule))
+    return _Operand(float(x)) if _is_operand(x, facts_of(signature, name), of_rule) else x
 
 
-def _is_operand(x: Any, facts: Sequence[Fact]) -> bool:
+def _is_operand(x: Any, facts: Sequence[Fact], of_rule: bool) -> bool:
     """Whether an argument is a number that a compiled program takes as an operand.
 
-    0 and infinity are constants, since they say that something is left out. So is a number from 1/2 to 2 that may be a
-    decay: 1 - b loses the digits of b where b is float32.
+    0 and infinity are constants, since they say that something is left out; so is what shapes the program. So is a
+    number from 1/2 to 2 that may be a decay: 1 - b loses the digits of b where b is float32.
+
+    Args:
+      of_rule: whether it is an argument of a rule, which may be traced where no annotation says more.
     """
     if not isinstance(x, float | np.floating) or x == 0 or not math.isfinite(x):
         return False
-    return not 0.5 < x < 2 or any(fact in NO_DECAYS for fact in facts)
+    may_be_traced = any(isinstance(fact, Domain) for fact in facts) or of_rule and not facts
+    return may_be_traced and (not 0.5 < x < 2 or any(fact in NO_DECAYS for fact in facts))
 
 
 def _in_place_of(old: object, new: Callable[..., Any]) -> Any:

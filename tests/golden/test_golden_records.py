@@ -3,6 +3,7 @@
 `golden/make_records.py` says how they were made. Their matrices are (outputs, inputs).
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import gdjax
 from gdjax.linalg.matrices import Matrix
 from tests import oracles
+from tests.golden_matrices import as_published
 
 with np.load(Path(__file__).parent / "records.npz") as file:
     GOLDEN = dict(file)
@@ -79,7 +81,9 @@ def trajectory(tx: Any, problem: dict[str, Any]) -> np.ndarray:
 @pytest.mark.parametrize("run, leaf", CASES)
 def test_the_records_points(run: str, leaf: str):
     wanted = GOLDEN[f"{run}/{leaf}"]
-    with oracles.precision("float64"):
+    # SOAP's second moments do not turn in the record; ours do where a turn would lengthen an update.
+    published = as_published() if run == "soap_muon" else contextlib.nullcontext()
+    with oracles.precision("float64"), published:
         names = ("x0", "left", "right", "pull", "noise")
         problem = {k: jnp.asarray(GOLDEN[f"problem/{leaf}/{k}"], "float64") for k in names}
         got = trajectory(RUNS[run](wanted.shape[1:]), problem)
