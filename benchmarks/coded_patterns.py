@@ -72,6 +72,10 @@ OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
         for b1, b2 in ((0.9, 0.95), (0.95, 0.95), (0.95, 0.92), (0.95, 0.9), (0.98, 0.95), (0.99, 0.999), (0.9, 0.5))
     },
     "momentum": lambda: gdjax.sgd(1e-3, 0.9),
+    "adam, of one norm": lambda: gdjax.chain(
+        gdjax.scale_by_adam(), gdjax.normalize_by_update_norm(), gdjax.scale(-1e-3)
+    ),
+    "adam, hyperball": lambda: gdjax.hyperball(gdjax.scale_by_adam(), 1e-3, roles={".*": "head"}),
     "ema": lambda: gdjax.chain(gdjax.ema(0.9), gdjax.scale(-1e-3)),
     "rmsprop, slow": lambda: gdjax.chain(gdjax.scale_by_rms(0.999), gdjax.scale(-1e-3)),
 }

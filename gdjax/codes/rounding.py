@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.types import Array, Codec
-from gdjax.xla.loops import writes_several
 from gdjax.xla.reads import as_integers, weighted
-from gdjax.xla.write_order import never
+from gdjax.xla.write_order import own_zero
 
 # The extra argument of `update` that tells a part which rounds at random the number of the first row of all arrays: of
 # one layer of a stack, as `gradient_release` updates it, that of the layer.
@@ -76,8 +75,7 @@ def even_bits(salt: Salt, like: Array) -> tuple[Array, Array, Array]:
 
 def _bits(word: Array, salt: Salt, like: Array) -> Array:
     factor = 0x9E3779B1
-    # Each array has its own: what loops of arrays of one shape share, a CPU would write to memory.
-    place = places(like, factor, never(salt.word).astype(jnp.uint32) if writes_several() else 0)
+    place = places(like, factor, own_zero(salt.word))
     if salt.row is not None:
         place = place + salt.row * np.uint32(factor * int(np.prod(like.shape[1:], dtype=object)) & 0xFFFFFFFF)
     return mixed(place ^ word)

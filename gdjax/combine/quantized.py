@@ -8,11 +8,12 @@ import jax.numpy as jnp
 
 from gdjax.codes import formats
 from gdjax.codes.rounding import FIRST_ROW, salt
+from gdjax.combine.edits import sites
 from gdjax.core import arrays, base, callers, checks, meshes, structures, types
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.growth import relative
-from gdjax.core.part import Kind, Part
-from gdjax.core.parts import Owned, every, holding, owned
+from gdjax.core.growth import divides_by_norm
+from gdjax.core.part import Kind
+from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import (
     Array,
@@ -28,8 +29,7 @@ from gdjax.core.types import (
     unboxed,
 )
 from gdjax.numerics import is_key, safe_increment
-from gdjax.xla.loops import writes_several
-from gdjax.xla.write_order import kept
+from gdjax.xla.write_order import in_loops_of_its_own
 
 LABEL = "gdjax.quantize_state"
 
@@ -39,11 +39,6 @@ class QuantizedState(NamedTuple):
 
     count: Array  # () int32, updates made so far
     inner_state: OptState  # that of the transform inside, with codes in place of arrays
-
-
-def _divides_by_norm(part: Part) -> bool:
-    """Whether a rule divides updates by their own norm, however small they are."""
-    return getattr(part, "growth", None) in (relative, "normalized")
 
 
 @transform
@@ -67,9 +62,9 @@ def quantize_state(
       made in the one pass of the step. Adam's updates are off by 16 % of their norm with b2 = 0.999, at random, and
       within 1 % as long. The field of the first has the word, that of the second a placeholder without arrays. A pair
       is kept apart where b1 > 0.975 sqrt(b2), as with 0.95 and 0.9: an update then fades so slowly that errors add up
-      in it. So it is where an update is divided by its own norm, as in LAMB: after a spike all of it is less than the
-      errors of words. Where b1 or b2 is traced, injected or a schedule there are words, and b1 must stay below that:
-      updates of rare gradients are up to 1.9 times as long else;
+      in it. So it is where an update is divided by its own norm, as in LAMB or `hyperball`: after a spike all of it is
+      less than the errors of words. Where b1 or b2 is traced, injected or a schedule there are words, and b1 must stay
+      below that: updates of rare gradients are up to 1.9 times as long else;
     - moments, averages of gradients: as "bfloat16", the default, "blocks", "fp8", "4 bits", that of 4 bits, "dynamic",
       "log";
     - squares, averages of squares: as "bfloat16", the default, "blocks", that beside the others of 8 bits and 4,
@@ -192,7 +187,7 @@ def quantize_state(
         if large and all(x.kind == "exact" for x in large):
             fields = structures.few(dict.fromkeys(jax.tree_util.keystr(x.field[-1:]).strip(".[]'") for x in large))
             callers.warn(f"{LABEL}: the state is as large as without it: {fields} must stay exact, see docs/memory.md")
-        words = pairs and not any(_divides_by_norm(part) for part, *_ in every(inner, state))
+        words = pairs and not any(divides_by_norm(site.growth) for site in sites(inner))
         codes = coded(found, sizes, exempted, words)
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 
@@ -207,12 +202,13 @@ def quantize_state(
         word = seed if isinstance(seed, int) else jax.random.bits(arrays.fresh_key(seed))
         count, old, row = safe_increment(state.count), state.inner_state, extra_args.get(FIRST_ROW, 0)
         pure, params = (unboxed(x, is_variable) for x in (updates, params))
-        us, new = base.call_update(inner, pure, formats.decoded(old), params, extra_args)
-        if writes_several() and formats.has_words(old):
-            # A CPU would write decoded words to memory, for the loop of new words and that of updates.
-            again, pure = jax.tree.map(kept, (old, pure))
-            alone = base.call_update(inner, pure, formats.decoded(again), params, extra_args)[1]
-            new = formats.with_words(new, alone, old)
+
+        def of_codes(old: OptState, pure: Updates) -> Any:
+            return base.call_update(inner, pure, formats.decoded(old), params, extra_args)
+
+        us, new = of_codes(old, pure)
+        if formats.has_words(old):
+            new = formats.with_words(new, in_loops_of_its_own(lambda *xs: of_codes(*xs)[1], new, old, pure), old)
         return boxed_like(updates, us), QuantizedState(
             count, formats.encoded(new, old, lambda i: salt(word, count, i, row))
         )

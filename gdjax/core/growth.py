@@ -6,6 +6,7 @@ spectral condition for feature learning, https://arxiv.org/abs/2310.17813). Each
 how large that of its updates is; the factor of its rate is the quotient of the two, over that of the base.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ LAWS = {
     "fits": Law(fits=True),
 }
 SAME, PARAMETER = "same", "parameter"  # as what comes in; that, times the root mean square of the parameter
+DIRECTION = "direction"  # as what comes in for a tree of one size, at a norm that does not depend on the norm of that
 
 
 def relative(given: Any, before: Law, role: str) -> Law:
@@ -50,13 +52,18 @@ def relative(given: Any, before: Law, role: str) -> Law:
 
 def of_roles(roles: tuple[str, ...], growth: Any) -> Callable[[Any, Law, str], Law | str | None]:
     """The growth behind a wrapper that changes leaves of some roles alone; what `ascends` has its rate there, too."""
+    return functools.partial(_of_role, roles, growth)
 
-    def found(given: Any, before: Law, role: str) -> Law | str | None:
-        if role in roles:
-            return law_of(growth, given, before, role)
-        return before if given["ascends"] else SAME
 
-    return found
+def _of_role(roles: tuple[str, ...], growth: Any, given: Any, before: Law, role: str) -> Law | str | None:
+    if role in roles:
+        return law_of(growth, given, before, role)
+    return before if given["ascends"] else SAME
+
+
+def divides_by_norm(growth: Any) -> bool:
+    """Whether an update is divided by its own norm, however small that is."""
+    return isinstance(growth, functools.partial) or growth in (relative, DIRECTION)
 
 
 def elementwise_from_0(given: Any, before: Law, role: str) -> str | None:
@@ -112,15 +119,15 @@ def gradient_factor(x: Growth) -> float:
 
 def check_growth(maker: str, growth: Any) -> None:
     """Raises for a word that is no law."""
-    if isinstance(growth, str) and growth not in (known := [*LAWS, SAME, PARAMETER]):
+    if isinstance(growth, str) and growth not in (known := [*LAWS, SAME, PARAMETER, DIRECTION]):
         raise ValueError(f"gdjax.{maker}: growth is {growth!r}; there are {', '.join(known)}")
 
 
 def law_of(growth: Any, given: Any, before: Law, role: str) -> Law | str | None:
-    """What a rule says: a law, "same", "parameter", or None where that is unknown.
+    """What a rule says: a law, "same" (of "direction" too), "parameter", or None where that is unknown.
 
     Args:
       growth: that, the name of a law, or a function `(arguments of the rule, law of what comes in, role) -> that`.
     """
     found: Any = growth(given, before, role) if callable(growth) else growth
-    return LAWS[found] if found in LAWS else found
+    return LAWS[found] if found in LAWS else SAME if found == DIRECTION else found

@@ -125,7 +125,7 @@ def scale_by_param_block_rms(
     return g * jnp.maximum(leaf_norm(p) * max(p.size, 1) ** -0.5, min_scale), s
 
 
-@leafwise(growth="same")
+@leafwise(growth="direction")
 def normalize_by_update_norm(
     g: Array, s: EmptyState, p: Array, t: Array, scale_factor: hyper.Finite = 1.0, eps: hyper.Size = 1e-6
 ) -> tuple[Array, EmptyState]:
@@ -209,7 +209,7 @@ def _of_matrices(f: Callable[..., Array], leaf: Leaf, p: Array, u: Array, *numbe
     return meshes.partitioned(of_stacks, p, p, u, *numbers)
 
 
-@wrapper(UpdateFloorState, static={"roles": of_leaf(routing)}, growth="same")
+@wrapper(UpdateFloorState, static={"roles": of_leaf(routing)}, growth="direction")
 def update_floor(
     u: Array, g: Array, s: UpdateFloorState, p: Array, t: Array,
     floor: hyper.Size, roles: Roles = None,

@@ -24,6 +24,7 @@ from gdjax.core.contexts import PASS, within
 from gdjax.core.meshes import by_platform, jitted
 from gdjax.core.types import Array
 from gdjax.xla import reads
+from gdjax.xla.loops import writes_several
 
 LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
 
@@ -175,6 +176,19 @@ def all_first(f: Callable[..., list[Array]], olds: list[Array], *others: Any) ->
 def never(x: Array) -> Array:
     """Whether x is equal to NaN: false, which XLA cannot tell, and LLVM can, so that no kernel computes it."""
     return _floating(x) == jnp.nan
+
+
+def in_loops_of_its_own(f: Callable[..., Any], found: Any, *args: Any) -> Any:
+    """`f(*args)`, which is `found`: computed once more where XLA:CPU writes several outputs in one loop.
+
+    It would write to memory what that loop shares with another one, as decoded words with that of updates.
+    """
+    return f(*jax.tree.map(kept, args)) if writes_several() else found
+
+
+def own_zero(x: Array) -> Array | int:
+    """0; where XLA:CPU writes several outputs in one loop, one of x alone: what loops share it writes to memory."""
+    return never(x).astype(jnp.uint32) if writes_several() else 0
 
 
 def _floating(x: Array) -> Array:

@@ -32,6 +32,13 @@ def test_a_moment_that_fades_as_slowly_as_the_root():
     assert patterns.holds(figures), figures
 
 
+@pytest.mark.parametrize("name", ["lamb", "adam, of one norm", "adam, hyperball"])
+def test_an_update_over_its_own_norm(name: str):
+    """After a spike it is less than the errors of words: it has none."""
+    figures = found(name, "spikes of 1e6")
+    assert patterns.holds(figures), figures
+
+
 def test_blocks_stall_elements_beside_large_ones():
     """What the page says of them, and what makes the test above fail."""
     assert found("rmsprop", "elemspike", moments="blocks")["displacement"] < 0.6

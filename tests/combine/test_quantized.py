@@ -507,12 +507,7 @@ def test_soap_with_coded_factors_trains_as_well():
 def test_who_gets_words():
     """A moment whose size the root of the squares bounds; other numbers have 16 bits each."""
     params = {"w": jnp.ones((64, 64))}
-    for tx in (
-        gdjax.adamw(0.1),
-        gdjax.nadam(0.1),
-        gdjax.lamb(0.1),
-        gdjax.stable_adamw(0.1),
-    ):
+    for tx in (gdjax.adamw(0.1), gdjax.nadam(0.1), gdjax.stable_adamw(0.1)):
         kept = jax.tree.leaves(gdjax.quantize_state(tx).init(params), is_leaf=formats.is_codes)
         assert {type(x) for x in kept if formats.is_codes(x)} == {Word, InWord}, tx
     state = gdjax.quantize_state(gdjax.ademamix(0.1)).init(params)
@@ -520,7 +515,7 @@ def test_who_gets_words():
     for tx in (
         gdjax.acprop(0.1), gdjax.adan(0.1), optax.adamw(0.1), gdjax.adopt(0.1), gdjax.laprop(0.1), gdjax.lion(0.1),
         gdjax.rmsprop(0.1), gdjax.adabelief(0.1), gdjax.amsgrad(0.1), gdjax.adamax(0.1), gdjax.muon(0.1),
-        gdjax.yogi(0.1),
+        gdjax.yogi(0.1), gdjax.lamb(0.1), gdjax.update_floor(gdjax.adam(0.1), 0.1),
     ):  # fmt: skip
         kept = jax.tree.leaves(gdjax.quantize_state(tx).init(params), is_leaf=formats.is_codes)
         assert {type(x) for x in kept if formats.is_codes(x)} == {NarrowCodes}, tx
