@@ -136,9 +136,10 @@ def _warning_of_weights(name: str, function: Callable[..., Any]) -> Callable[...
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         made = function(*args, **kwargs)
-        given = value_of(made.update).call.arguments
-        warmup = given.get("warmup_steps")
-        if callable(given["learning_rate"]) or warmup is not None and not (isinstance(warmup, int) and warmup == 0):
+        arguments = value_of(made.update).call.arguments
+        warmup = arguments.get("warmup_steps")
+        warms_up = warmup is not None and not (isinstance(warmup, int) and warmup == 0)
+        if callable(arguments["learning_rate"]) or warms_up:
             callers.warn(OTHER_WEIGHTS.format(name))
         return made
 

@@ -256,12 +256,12 @@ class Base:
         return self._found(tuple((path, shape(x)) for path, x in paths_of(tree, is_skipped)), WHERE.get().tried)
 
     def _growths(self, shapes: tuple[tuple[str, Any], ...], tried: bool) -> dict[str, Growth]:
-        numbered, given = _numbered(dict(shapes)), {path: shape for path, shape in shapes if shape is not None}
-        found = {path: self._growth(path, shape, numbered) for path, shape in given.items()}
-        others = {path: given[path] for path, x in found.items() if x.role == "other"}
+        numbered, leaves = _numbered(dict(shapes)), {path: shape for path, shape in shapes if shape is not None}
+        found = {path: self._growth(path, shape, numbered) for path, shape in leaves.items()}
+        others = {path: leaves[path] for path, x in found.items() if x.role == "other"}
         layers = found | {path: self._growth(path, shape, numbered, layer=True) for path, shape in others.items()}
         found |= {path: layers[path]._replace(role="head") for path in self._heads(layers)}
-        for path, shape in () if tried else given.items():
+        for path, shape in () if tried else leaves.items():
             self._check(path, shape, found[path])
         return found
 

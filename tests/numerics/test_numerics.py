@@ -40,6 +40,22 @@ def test_sqrt():
     assert np.isfinite(jax.grad(jax.grad(numerics.sqrt))(0.0))
 
 
+def test_derivatives_of_quotient_and_peak():
+    """As those of x / y and of the maximum; finite where y^-2 is not, or the maximum is 0, or two are alike."""
+    x, y, dx, dy = (jnp.float32(v) for v in (3.0, 2.0, 0.5, 0.25))
+    expected = jax.jvp(lambda x, y: x / y, (x, y), (dx, dy))
+    np.testing.assert_allclose(jax.jvp(numerics.quotient, (x, y), (dx, dy)), expected, rtol=1e-6)
+    tiny = jnp.float32(1e-30)
+    assert float(jax.grad(numerics.quotient)(tiny, tiny)) == pytest.approx(1e30, rel=1e-6)
+    assert float(jax.grad(numerics.quotient, 1)(tiny, tiny)) == pytest.approx(-1e30, rel=1e-6)
+    for values, slopes in (([1.0, 3.0, 2.0], [0, 1, 0]), ([3.0, 3.0, 1.0], [1, 0, 0]), ([0.0, 0.0, 0.0], [0, 0, 0])):
+        np.testing.assert_array_equal(jax.grad(numerics.peak)(jnp.array(values)), np.float32(slopes))
+    rows = jnp.array([[1.0, 4.0], [5.0, 2.0]])
+    slopes = jax.grad(lambda a: jnp.sum(numerics.peak(a, -1) * jnp.array([[1.0], [2.0]])))(rows)
+    np.testing.assert_array_equal(slopes, [[0, 1], [2, 0]])
+    assert float(numerics.peak(jnp.zeros(0))) == 0.0
+
+
 def test_divide():
     x, y = jnp.array([0.0, 1.0, -3.0]), jnp.array([0.0, 4.0, 2.0])
     np.testing.assert_array_equal(numerics.divide(x, y), [0, 0.25, -1.5])

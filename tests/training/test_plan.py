@@ -79,6 +79,13 @@ def test_a_compiled_step(name: str):
 
 
 @new_jax
+def test_the_norms_of_normuon():
+    tx, mesh = TXS["normuon"](), on_eight()
+    table = gdjax.plan(tx, shapes(), mesh).check(compiled(tx, shapes(), mesh)[0])
+    assert {row.what: row.planned - row.compiled for row in table.rows[2:]} == {row.what: 0 for row in table.rows[2:]}
+
+
+@new_jax
 def test_numbers_of_a_compiled_step_are_printed_as_those_of_its_plan():
     """Not 458,752 beside 4.588e+05."""
     mesh = on_eight()
