@@ -16,8 +16,9 @@ from tests.trees import precision
 # Where differences say something else than the derivative, and why. There it is finite, and the same in both modes.
 ANOTHER = {
     "a sign, whose derivative is 0": "lion scale_by_lion sign_sgd signum scale_by_sign rprop scale_by_rprop leafwise",
-    "rounded to bfloat16": "adam/mu_bfloat16 scale_by_ademamix with_stochastic_rounding quantize_state",
-    "kept in float32: differences are rounding": "adafactor sgd/nesterov",
+    "rounded to bfloat16": "adam/mu_bfloat16 scale_by_adana scale_by_ademamix with_stochastic_rounding quantize_state",
+    "kept or scheduled in float32: differences are rounding": "adafactor scale_by_factored_rms sgd/nesterov",
+    "columns that nothing determines are rounding over eps": "scale_by_dion",
     "singular vectors, taken for constants": "galore scale_by_galore",
     "a search for a step, which is taken for a constant": "scale_by_zoom_linesearch scale_by_backtracking_linesearch",
     "the largest of two equal numbers: the first step is as long as the least distance": "dog dowg",
