@@ -63,7 +63,7 @@ OPTIMIZERS: Mapping[str, Callable[[], Any]] = {
         for name in """
         adamw adabelief laprop rmsprop schedule_free_adamw adopt adan lion amsgrad adamax nadam radam yogi acprop
         adam_atan2 stable_adamw lamb ademamix simplified_ademamix signum adam_mini novograd
-        sm3 lars came muon normuon scion muown dion2 soap shampoo galore apollo dadapt_adamw prodigy
+        sm3 lars came muon normuon scion muown dion2 soap shampoo galore dadapt_adamw prodigy
         optimistic_adam_v2
         """.split()
     },

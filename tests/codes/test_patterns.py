@@ -12,8 +12,10 @@ from tests.support import relaxed
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 patterns = importlib.import_module("coded_patterns")
 
-# Each is off in some patterns, and the page says in which.
-OFF = ("soap", "dion2", "adamw", "nadam", "radam", "adamw(0.95, 0.95)")
+# What the page says of these: off in most patterns, or in some.
+OFF = "soap", "dion2", "adamw(0.95, 0.95)"
+OFF_IN = dict.fromkeys("adamw nadam radam ademamix galore optimistic_adam_v2".split(), {"drift"})
+OFF_IN |= {"muown": {"scale 1e-16"}}  # with an eps of 1e-8 its update is the rounding of weights, in float32 too
 
 
 def found(name: str, pattern: str, **kept: Any) -> Any:
@@ -50,4 +52,5 @@ def test_every_pattern(name: str):
     with relaxed():
         figures = patterns.beside(patterns.OPTIMIZERS[name](), {})
         each = {pattern: figures(pattern) for pattern in patterns.PATTERNS}
-    assert not {p: x for p, x in each.items() if not patterns.holds(x)}
+    assert not {p: x for p, x in each.items() if not patterns.holds(x) and p not in OFF_IN.get(name, ())}
+    assert all(abs(each[p]["displacement"] - 1) < 0.05 for p in OFF_IN.get(name, ()))
