@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import hashlib
+import importlib.metadata
 import os
 import zlib
 from collections import Counter
@@ -13,6 +14,12 @@ DEVICES = "--xla_force_host_platform_device_count"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+
+# Virtual devices wait for each other in a collective. On a machine with too much to do one may wait long, and XLA then
+# ends the process after 40 s.
+PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
+if int(importlib.metadata.version("jaxlib").split(".")[1]) >= 10 and PATIENCE not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += f" {PATIENCE}=400"
 
 import jax  # noqa: E402  JAX reads both variables when it is imported.
 import numpy as np  # noqa: E402

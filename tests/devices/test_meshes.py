@@ -198,7 +198,7 @@ def test_without_a_mesh_in_context():
     for name in ("lion", "muon", "adafactor", "scale_by_lbfgs", "galore"):
         tx, params, g = by_name(name).make(), divided(mesh, 0), divided(mesh, 1)
         state = tx.init(params)
-        u, new = tx.update(g, state, params)
+        u, new = jax.block_until_ready(tx.update(g, state, params))
         assert types(u) == types(g) and types(new) == types(state)
 
 
