@@ -78,7 +78,7 @@ from gdjax.inspection.restored import check_restored
 from gdjax.inspection.roles import roles, transfer_table
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.tabulate import Table, state_bytes, tabulate
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import largest, total, total_norm
 from gdjax.lift.slots import (
     Factor,
@@ -408,7 +408,7 @@ __all__ = [
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "MuownState", "New",
     "NoiseScaleState", "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState",
     "PSGLDState", "Params", "ParamsEmaState", "PartitionState", "PerLeaf", "Plan", "ProdigyState", "Progress",
-    "QuantizedState", "RadialBrakeState", "ReduceLROnPlateauState", "Reduced", "SAMState", "SGHMCState", "SGLDState",
+    "QuantizedState", "RadialBrakeState", "ReduceLROnPlateauState", "SAMState", "SGHMCState", "SGLDState",
     "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamMiniState", "ScaleByAdamState",
     "ScaleByAdanState", "ScaleByAdanaState", "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByApolloState",
     "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState", "ScaleByCameState",

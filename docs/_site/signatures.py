@@ -6,7 +6,7 @@ from typing import Any
 
 from griffe import Extension, Function
 
-from gdjax.core.values import shortened
+from gdjax.core.values import aliases, by_name
 
 
 class Signatures(Extension):
@@ -16,15 +16,16 @@ class Signatures(Extension):
         called = _found(func.path)
         if not callable(called):
             return
-        signature = shortened(called, inspect.signature(called))
+        signature = inspect.signature(called)
+        names = getattr(signature, "names", None) or aliases(called)
         for parameter in [p.name for p in func.parameters if p.name not in signature.parameters]:
             del func.parameters[parameter]
         for parameter in func.parameters:
             own = signature.parameters[parameter.name]
-            parameter.annotation = _text(own.annotation)
+            parameter.annotation = _text(own.annotation, names)
             if " at 0x" in repr(own.default):  # a function, or an object that does not tell what it is
                 parameter.default = getattr(own.default, "__name__", f"{type(own.default).__name__}()")
-        func.returns = _text(signature.return_annotation)
+        func.returns = _text(signature.return_annotation, names)
 
 
 def _found(path: str) -> Any:
@@ -36,5 +37,5 @@ def _found(path: str) -> Any:
         return getattr(_found(holder), name, None) if holder else None
 
 
-def _text(annotation: Any) -> str | None:
-    return None if annotation is inspect.Signature.empty else inspect.formatannotation(annotation)
+def _text(annotation: Any, names: dict[str, Any]) -> str | None:
+    return None if annotation is inspect.Signature.empty else by_name(inspect.formatannotation(annotation), names)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -79,23 +79,3 @@ def asked(domain: Domain, x: float) -> str:
 
 DECAY = interval("[0, 1)")
 SQUARES = interval("[0, 1)")  # 1 is let in with a warning, as some programs name it and Optax takes it
-
-
-def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> dict[str, Domain]:
-    """The domains of arguments of a rule, written as intervals.
-
-    Raises:
-      TypeError: one is no text, or of no argument of the rule.
-      ValueError: one is no interval.
-    """
-    found = {}
-    for name, text in intervals.items():
-        if name not in names:
-            raise TypeError(f"gdjax.{maker}: domains: the rule has no argument {name!r}; it has {', '.join(names)}")
-        if not isinstance(text, str):
-            raise TypeError(f"gdjax.{maker}: the domain of {name} must be an interval such as '[0, 1)', got {text!r}")
-        try:
-            found[name] = interval(text)
-        except ValueError as e:
-            raise ValueError(f"gdjax.{maker}: the domain of {name}: {e}") from None
-    return found

@@ -6,12 +6,12 @@ that call. So JAX sees two optimizers built with equal arguments as one, and com
 """
 
 import functools
-import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from types import FunctionType, ModuleType, NoneType, UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
+from types import FunctionType, UnionType
+from typing import Annotated, Any, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import jax
 import numpy as np
@@ -27,47 +27,54 @@ UNIONS = (Union, UnionType)
 OF_RULE = "_of_rule"  # marks the factories that `leafwise` and its kin make of rules
 
 
-class Written(str):
-    """The text of an annotation, as the source has it. It prints without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
 class Short(inspect.Signature):
-    """A signature that prints as `written`, if it has that. Its annotations are the types, which programs compare."""
+    """A signature that prints types by their names. Its annotations are the types, which programs compare."""
 
-    of: tuple[Any, Mapping[str, Any]]  # the function, and types with names; a `replace` of this one does not have it
+    names: Mapping[str, Any]  # types with names; a `replace` of this one does not have them
     facts: Mapping[str, list[Fact]]  # what annotations say of an argument beside its type
 
-    @functools.cached_property
-    def written(self) -> inspect.Signature:
-        function, named = self.of
-        return shortened(function, inspect.Signature.replace(self), **named)
-
     def __str__(self) -> str:
-        return inspect.Signature.__str__(getattr(self, "written", self))
+        return by_name(inspect.Signature.__str__(self), getattr(self, "names", {}))
 
     def format(self, **options: Any) -> str:  # what `help` calls from Python 3.13 on
-        return inspect.Signature.format(getattr(self, "written", self), **options)  # type: ignore[attr-defined]
+        return by_name(inspect.Signature.format(self, **options), getattr(self, "names", {}))  # type: ignore[attr-defined]
 
 
-def short_types(function: Callable[P, R], signature: inspect.Signature | None = None, **named: Any) -> Callable[P, R]:
-    """Gives a function the signature that `help` shows: `signature` or its own, with short types.
+def short_types(function: Callable[P, R], signature: inspect.Signature | None = None, **names: Any) -> Callable[P, R]:
+    """Gives a function the signature that `help` shows: `signature` or its own, with short names of types.
 
-    A type has the name that it has in the module of the function, or in `named`. Only what is shown changes: the
-    annotations of the signature and `typing.get_type_hints` are the types themselves.
+    Only what is shown changes: the annotations of the signature and `typing.get_type_hints` are the types themselves.
     """
     own = signature or inspect.signature(function)
     parts = {name: _parted(function, p) for name, p in own.parameters.items()}
     parameters = [p.replace(annotation=parts[name][0]) for name, p in own.parameters.items()]
     shown = Short(parameters, return_annotation=own.return_annotation)
-    shown.of = function, named
+    shown.names = {**names, **aliases(function)}
     shown.facts = {name: facts for name, (_, facts) in parts.items() if facts}
     function.__signature__ = shown  # type: ignore[attr-defined]
     return function
+
+
+def aliases(function: Callable[..., Any]) -> dict[str, Any]:
+    """The public names in the module of a function that stand for a union or a type of functions."""
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    return {name: x for name, x in names.items() if name[0] != "_" and get_origin(x) in (*UNIONS, Callable)}
+
+
+def by_name(text: str, names: Mapping[str, Any]) -> str:
+    """A text with types in it, where each has its name in `names`, or else its own without the module."""
+
+    def without_modules(text: str) -> str:
+        return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
+
+    text = without_modules(text)
+    for name, x in sorted(names.items(), key=lambda item: -len(get_args(item[1]))):
+        members = get_args(x) if get_origin(x) in UNIONS else [x]
+        for between in (", ", " | "):
+            text = text.replace(between.join(without_modules(inspect.formatannotation(m)) for m in members), name)
+    inside = r"\[((?:[^][]|\[[^][]*\])*)\]"  # what brackets hold, with one pair of brackets more
+    text = re.sub(rf"\bOptional{inside}", r"\1 | None", text).replace("NoneType", "None")
+    return re.sub(r"\bUnion\[([^][]*)\]", lambda union: union[1].replace(", ", " | "), text)
 
 
 def facts_of(signature: inspect.Signature, name: str) -> list[Fact]:
@@ -126,66 +133,6 @@ def code_of(f: Any) -> Any:
     while isinstance(f, functools.partial) or hasattr(f, "__wrapped__") or inspect.ismethod(f):
         f = f.func if isinstance(f, functools.partial) else getattr(f, "__wrapped__", None) or f.__func__
     return f if inspect.isfunction(f) or isinstance(f, type) else type(f)
-
-
-def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:
-    """A signature of the function with short types; the site shows it too."""
-    if isinstance(signature, Short) and hasattr(signature, "of"):
-        return signature.written
-    aliases = [*named.items(), *_aliases(getattr(inspect.unwrap(function), "__globals__", {}))]
-    parameters = [p.replace(annotation=_shown(p.annotation, aliases)) for p in signature.parameters.values()]
-    returned = _shown(signature.return_annotation, aliases)
-    return signature.replace(parameters=parameters, return_annotation=returned)
-
-
-def _aliases(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The public names of a module that stand for a union or a type of functions, the longest unions first."""
-    found = [(name, x) for name, x in names.items() if name[0] != "_" and get_origin(x) in (*UNIONS, Callable)]
-    return sorted(found, key=lambda item: -len(get_args(item[1])) * (get_origin(item[1]) in UNIONS))
-
-
-def _shown(annotation: Any, aliases: list[tuple[str, Any]]) -> Any:
-    """`annotation` if Python shows it as short as can be, so that `int` stays the type; else its text."""
-    if annotation is inspect.Parameter.empty:
-        return annotation
-    text = text_of(annotation, aliases)
-    return annotation if text == inspect.formatannotation(annotation) else Written(text)
-
-
-def text_of(annotation: Any, aliases: list[tuple[str, Any]]) -> str:
-    """A type as a program would name it: by an alias, which may stand for a part of a union, or without its module."""
-    if isinstance(annotation, str):
-        return str(annotation)
-    if annotation is None or annotation is NoneType:
-        return "None"
-    if annotation is ...:
-        return "..."
-    if isinstance(annotation, list):  # the arguments of a Callable
-        return f"[{', '.join(text_of(x, aliases) for x in annotation)}]"
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin in UNIONS:
-        return _union(list(args), aliases)
-    named = [name for name, x in aliases if x == annotation]
-    if named:
-        return named[0]
-    if origin is not None:
-        inside = map(repr, args) if origin is Literal else (text_of(x, aliases) for x in args)
-        return f"{getattr(origin, '__name__', origin)}[{', '.join(inside)}]"
-    if isinstance(annotation, type):
-        return annotation.__name__.rpartition(".")[2]  # that of `jax.Array` is "jaxlib._jax.Array"
-    return inspect.formatannotation(annotation)
-
-
-def _union(members: list[Any], aliases: list[tuple[str, Any]]) -> str:
-    """The members of a union, those together that make up a union with a name."""
-    found = []
-    for name, x in aliases:
-        own = get_args(x)
-        if get_origin(x) in UNIONS and all(member in members for member in own):
-            found.append((members.index(own[0]), name))
-            members = [None if member in own else member for member in members]
-    found += [(i, text_of(member, aliases)) for i, member in enumerate(members) if member is not None]
-    return " | ".join(text for _, text in sorted(found))
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -406,42 +353,3 @@ def _show(x: object) -> str:
     if isinstance(x, type) or inspect.isfunction(x):
         return x.__name__
     return repr(x)
-
-
-# Modules of version 0.2 that are parts of others now. A pickle names the module of a class or a function.
-MOVED = {
-    "": "base inject leafwise masking",  # what they had of states is public
-    "codes.formats": "codes.narrow codes.logs",
-    "codes.rounding": "codes.random_rounding codes.with_error",
-    "combine.conditional": "combine.evaluation",
-    "combine.groups": "combine.routed",
-    "combine.hyperparams": "combine.inject",
-    "core.types": "core.codec core.patterns core.per_leaf",
-    "schedules.cycles": "schedules.onecycle",
-    "schedules.decay": "schedules.half_life",
-    "transforms.accumulation": "transforms.windows transforms.accumulate",
-    "transforms.averaging": "transforms.params_ema",
-    "transforms.clipping": "transforms.centring transforms.unitwise",
-    "transforms.guards": "transforms.skipping",
-    "transforms.layouts": "transforms.complex_numbers transforms.offload",
-    "transforms.momentum": "transforms.ema_nesterov transforms.grokfast transforms.mars transforms.cautious",
-    "transforms.noise": "transforms.privacy",
-    "transforms.plateau": "transforms.distance",
-    "transforms.scaling": "transforms.functions",
-    "transforms.trust_ratio": "transforms.norm_control",
-}
-
-
-def _now(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"gdjax.{module}".strip(".")), name)
-
-
-def _under_old_names() -> None:
-    for new, olds in MOVED.items():
-        for old in olds.split():
-            module = ModuleType(f"gdjax.{old}")
-            module.__getattr__ = functools.partial(_now, new)
-            sys.modules[module.__name__] = module
-
-
-_under_old_names()

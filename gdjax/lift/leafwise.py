@@ -13,11 +13,9 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 - errors that name the transform, the leaf and the field of the state that does not fit; name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
 
-`treewise` does it for a rule of the whole tree, which is called once with lists of all leaves. `with_numbers` serves
-`leafwise(reduce=f)` of version 0.2, where f computes numbers from such lists.
+`treewise` does it for a rule of the whole tree, which is called once with lists of all leaves.
 """
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Concatenate, ParamSpec
@@ -26,62 +24,16 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, callers, meshes, types
+from gdjax.core import base, meshes, types
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.growth import check_growth
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import all_leaves, layers, rule_checks
 from gdjax.lift.all_leaves import check_fits, leaves_of, opened
-from gdjax.lift.meetings import Brought, meet
 from gdjax.lift.one_leaf import promotion, stored
 from gdjax.lift.rule import Leafwise, OfLeaf
-from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule, named
+from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule
 from gdjax.lift.slots import Planned, ScaleByScheduleState, Shared, Whole, read_by
-
-Reduced = Any  # in a rule of version 0.2: a number from its `reduce`
-INFERRED = "needs_params", "reads_old"  # arguments of version 0.2
-TOLD = "gdjax.leafwise: reduce is deprecated: call gdjax.total, gdjax.largest or gdjax.total_norm in the rule"
-
-
-def with_numbers(
-    rule: Callable[..., Any], reduce: Callable[..., Any], one: Sequence[str]
-) -> tuple[Callable[..., Any], list[str]]:
-    """The rule, with the numbers from `reduce` in `s` or by name; and the arguments of `update` that `reduce` reads.
-
-    Args:
-      one: the fields of the state that are one number.
-    """
-    callers.warn(TOLD, DeprecationWarning)
-    wanted, own = [p.name for p in named(reduce, 4)], inspect.signature(rule)
-    extra = [name for name in wanted if name not in own.parameters]
-
-    @functools.wraps(rule)
-    def applied(g: Any, s: Any, p: Any, t: Any, **hyper: Any) -> Any:
-        given = {name: hyper[name] for name in wanted}
-        arrays = {name: x for name, x in given.items() if isinstance(x, jax.Array)}
-        shared = {f: x for f, x in s._asdict().items() if f in one}
-        mine, structure = jax.tree.flatten((g, s._replace(**dict.fromkeys(shared)), p))
-        common, how = jax.tree.flatten((shared, t, arrays))
-        names: list[str] = []
-
-        def of_leaves(leaves: list[Brought], common: list[Any]) -> list[list[Any]]:
-            gs, slots, ps = zip(*(leaf.own.unflatten(leaf.arrays) for leaf in leaves), strict=True)
-            numbers, t, arrays = how.unflatten(common)
-            lists = type(s)(*map(list, zip(*slots, strict=True)))
-            found = reduce(list(gs), lists._replace(**numbers), list(ps), t, **{**given, **arrays})
-            names[:] = found
-            return [list(map(jnp.asarray, found.values()))] * len(leaves)
-
-        jax.eval_shape(lambda mine: of_leaves([Brought(mine, structure)], common), mine)  # for the names
-        numbers = meet("reduce", of_leaves, mine, common, structure, alike=True)
-        found = dict(zip(names, numbers, strict=True))
-        s = s._replace(**{f: found.pop(f) for f in shared if f in found})
-        return rule(g, s, p, t, **{name: x for name, x in hyper.items() if name not in extra} | found)
-
-    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in extra]
-    applied.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
-    return applied, extra
-
 
 P = ParamSpec("P")
 Hyper = Annotated[Any, types.ScalarOrSchedule]  # of a rule, which gets a scalar: what its factory takes stands behind
@@ -106,10 +58,8 @@ def leafwise(
     *,
     scheduled: Any = None,
     count: Callable[[Any], Any] | None = None,
-    reduce: Callable[..., Mapping[str, Any]] | None = None,
     static: Mapping[str, OfLeaf] | None = None,
     extra: str = "",
-    domains: Mapping[str, str] | None = None,
     growth: Any = None,
     **slots: Shared | Whole | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
@@ -123,15 +73,10 @@ def leafwise(
         `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name. A field
         `count` of it is then one of these, and starts at 0.
-      reduce: deprecated: a function `(gs, s, ps, t, ...) -> dict` of lists of all leaves, which runs before the rule
-        and returns numbers: new values of `Shared` fields, and what the rule gets by name.
       static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
         `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
         of its leaf.
       extra: "value": arguments of `update`, numbers, that the rule gets by name; the factory does not have them.
-      domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
-        bracket includes its end. An annotation of the rule says the same: `b1: Annotated[Hyper, "[0, 1)"]`. Numbers are
-        checked when the factory is called; traced ones and schedules are not.
       growth: how the update grows with a matrix, for `transfer`: "elementwise" for numbers of one size, as Adam's;
         "orthonormal" for singular values of one size, as Muon's; "normalized" for a norm of one size; "gradient";
         "same" as what comes in; "direction" for that at a norm of its own; "fits" where its largest singular value is
@@ -140,11 +85,13 @@ def leafwise(
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
     Raises:
-      TypeError: State is neither such a class nor such a function, or has no field of a slot's name; `domains`
-        names no argument of the rule.
-      ValueError: a domain is no interval; (in the factory) a number lies outside its domain.
+      TypeError: State is neither such a class nor such a function, or has no field of a slot's name.
+      ValueError: the domain of an argument is no interval; (in the factory) a number lies outside its domain.
       ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
         shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
+
+    An annotation of the rule may say in which interval a hyperparameter must lie, such as `b1: Annotated[Hyper, "[0,
+    1)"]`: a bracket includes its end. Numbers are checked when the factory is called, traced ones and schedules not.
 
     A rule with an argument `layer_axes=None` is one of a layer: the argument of its factory says how many leading axes
     of each leaf are layers, as that of `scale_by_trust_ratio` does. The rule is mapped over them and sees one layer. It
@@ -163,30 +110,17 @@ def leafwise(
       >>> gdjax.chain(heavy_ball(0.5), gdjax.scale(-0.1))
       chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
-    for name in INFERRED:
-        if slots.pop(name, None) is not None:
-            told = f"gdjax.leafwise: {name} is deprecated: it is inferred from the rule; leave it out"
-            callers.warn(told, DeprecationWarning)
     rule_checks.declaration(State, slots)
     if count is not None and "count" in getattr(State, "_fields", ()):
         slots = {"count": Shared(0, jnp.int32), **slots}
 
-    def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        asked = extra.split()
-        if reduce is not None:
-            one = ["count", *(f for f, x in slots.items() if isinstance(x, Shared))]
-            rule, more = with_numbers(rule, reduce, one)
-            asked += more
-        special = Special(static or {}, asked)
-        return maker_of("leafwise", State, slots, count, special, domains, growth, scheduled=scheduled)(rule)
-
-    return decorate
+    special = Special(static or {}, extra.split())
+    return maker_of("leafwise", State, slots, count, special, growth, scheduled=scheduled)
 
 
 def maker_of(
-    maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special,
-    domains: Mapping[str, str] | None, growth: Any, *, scheduled: Any = None,
-    around: Callable[..., Any] | None = None, kind: type[Leafwise] = Leafwise,
+    maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special, growth: Any, *,
+    scheduled: Any = None, around: Callable[..., Any] | None = None, kind: type[Leafwise] = Leafwise,
 ) -> Callable[..., Any]:  # fmt: skip
     """The decorator behind `leafwise` and `wrapper`; with `around(rule, name, tx)` its factories make wrappers."""
     check_growth(maker, growth)
@@ -197,7 +131,7 @@ def maker_of(
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
         by_layer = any(p.name == layers.LAYERS for p in rule_checks.named(rule, 4 + len(before)))
         own = special._replace(static={layers.LAYERS: layers.of_leaf, **special.static}) if by_layer else special
-        arguments = arguments_of(maker, rule, 4 + len(before), own, domains)
+        arguments = arguments_of(maker, rule, 4 + len(before), own)
         checks = [x.check for x in slots.values() if isinstance(x, Whole) and x.check]
         applied = hashable(rule)
         if by_layer:
@@ -267,11 +201,11 @@ class Treewise(Leafwise):
 
 
 def treewise(
-    State: Any, settings: Sequence[str] = (), domains: Any = None, growth: Any = None, **slots: Any
+    State: Any, settings: Sequence[str] = (), growth: Any = None, **slots: Any
 ) -> Any:  # fmt: skip
     """Makes a rule of the whole tree, see `Treewise`, a factory of transforms; the rest is as in `leafwise`.
 
     Args:
       settings: the arguments that are no numbers, beside those that slots read.
     """
-    return maker_of("leafwise", State, slots, None, Special(settings=settings), domains, growth, kind=Treewise)
+    return maker_of("leafwise", State, slots, None, Special(settings=settings), growth, kind=Treewise)

@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ import numpy as np
 
 from gdjax.core import base, callers, types
 from gdjax.core.base import GradientTransformation
-from gdjax.core.number_domains import declared
 from gdjax.core.types import Array
 from gdjax.core.values import OF_RULE, Call, code_of, not_called, short_types
 from gdjax.numerics import at_least_float32, is_key, real_dtype
@@ -237,14 +236,11 @@ class Arguments(NamedTuple):
         return hyper, {name: x for name, x in given.items() if name in self.settings}
 
 
-def arguments_of(
-    maker: str, rule: Callable[..., Any], placed: int, special: Special, intervals: Mapping[str, str] | None
-) -> Arguments:
-    """The arguments of a rule that come after `placed` others. `intervals` are the domains of some of them.
+def arguments_of(maker: str, rule: Callable[..., Any], placed: int, special: Special) -> Arguments:
+    """The arguments of a rule that come after `placed` others.
 
     Raises:
-      TypeError: one of `special` or `intervals` names no argument of the factory, or an interval is no text.
-      ValueError: a text is no interval.
+      TypeError: one of `special` names no argument of the factory.
     """
     arguments = named(rule, placed)
     for what, listed in special._asdict().items():
@@ -254,8 +250,6 @@ def arguments_of(
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
     not_hyper = frozenset([*special.settings, *special.static])
-    found = declared(maker, intervals or {}, [p.name for p in own])
-    own = [p.replace(annotation=Annotated[p.annotation, found[p.name]]) if p.name in found else p for p in own]
     return Arguments(own, not_hyper, unnamed)
 
 

@@ -32,7 +32,6 @@ def wrapper(
     count: Callable[[Any], Any] | None = None,
     static: Mapping[str, OfLeaf] | None = None,
     extra: str = "",
-    domains: Mapping[str, str] | None = None,
     growth: Any = None,
     **slots: Shared | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[..., Any]]:
@@ -52,8 +51,6 @@ def wrapper(
         `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
         of its leaf.
       extra: "value": arguments of `update`, numbers, that the rule gets by name; the factory does not have them.
-      domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
-        bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
       growth: how the update grows with a matrix, as in `leafwise`.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
@@ -79,7 +76,7 @@ def wrapper(
     def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
         return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
 
-    return maker_of("wrapper", Own, slots, count, Special(static or {}, extra.split()), domains, growth, around=around)
+    return maker_of("wrapper", Own, slots, count, Special(static or {}, extra.split()), growth, around=around)
 
 
 @dataclass(frozen=True, eq=False)

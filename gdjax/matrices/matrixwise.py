@@ -318,7 +318,6 @@ def matrixwise(
     State: Any,
     *,
     then: Callable[..., Sequence[Array]] | None = None,
-    domains: Mapping[str, str] | None = None,
     growth: Any = None,
     **slots: Slot | Sequence[Slot] | Moment | Shared | Key,
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
@@ -333,7 +332,7 @@ def matrixwise(
       State: a NamedTuple class with a field `count`; every other field is a slot.
       then: a function of the whole matrices, `(us, ...) -> us`, after the rule: it gets a list of stacks (number, rows,
         columns), none of them cut into blocks or transposed, and arguments of the factory that it names.
-      domains, growth: as for `leafwise`.
+      growth: as for `leafwise`.
       **slots: what each field is: a `Block` like the matrix, a `Side` along its rows or columns, or `Along` these; or a
         list of those. Or what a field of `leafwise` is: a `Moment` (by default `first_moment`), which lies in the state
         as the parameter does, and which the rule sees as a matrix; a `Shared` number, of which the rule makes the new
@@ -392,7 +391,7 @@ def matrixwise(
         functools.update_wrapper(given, rule)
         _sign(given, [*places, *own, *after, *lifted])
         settings = [p.name for p in (*own, *after, *lifted) if p in after or p.name in of_slots or p.name in LIFTED]
-        return treewise(State, settings, domains, growth, **{f: as_declared(x) for f, x in kinds.items()})(given)
+        return treewise(State, settings, growth, **{f: as_declared(x) for f, x in kinds.items()})(given)
 
     return decorate
 

@@ -1,8 +1,5 @@
 """States that an earlier version saved go on in this one, from a pickle and from a plain dict."""
 
-import importlib
-import inspect
-import pickle
 from typing import Any
 
 import jax
@@ -11,7 +8,6 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.core.values import MOVED
 from tests.golden import saved_states
 from tests.golden.saved_states import OPTIMIZERS, STEPS, advance, by_path
 from tests.trees import signature
@@ -57,25 +53,3 @@ def test_states_of_a_version_are_of_every_kind(version: str):
 
 def test_this_version_has_saved_its_states():
     assert saved_states.VERSION in FILES, "run `python -m tests.golden.saved_states`, once, before the release"
-
-
-def test_pickles_of_0_2_may_name_any_module_that_it_had():
-    for new, olds in MOVED.items():
-        for old in olds.split():
-            module = importlib.import_module(f"gdjax.{old}")
-            here = importlib.import_module(f"gdjax.{new}".strip("."))
-            assert any(getattr(module, name) is x for name, x in vars(here).items() if inspect.isroutine(x))
-
-
-RELEASED = {
-    "base": "EmptyState MaskedNode",
-    "inject": "InjectHyperparamsState InjectStatefulHyperparamsState WrappedScheduleState",
-    "leafwise": "ScaleByScheduleState ScheduledState",
-    "masking": "MaskedState PartitionState",
-}
-
-
-def test_pickles_of_0_2_0_name_a_class_by_its_module_of_then():
-    for module, names in RELEASED.items():
-        for name in names.split():
-            assert pickle.loads(f"cgdjax.{module}\n{name}\n.".encode()) is getattr(gdjax, name)

@@ -15,10 +15,10 @@ import pytest
 import gdjax
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import Scalar, ScalarOrSchedule, Schedule
-from gdjax.core.values import text_of
+from gdjax.core.values import by_name
 from gdjax.training import sweep
 
-ALIASES = [("ScalarOrSchedule", ScalarOrSchedule), ("Scalar", Scalar), ("Schedule", Schedule)]
+ALIASES = {"Scalar": Scalar, "Schedule": Schedule, "ScalarOrSchedule": ScalarOrSchedule}
 LONGEST = 1000  # characters; shampoo would have 2,600 with each union written out
 
 
@@ -38,7 +38,7 @@ LONGEST = 1000  # characters; shampoo would have 2,600 with each union written o
     ("int | None", "int | None"),
 ])  # fmt: skip
 def test_a_type_by_its_names(annotation: Any, text: str):
-    assert text_of(annotation, ALIASES) == text
+    assert by_name(inspect.formatannotation(annotation), ALIASES) == text
 
 
 def public() -> dict[str, Any]:

@@ -65,11 +65,10 @@ def equivalent() -> dict[str, str]:
 
 
 def stages(module: str) -> tuple[list[str], list[str]]:
-    """The test files named as a module, or as what it was before; else those of its folder; and of all transforms."""
+    """The test files named as a module; else those of its folder; and those of all transforms."""
     folder, _, name = module.rpartition("/")
-    moved = getattr(sys.modules.get("gdjax.core.values"), "MOVED", {}).get(module.replace("/", "."), "")
-    tests, names = ROOT / "tests", [name, *(x.split(".")[1] for x in moved.split())]
-    own = [p for x in names for p in tests.glob(f"{folder or 'functions'}/test_{x}.py")]
+    tests = ROOT / "tests"
+    own = list(tests.glob(f"{folder or 'functions'}/test_{name}.py"))
     own += tests.glob(f"functions/test_{folder or '-'}.py")
     own += sorted(tests.glob(f"{folder}/test_*.py")) if not own or folder == "losses" else []
     return [str(p) for p in dict.fromkeys(own)], [str(p) for c in COMPARED for p in tests.glob(c)]

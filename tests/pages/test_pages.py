@@ -20,7 +20,7 @@ from tests.trees import assert_close, precision
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ROOT / "docs" / "devices.md"
 GUIDES = "metrics_and_states groups_and_rates write_a_rule write_a_wrapper write_a_matrix_method inspect".split()
-GUIDES += ["matrix_methods", "kronecker", "hyperball", "muon", "recipes", "transfer", "from_0_2"]
+GUIDES += ["matrix_methods", "kronecker", "hyperball", "muon", "recipes", "transfer"]
 sharding = jax.sharding
 P = sharding.PartitionSpec
 OLD_FLAX = "model" not in inspect.signature(nnx.Optimizer.update).parameters  # before 0.11 it updates without the model
