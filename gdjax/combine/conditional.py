@@ -12,14 +12,15 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.core import base, checks, meshes
+from gdjax.core.contexts import PASS, within
 from gdjax.core.parts import owned
 from gdjax.core.structures import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates, boxed_like, is_skipped, unboxed
+from gdjax.lift.all_leaves import Selection
 from gdjax.lift.order import averages
 from gdjax.numerics import Array
 from gdjax.xla import sums
-from gdjax.xla.loops import writes_several
-from gdjax.xla.write_order import Selection, after, bound_for, destination, written
+from gdjax.xla.write_order import after, new_parameter
 
 
 def as_before(new: Any, old: Any) -> Any:
@@ -44,7 +45,7 @@ def apply_or(
     """`apply(state)`, updates and a new state, where `chosen`; else `other()` and the state as it is."""
 
     def applied(state: OptState) -> tuple[Any, Any]:
-        with bound_for("memory"):
+        with within(PASS, selection=None):
             new, new_state = apply(state)
         return as_before(new, jax.eval_shape(other)), as_before(new_state, state)
 
@@ -56,14 +57,12 @@ def apply_where(
 ) -> tuple[Any, Any]:
     """The update of `tx` where `chosen`; else updates of 0 and the state as it is.
 
-    There is no branch, whose updates would be written to memory. The rules inside select each number where they compute
-    it, and what no rule made is selected here. `tx` runs in any case, on gradients of 0 where it is not chosen, so that
-    nothing there is infinite or NaN.
+    There is no branch, whose updates would be written to memory. `tx` runs in any case, on gradients of 0 where it is
+    not chosen, so that nothing there is infinite or NaN.
     """
     given = base.map_arrays(functools.partial(or_zero, chosen), updates)
-    pairs = zip(jax.tree.leaves(given), jax.tree.leaves(updates), strict=True)
-    selection = Selection(chosen, whole={id(x): g for x, g in pairs if writes_several()})
-    with bound_for(destination(), selection):
+    selection = Selection(chosen, {})
+    with within(PASS, selection=selection):
         new, new_state = base.call_update(tx, given, state, params, extra_args)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
     news, state_structure = jax.tree.flatten(as_before(new_state, state))
@@ -71,12 +70,12 @@ def apply_where(
     known = list(map(jnp.shape, ps)) == list(map(jnp.shape, us))
     # One call for what belongs together: it is traced once for all that is alike.
     for k, mine in owners(tx, state, updates).items():
-        mine = [i for i in mine if not selection.has(news[i])]
+        mine = [i for i in mine if id(news[i]) not in selection.made]
         u = us[k] if isinstance(k, int) and not base.is_float0(us[k]) else None
-        if not mine and (u is None or selection.has(u)):
+        if not mine and (u is None or id(u) in selection.made):
             continue
         p = ps[k] if u is not None and known else None
-        chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine], destination())
+        chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine])
         if u is not None:
             us[k] = chosen_u
         for i, x in zip(mine, kept, strict=True):
@@ -90,13 +89,13 @@ def or_zero(chosen: Array, x: Any) -> Array:
     return jax.lax.select(chosen, x, jnp.zeros_like(x))
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any, to: str | None) -> tuple[Any, Any]:
+@jax.jit
+def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any) -> tuple[Any, Any]:
     """The update u or 0, and the new or the old arrays of a state."""
     u = None if u is None else or_zero(chosen, u)
     kept = [jax.lax.select(chosen, new, old) for new, old in zip(news, olds, strict=True)]
     # Everything here is computed from the old state: the parameters come first, so that it can be overwritten in place.
-    first = None if u is None else written(to, p, u)
+    first = None if u is None else new_parameter(p, u)
     return u, [x if first is None or not jnp.issubdtype(x.dtype, jnp.inexact) else after(first, x) for x in kept]
 
 

@@ -25,7 +25,7 @@ class Pass(NamedTuple):
     replay: Any = None  # of the rules of one leaf; see `lift.meetings`
     answer: Any = None  # what meetings are told; see `lift.meetings`
     widened: Any = ()  # arrays and what they were widened from; see `xla.reads`
-    outlet: Any = None  # where the updates go; see `xla.write_order`
+    selection: Any = None  # of a step that may be left out; see `lift.all_leaves`
 
 
 WHERE, PASS = ContextVar("gdjax_where", default=Where()), ContextVar("gdjax_pass", default=Pass())  # noqa: B039

@@ -1,6 +1,5 @@
 """Metrics of each step, kept in the state: norms, the rate, whether a clip acted, whether the step was skipped."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from gdjax.transforms.noise_scale import NoiseScaleState, found_in
 from gdjax.transforms.spikes import SkipSpikesState
 from gdjax.tree.norms import finite_square, global_norm
 from gdjax.tree.states import get_all_with_path
-from gdjax.xla.write_order import after, bound_for
+from gdjax.xla.write_order import after
 
 LABEL = "gdjax.with_metrics"
 NORMS = "grad", "update", "param"
@@ -103,8 +102,7 @@ def with_metrics(
             if _is_clip(step.part):  # each begins a pass
                 clips.append(_clipped(step.part, step.state, updates))
 
-        with bound_for(None) if "update" in wanted else contextlib.nullcontext():
-            new, states = run(list(steps_of(inner, old)), updates, params, extra_args, watch)
+        new, states = run(list(steps_of(inner, old)), updates, params, extra_args, watch)
         inner_state = state_of(inner, states)
         if "update" in wanted:
             found |= norm("update", _one_pass, new)

@@ -15,10 +15,7 @@ from gdjax.core.types import Array, Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
-from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of, writes_several
-
-# Added to the numbers of the expressions of a leaf that may be computed again; mostly above those of its outputs.
-AGAIN = 20
+from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of
 
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name
 
@@ -48,7 +45,6 @@ class Given(NamedTuple):
     """What the function of a leaf gets; or, in the same places, which inputs of the traced function these are."""
 
     results: list[list[Array]]  # of the meetings held so far
-    chosen: Array | None  # the flag of a selection, if one decides what is written
     gradient: Array
     param: Array | None
     slots: Any  # of each rule, as are those that follow
@@ -56,18 +52,18 @@ class Given(NamedTuple):
     shared: Any  # fields that are one number for the whole tree
     scalars: Any  # hyperparameters that are no constants
     raws: Any  # the gradient given to a wrapper, or None
+    chosen: Array | None = None  # whether the step is made; else the update is 0 and the slots stay
 
 
 class OneLeaf:
     """Rules applied to one leaf, in one function that similar leaves share; called with the counts after this update.
 
     Args:
-      to: where the update goes, see `gdjax.xla.write_order.bound_for`.
       axes: those of a `shard_map` over which any leaf varies.
     """
 
-    def __init__(self, kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str] = frozenset()):
-        self.kernels, self.to, self.axes = kernels, to, axes
+    def __init__(self, kernels: tuple[Kernel, ...], axes: frozenset[str] = frozenset()):
+        self.kernels, self.axes = kernels, axes
 
         def apply(context: Any, given: Given) -> Done | Asked:
             # A rule cannot know that its state is not divided as its parameter, see `gdjax.state_sharding`.
@@ -78,31 +74,24 @@ class OneLeaf:
         self.call = jax.jit(apply, static_argnums=0)
         self.rules = jax.jit(self._rules, static_argnums=0)
 
-    def __call__(
-        self, places: Sequence[Place], results: Sequence[list[Array]], chosen: Array | None, *arguments: Any
-    ) -> Done | Asked:
+    def __call__(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> Done | Asked:
         """The results of the rules for a leaf, or its contribution to the next meeting.
 
         Args:
           places, results: the meetings held so far, and their results.
-          chosen, arguments: the other fields of `Given`.
+          arguments: the other fields of `Given`.
         """
-        return self.call((tuple(places), meshes.owners()), Given(list(results), chosen, *arguments))
+        return self.call((tuple(places), meshes.owners()), Given(list(results), *arguments))
 
-    def keeps(
-        self, places: Sequence[Place], results: Sequence[list[Array]], chosen: Array | None, *arguments: Any
-    ) -> bool:
+    def keeps(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> bool:
         """Whether the rules keep an array of the size of the leaf on the way; see `gdjax.xla.loops.keeps`."""
-        given = Given(list(results), chosen, *arguments)
+        given = Given(list(results), *arguments)
         if meshes.divided_otherwise(given.slots, given.gradient):
             return False
         return keeps(self.rules.trace((tuple(places), meshes.owners()), given).jaxpr, given.gradient.size)
 
     def _rules(self, context: Any, given: Given) -> Done | Asked:
-        """The rules one after the other, on a gradient of 0 in a step that is left out."""
-        if given.chosen is not None and writes_several():
-            none = jnp.zeros_like(given.gradient)
-            given = given._replace(gradient=jax.lax.select(given.chosen, given.gradient, none))
+        """The rules one after the other."""
         with replayed(Replay(context[0], given.results, self.axes)) as replay:
             try:
                 return _applied(self.kernels, replay, given)
@@ -139,15 +128,13 @@ class OneLeaf:
         values, new_structure = jax.tree.flatten((done.update, done.slots))
         numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
         self._check_numbers(closed, numbers, places)
-        olds, size, chosen = [None, *jax.tree.leaves(given.slots)], done.update.size, given.chosen
-        over = {"params": places.param, "gradient": places.gradient}.get(self.to or "")
-        ins = [over, *jax.tree.leaves(places.slots)]
-        for i, waits, tied, held, unrelated, others in loops_of(closed, ins, size, self.to, chosen is not None):
+        olds, size = [None, *jax.tree.leaves(given.slots)], done.update.size
+        ins = [places.param, *jax.tree.leaves(places.slots)]
+        for i, waits, tied, held, unrelated, others in loops_of(closed, ins, size, given.chosen is not None):
             x = values[i]
-            firsts = [values[j] if j else write_order.written(self.to, given.param, values[0]) for j in waits]
+            firsts = [values[j] if j else write_order.new_parameter(given.param, values[0]) for j in waits]
             if tied == "own":
-                # Of a tree whose updates go through more the leaf may be computed again, for what is written.
-                alike = [write_order.own(y, i if self.to is not None else i + AGAIN) for y in leaves]
+                alike = [write_order.own(y, i) for y in leaves]
                 alone = made_of(closed, i, [closed.jaxpr.outvars[j] for j in others])
                 (x,) = jaxpr_as_fun(alone)(*alike, *[values[j] for j in others])
             elif waits and tied != "result":
@@ -156,8 +143,8 @@ class OneLeaf:
                 x = jax.tree.leaves(self.rules(context, later))[i]
             if tied in ("own", "result"):
                 (x,) = _waiting(firsts, [x], [0])
-            if chosen is not None:
-                x = jax.lax.select(chosen, x, olds[i] if i else jnp.zeros_like(x))
+            if given.chosen is not None:
+                x = jax.lax.select(given.chosen, x, olds[i] if i else jnp.zeros_like(x))
             x = write_order.held(olds[i], x) if held else x
             values[i] = write_order.over(olds[i], x) if unrelated else x
         update, news = new_structure.unflatten(values)

@@ -30,7 +30,7 @@ from gdjax.lift.slots import (
     kind_of,
     resolved,
 )
-from gdjax.xla.write_order import bound_for, once, outlet
+from gdjax.xla.write_order import once
 
 OfLeaf = Callable[..., list[Any]]  # `(tree, argument)`, to an entry for each leaf
 
@@ -242,18 +242,16 @@ def run(
             watch(steps[first], updates)
             into[first] = updates
         end = _end(steps, first, wrapped | waiting)
-        to = outlet().to if end == len(steps) else "memory" if end in waiting else None
         parts, states, inside = zip(*steps[first:end], strict=True)
-        with bound_for(to, outlet().selection):
-            if _is_leaf_rule(steps[first]):
-                raw = [None if n is None else into[i - n] for i, n in enumerate(inside, first)]
-                try:
-                    updates, states = fused(parts, updates, states, params, extra_args, raw)
-                except rule_checks.ReadsUpdates as e:
-                    waiting.add(first + e.index)
-                    continue
-            else:
-                updates, *states = base.call_update(parts[0], updates, states[0], params, extra_args)
+        if _is_leaf_rule(steps[first]):
+            raw = [None if n is None else into[i - n] for i, n in enumerate(inside, first)]
+            try:
+                updates, states = fused(parts, updates, states, params, extra_args, raw)
+            except rule_checks.ReadsUpdates as e:
+                waiting.add(first + e.index)
+                continue
+        else:
+            updates, *states = base.call_update(parts[0], updates, states[0], params, extra_args)
         new += states
     return updates, iter(new)
 

@@ -15,7 +15,6 @@ from gdjax.core import arrays, base, checks, meshes
 from gdjax.core.part import Kind
 from gdjax.core.types import Array, ArrayTree, Codec, OptState, Params, Transform, is_skipped
 from gdjax.lift.one_leaf import stored
-from gdjax.xla.write_order import bound_for
 
 Hyperparameters = Mapping[str, Any]
 
@@ -429,8 +428,7 @@ class Tree(NamedTuple):
         self, tx: Transform, xs: Sequence[Any], state: OptState, params: Params = None
     ) -> tuple[list[Any], Any]:
         """The `update` of a transform for a list: updates, and a state in the form of the old one."""
-        with bound_for(None):
-            new, new_state = base.call_update(tx, self.unflattened(xs), state, params, self.extra_args)
+        new, new_state = base.call_update(tx, self.unflattened(xs), state, params, self.extra_args)
         olds, structure = jax.tree.flatten(state)
         kept = structure.unflatten(map(stored, jax.tree.leaves(new_state), olds))
         return self.listed("updates of the inner transform", new), kept

@@ -19,6 +19,7 @@ from gdjax.core import argument_kinds as kinds
 from gdjax.core import base, checks, domains, meshes
 from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, MaskedNode, transform
 from gdjax.core.closures import value_of
+from gdjax.core.contexts import PASS, within
 from gdjax.core.number_domains import Integer
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
@@ -27,7 +28,7 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.transforms.noise_scale import noted, with_noise_scale
 from gdjax.xla.sums import on_gpu
-from gdjax.xla.write_order import after, before_branch, bound_for, destination, in_branch, written
+from gdjax.xla.write_order import after, before_branch, in_branch, new_parameter
 
 
 class WindowLeaves(NamedTuple):
@@ -69,7 +70,7 @@ def inner_update(
     extra_args: dict[str, Any],
 ) -> tuple[list[Any], OptState]:  # fmt: skip
     """The updates that a transform makes of the means of gradients, and its new state in the form of the old."""
-    with bound_for("gradient"):
+    with within(PASS, selection=None):  # in a branch
         new, state = base.call_update(inner, flat.tree(flat.gs, means), inner_state, params, extra_args)
     news = flat.structure.flatten_up_to(new)
     return [news[i] for i in flat.trained], as_before(state, inner_state)
@@ -115,11 +116,11 @@ def accumulator(p: Array, dtype: DTypeLike) -> Any:
     return jnp.zeros_like(p, dtype=dtype)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def release(emit: Array, x: Array, g: Array, acc: Array, p: Array, to: str | None) -> tuple[Array, Array]:
+@jax.jit
+def release(emit: Array, x: Array, g: Array, acc: Array, p: Array) -> tuple[Array, Array]:
     """The update of p and the new accumulated gradient: x is one of the two, the other is zero."""
     update, new = jnp.where(emit, x, 0).astype(g.dtype), jnp.where(emit, 0, x).astype(acc.dtype)
-    first = written(to, p, update)
+    first = new_parameter(p, update)
     return update, new if first is None else after(first, new)
 
 
@@ -421,7 +422,7 @@ class MultiSteps:
         emit = last if skip is None else last & ~skip
         sums = [_accumulate(acc, g, n, skip, self._use_grad_mean) for g, acc, _ in flat.chosen()]
         results, inner_state = step_if(emit, self.inner_opt, sums, flat, state.inner_opt_state, params, extra_args)
-        new = [release(emit, x, *leaf, destination()) for x, leaf in zip(results, flat.chosen(), strict=True)]
+        new = [release(emit, x, *leaf) for x, leaf in zip(results, flat.chosen(), strict=True)]
         n_after = n + 1 if skip is None else jnp.where(skip, n, n + 1)
         return flat.tree(flat.gs, [u for u, _ in new]), MultiStepsState(
             jnp.where(emit, 0, n_after).astype(jnp.int32),

@@ -20,7 +20,7 @@ from gdjax.lift.slots import Moment, Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
 from gdjax.tree.updates import moved
-from gdjax.xla.write_order import after, bound_for
+from gdjax.xla.write_order import after
 
 
 class EmaState(NamedTuple):
@@ -138,8 +138,7 @@ def lookahead(
         checks.params(label, params)
         if not (hasattr(params, "fast") and hasattr(params, "slow")):
             raise TypeError(f"{label}: params must be LookaheadParams(fast, slow), got {type(params).__name__}")
-        with bound_for(None):  # they become the updates of two sets of parameters
-            fast, fast_state = base.call_update(fast_optimizer, updates, state.fast_state, params.fast, extra_args)
+        fast, fast_state = base.call_update(fast_optimizer, updates, state.fast_state, params.fast, extra_args)
         sync = state.steps_since_sync >= sync_period - 1
         structure = jax.tree.structure(fast)
         columns = [

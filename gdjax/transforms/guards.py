@@ -17,7 +17,6 @@ from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Scalar, Transform, Updates
 from gdjax.core.values import short_types
 from gdjax.xla.sums import flag, none_set
-from gdjax.xla.write_order import bound_for
 
 
 class ShouldSkipUpdateFunction(Protocol):
@@ -165,8 +164,7 @@ def apply_if_finite(
         checks.state(label, state, ApplyIfFiniteState)
         checks.leaves(label, "updates", updates)
         if check_outputs:
-            with bound_for(None):
-                new, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
+            new, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
             whose = owners(inner, state.inner_state, updates)
             finite = _stay_finite(updates, new, inner_state, state.inner_state, whose)
         else:

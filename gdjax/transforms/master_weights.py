@@ -14,7 +14,6 @@ from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.parts import holding
 from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates, is_skipped
 from gdjax.numerics import Array
-from gdjax.xla.write_order import bound_for
 
 
 class MasterWeightsState(NamedTuple):
@@ -252,10 +251,8 @@ def _around(
         gs, xs, row = list(leaves.gs), list(leaves.ps), extra_args.get(FIRST_ROW, 0)
         for i in leaves.own:
             gs[i], xs[i] = _read(form, leaves.gs[i], leaves.ps[i], leaves.kept[i])
-        # The inner update is added to the masters, which are written to memory; a number of another form is not.
-        with bound_for("params" if form is _MASTER else None):
-            whole = leaves.structure.unflatten
-            new, inner_state = base.call_update(inner, whole(gs), state.inner_state, whole(xs), extra_args)
+        whole = leaves.structure.unflatten
+        new, inner_state = base.call_update(inner, whole(gs), state.inner_state, whole(xs), extra_args)
         us, kept = leaves.structure.flatten_up_to(new), list(leaves.kept)
         for i in leaves.own:
             mark = salt(getattr(state, "seed", 0), state.count, i, row) if counts else None

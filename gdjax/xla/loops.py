@@ -99,15 +99,12 @@ def made_of_nothing(closed: ClosedJaxpr, first: int) -> list[Any]:
     return jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))()
 
 
-def loops_of(
-    closed: ClosedJaxpr, places: Sequence[int | None], size: int, to: str | None, selected: bool
-) -> list[Loop]:
+def loops_of(closed: ClosedJaxpr, places: Sequence[int | None], size: int, selected: bool) -> list[Loop]:
     """The loops of traced rules, in an order in which they can be computed; an old slot that is kept has none.
 
     Args:
       places: for each output the input that it overwrites; the first may be None.
       size: of the leaf.
-      to: where the update goes, see `gdjax.xla.write_order.bound_for`.
       selected: whether outputs are selected or the old arrays: what is made of a new slot is not made of its memory.
     """
     outs, ins = closed.jaxpr.outvars, closed.jaxpr.invars
@@ -118,10 +115,10 @@ def loops_of(
         return [Loop(i, (), "result", False, i in unrelated) for i in written]
     news = {outs[i]: i for i in written if i > 0 and isinstance(outs[i], Var)}
     if several and not summed:
-        return _one_loop(closed, places, size, to, news, written, unrelated)
-    order = _ordered({i: _operands(closed, i, {} if selected else news) for i in written}, places, to)
+        return _one_loop(closed, places, size, news, written, unrelated)
+    order = _ordered({i: _operands(closed, i, {} if selected else news) for i in written}, places)
     if order.shared and not summed:  # XLA would write to memory what they share
-        alone = _ordered({i: _operands(closed, i, {}) for i in written}, places, to)
+        alone = _ordered({i: _operands(closed, i, {}) for i in written}, places)
         order = alone if alone.fits else order
     result = {i for i in written if summed or i in order.uses or places[i] is None or i in unrelated}
     # What is dear is made anew of inputs that wait: XLA would write to memory what loops share of it.
@@ -134,7 +131,7 @@ def loops_of(
 
 
 def _one_loop(
-    closed: ClosedJaxpr, places: Sequence[int | None], size: int, to: str | None, news: Mapping[Var, int],
+    closed: ClosedJaxpr, places: Sequence[int | None], size: int, news: Mapping[Var, int],
     written: Sequence[int], unrelated: set[int],
 ) -> list[Loop]:  # fmt: skip
     """The same where XLA:CPU writes all outputs of one dtype in one loop; see `gdjax.xla.write_order.own`.
@@ -146,7 +143,7 @@ def _one_loop(
     apart = lambda i, j: outs[i].aval.dtype != outs[j].aval.dtype or i == 0 and crowded
     crowded = _operand_count(closed, size) > MOST
     operands = {i: _operands(closed, i, {v: j for v, j in news.items() if apart(i, j)}) for i in written}
-    waits = {i: [j for j in before if apart(i, j)] for i, before in _ordered(operands, places, to).waits.items()}
+    waits = {i: [j for j in before if apart(i, j)] for i, before in _ordered(operands, places).waits.items()}
     return [Loop(i, (*w,), "own", False, i in unrelated, (*operands[i][1],)) for i, w in waits.items()]
 
 
@@ -157,7 +154,7 @@ class _Order(NamedTuple):
     shared: bool  # whether one waits for another, and is made of new slots as well
 
 
-def _ordered(operands: Mapping[int, tuple[set[int], set[int]]], places: Sequence[int | None], to: str | None) -> _Order:
+def _ordered(operands: Mapping[int, tuple[set[int], set[int]]], places: Sequence[int | None]) -> _Order:
     """The outputs, each after those that read what it overwrites, and after the new slots that it is made of.
 
     Args:
@@ -168,9 +165,7 @@ def _ordered(operands: Mapping[int, tuple[set[int], set[int]]], places: Sequence
     fits, left = True, list(operands)
     while left:
         later = {j: sum(first(i, j) for i in left) for j in left}
-        # In a circle an array is copied: the update over the gradient comes after the slots, over parameters before.
-        circle = min(later.values()) > 0
-        j = min(left, key=lambda j: (later[j], -j if circle and to == "gradient" else j))
+        j = min(left, key=lambda j: (later[j], j))  # in a circle an array is copied
         left.remove(j)
         fits = fits and not later[j]
         waits[j] = tuple(i for i in waits if places[j] in operands[i][0] and i not in operands[j][1])

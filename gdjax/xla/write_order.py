@@ -8,10 +8,8 @@
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,6 @@ from jax.typing import ArrayLike
 
 from gdjax.core import meshes
 from gdjax.core.arrays import add, is_key
-from gdjax.core.contexts import PASS, within
 from gdjax.core.meshes import by_platform, jitted
 from gdjax.core.types import Array
 from gdjax.xla import reads
@@ -29,61 +26,9 @@ from gdjax.xla.loops import writes_several
 LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
 
 
-@dataclass(eq=False)
-class Selection:
-    """A step that is made or left out: where `chosen` is false, the updates are 0 and the state is as before.
-
-    Whoever computes an update or a state may select it at once, and note that: a later loop then reads what was
-    selected, in memory. The caller selects the rest.
-    """
-
-    chosen: Array  # a boolean scalar
-    done: dict[int, Any] = field(default_factory=dict)  # by `id`
-    whole: dict[int, Any] = field(default_factory=dict)  # gradients by the `id` of what is 0 in a step left out, if the
-    # rules are to make the 0: outputs that share it would not be written in one loop
-
-    def note(self, xs: Iterable[Any]) -> None:
-        self.done |= {id(x): x for x in xs}
-
-    def has(self, x: Any) -> bool:
-        return id(x) in self.done
-
-
-class Outlet(NamedTuple):
-    """What becomes of the updates that transforms return; see `bound_for`."""
-
-    to: str | None
-    selection: Selection | None = None  # to be made before
-
-
-_TO_PARAMS = Outlet("params")
-
-
-def bound_for(to: str | None, selection: Selection | None = None) -> AbstractContextManager[None]:
-    """Where the updates go that transforms return in this context, which decides what a state can be put after.
-
-    "params": the caller adds them to the parameters, as it is without a context. "memory": they are written as they
-    are, as those are that a branch returns; "gradient": over the gradients. None: they go through more before either.
-    """
-    return within(PASS, outlet=Outlet(to, selection))
-
-
-def outlet() -> Outlet:
-    """For who makes the selection."""
-    return PASS.get().outlet or _TO_PARAMS
-
-
-def destination() -> str | None:
-    """Where updates go as they are; see `bound_for`."""
-    to, selection = outlet()
-    return to if selection is None else None
-
-
-def written(to: str | None, p: Array | None, update: Array) -> Array | None:
-    """What is made of the update of a leaf and written to memory: the new parameter, or the update itself, if known."""
-    if to == "params":
-        return None if p is None else add(p, update)
-    return None if to is None else update
+def new_parameter(p: Array | None, update: Array) -> Array | None:
+    """What a step writes to memory of the update of a leaf, if the parameter is known."""
+    return None if p is None else add(p, update)
 
 
 @jitted

@@ -99,8 +99,8 @@ def test_leaves_of_one_shape_share_a_trace():
 
 def test_kernels_are_shared_by_value():
     kernel = spy(4.0).update.made.fn.__self__.kernel
-    assert kernel_of((kernel,), True) is kernel_of((spy(4.0).update.made.fn.__self__.kernel,), True)
-    assert kernel_of((kernel,), True) is not kernel_of((spy(5.0).update.made.fn.__self__.kernel,), True)
+    assert kernel_of((kernel,)) is kernel_of((spy(4.0).update.made.fn.__self__.kernel,))
+    assert kernel_of((kernel,)) is not kernel_of((spy(5.0).update.made.fn.__self__.kernel,))
 
 
 def test_names_in_profiles():
