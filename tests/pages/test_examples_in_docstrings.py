@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def test_examples(module: str):
 
 
 def test_a_wrong_example_is_found():
-    symbol = type("Symbol", (), {"obj": lambda: 0, "name": "f", "short": "f", "module": "m"})
+    symbol = SimpleNamespace(obj=lambda: 0, name="f", short="f", module="m")
     symbol.obj.__doc__ = "F.\n\nReference:\n  A book.\n\nExample:\n  >>> import gdjax\n  >>> f = 1\n  >>> f\n  2\n"
     assert flaws(symbol) == ["it does not stand before `Reference:`"]
     assert "Expected:\n    2\nGot:\n    1\n" in failures(symbol)
@@ -184,7 +185,7 @@ def test_an_argument_that_is_explained_nowhere_is_found():
           other: a number.
         """
 
-    symbol = type("Symbol", (), {"obj": f, "name": "f"})
+    symbol = SimpleNamespace(obj=f, name="f")
     assert references(docstring(symbol)) == ["adam", "soap"]
     assert unexplained(symbol) == [] and other_defaults(symbol) == ["eps"]
     symbol.obj = lambda b1, neither: None
