@@ -19,15 +19,7 @@ def scale_by_acprop(
 ) -> tuple[Array, ScaleByBeliefState]:  # fmt: skip
     """ACProp's direction: the gradient over its standard deviation before it.
 
-        u_t = g_t / (sqrt(nu_hat_{t-1}) + eps),    nu_hat_t = nu_t / (1 - b2^t),    nu_hat_0 = 1
-        nu_t = b2 nu_{t-1} + (1 - b2) (g_t - mu_{t-1})^2 + eps_root
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t
-
-    Args:
-      b1, b2: decay of the mean and of the variance, in [0, 1).
-      eps: outside the root, at least 0. Where the denominator is 0 the direction is g_t.
-      eps_root: added to nu at every step, at least 0.
-      new_mean: take the deviation from mu_t, as the reference does, instead of from mu_{t-1}, as Optax does.
+    Formulas and arguments are those of `gdjax.acprop`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -67,11 +59,10 @@ def acprop(
       learning_rate: lr, a scalar or a schedule.
       b1: decay of the mean, in [0, 1).
       b2: decay of the variance, in [0, 1).
-      eps: outside the root, at least 0.
+      eps: outside the root, at least 0. Where the denominator is 0 the direction is g_t.
       eps_root: at least 0. After a first gradient of 0 the next step is as long as this is small.
       weight_decay: decoupled, times lr.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
       new_mean: take the deviation from mu_t, as the reference and its code do, instead of from mu_{t-1}, as Optax does.
         It is b1 times as large, and the steps then 1 / b1 times as long.
 

@@ -29,15 +29,7 @@ def scale_by_belief(
 ) -> tuple[Array, ScaleByBeliefState]:  # fmt: skip
     """AdaBelief's direction: momentum over the root of an average of squared deviations from it.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t                          mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = b2 nu_{t-1} + (1 - b2) (g_t - mu_t)^2 + eps_root    nu_hat_t = nu_t / (1 - b2^t)
-        u_t = mu_hat_t / (sqrt(nu_hat_t) + eps)
-
-    Args:
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps: outside the root, at least 0. Where the denominator is 0 the direction is the numerator.
-      eps_root: added to nu at every step, at least 0.
-      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+    Formulas and arguments are those of `gdjax.adabelief`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -74,7 +66,7 @@ def adabelief(
     Args:
       learning_rate: lr, a scalar or a schedule.
       b1, b2: decay of the first and second moment, in [0, 1).
-      eps: outside the root, at least 0.
+      eps: outside the root, at least 0. Where the denominator is 0 the direction is the numerator.
       eps_root: added to nu at every step, so that it tends to eps_root / (1 - b2) where gradients are constant; at
         least 0. The reference has one eps of 1e-8 for both places; Optax's default keeps the steps there long.
       weight_decay: decoupled, times lr, at least 0; None for none, which keeps the state of a chain without decay.

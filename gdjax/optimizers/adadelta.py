@@ -28,13 +28,7 @@ def scale_by_adadelta(
 ) -> tuple[Array, ScaleByAdaDeltaState]:
     """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients.
 
-        e_g <- rho e_g + (1 - rho) g_t^2
-        u_t = g_t sqrt(e_x + eps) / sqrt(e_g + eps)
-        e_x <- rho e_x + (1 - rho) u_t^2
-
-    Args:
-      rho: decay of both averages, in [0, 1).
-      eps: inside both roots, at least 0. With 0 no parameter ever moves.
+    Formulas and arguments are those of `gdjax.adadelta`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -69,7 +63,7 @@ def adadelta(
       learning_rate: lr, a scalar or a schedule; None for the reference's 1. (Optax leaves out the sign too when it is
         None, and ascends.)
       rho: decay of both averages, in [0, 1); the reference uses 0.95.
-      eps: at least 0. The first step is of size sqrt(eps / (1 - rho)).
+      eps: inside both roots, at least 0; with 0 nothing ever moves. The first step is of size sqrt(eps / (1 - rho)).
       weight_decay: times the parameters, added to the gradients (an L2 penalty); at least 0, or a schedule.
       weight_decay_mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to
         one; None for all.

@@ -200,22 +200,13 @@ def scale_by_factored_rms(
 ) -> Any:  # fmt: skip
     """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns.
 
-        b2_t = 1 - t^-decay_rate
-        R_t = b2_t R_{t-1} + (1 - b2_t) (mean of g_t^2 + epsilon over each row)
-        C_t = b2_t C_{t-1} + (1 - b2_t) (mean of g_t^2 + epsilon over each column)
-        u_t = g_t / sqrt(R_t C_t / mean(R_t))
+    Formulas, up to the first u_t, and other arguments are those of `gdjax.adafactor`.
 
     Args:
-      factored: False keeps the whole second moment.
-      decay_rate: the exponent of the decay, at least 0.
       step_offset: the count at which the decay starts anew, for fine-tuning with the state of an earlier run.
-      min_dim_size_to_factor: factor a leaf if its two longest axes have at least this length.
       epsilon: added to squares, at least 0. Where the second moment is 0 the direction is g.
       decay_rate_fn: `(count - step_offset, decay_rate) -> decay in [0, 1)`. The default 1 - (count + 1)^-decay_rate
         takes a negative count for 0.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
 
     In float32 gradients count as 2^61 at most, and means of squares as the square of that, so that none makes the
     moments infinite for good.
@@ -276,9 +267,8 @@ def adafactor(
         one; None for all.
       like: "optax" as above. With "paper" and "torch" the rate is min(lr, 1 / sqrt(t)), lr is 0.01 and matrices are
         factored whatever their size, by default; "torch" then does as `torch.optim.Adafactor`, see below.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     With like="torch" an array is factored over its last two axes. Its second moment is v_t, or what R_t and C_t make of
     it, without eps, and

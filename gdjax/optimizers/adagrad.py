@@ -30,11 +30,9 @@ def scale_by_rss(
 ) -> tuple[Array, ScaleByRssState]:  # fmt: skip
     """Adagrad's direction: the gradient over the root of the sum of its squares so far.
 
-        s_t = s_{t-1} + g_t^2,    u_t = g_t / sqrt(s_t + eps)
+    Formulas and other arguments are those of `gdjax.adagrad`, without its rate.
 
     Args:
-      initial_accumulator_value: s_0, at least 0.
-      eps: inside the root, at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
       eps_in_sqrt: False divides by sqrt(s_t) + eps, as the reference does.
 
     Example:
@@ -72,7 +70,7 @@ def adagrad(
     Args:
       learning_rate: lr, a scalar or a schedule.
       initial_accumulator_value: s_0, at least 0; keeps the first steps from being of size lr whatever the gradient.
-      eps: at least 0.
+      eps: at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
       like: "optax" as above. With "torch" and "paper" s_0 is 0 by default, and the quotient g_t / (sqrt(s_t) + eps),
         with an eps of 1e-10 in `torch.optim.Adagrad`, and of 0 here for the reference, which leaves it open.
 

@@ -34,17 +34,7 @@ def scale_by_adam(
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adam's direction: momentum over the root of an average of squares.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
-        u_t = mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)
-
-    Args:
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the
-        numerator, which is 0 or squares to 0.
-      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
-      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
-      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
+    Formulas and arguments are those of `gdjax.adam`, without its rate.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -19,15 +19,7 @@ def scale_by_adam_atan2(
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adam's direction with an arc tangent in the place of the quotient, which needs no eps.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
-        u_t = a atan2(mu_hat_t, b sqrt(nu_hat_t))
-
-    Args:
-      b1, b2: decay of the first and second moment, in [0, 1).
-      a: above 0. The direction is at most a pi / 2.
-      b: above 0. Where |mu_hat| is far less than sqrt(nu_hat), the direction is a / b times Adam's.
-      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
+    Formulas and arguments are those of `gdjax.adam_atan2`, without its rate and decay.
 
     A complex number keeps its argument; the arc tangent is of its size. Where nu is 0, and so g^2 always was, the
     direction is a atan(mu_hat_t), which is 0 or next to it.
@@ -80,8 +72,7 @@ def adam_atan2(
       b: above 0. Where |mu_hat| is far less than sqrt(nu_hat), the direction is a / b times Adam's.
       mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       weight_decay: decoupled, times lr, at least 0. A scalar or a schedule.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     The paper's authors have published no code. The defaults of a, b and b2 are those of the PyTorch package
     `adam-atan2-pytorch`; the CUDA package `adam-atan2` has a = b = 1.

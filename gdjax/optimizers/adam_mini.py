@@ -112,21 +112,7 @@ def scale_by_adam_mini(
 ) -> GradientTransformation:  # fmt: skip
     """Adam-mini's direction: momentum over the root of one second moment for each block.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t                               mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = b2 nu_{t-1} + (1 - b2) mean of g_t^2 over the block      nu_hat_t = nu_t / (1 - b2^t)
-        u_t = mu_hat_t / (sqrt(nu_hat_t) + eps)
-
-    Args:
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps: beside the root, at least 0. Where the denominator is 0 the direction is the numerator.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      n_heads: how many blocks the outputs of a query or key are, where its heads have no axis of their own.
-      n_kv_heads: the same of keys, where they have fewer heads.
-      roles: what each leaf is: by role (None, or a dict from pattern to role), a tree, or a function from the
-        parameters to one. `adam_mini` tells which blocks that makes.
-
-    Raises:
-      ValueError: (in init) the outputs of a query or key cannot be cut into so many heads.
+    Formulas and arguments are those of `gdjax.adam_mini`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

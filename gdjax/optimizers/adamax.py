@@ -21,14 +21,7 @@ def scale_by_adamax(
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adamax's direction: momentum over a decaying maximum.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = max(b2 nu_{t-1}, |g_t| + eps)
-        u_t = mu_hat_t / nu_t
-
-    Args:
-      b1, b2: decay of the first moment and of the maximum, in [0, 1).
-      eps: added to the size of the gradient, at least 0. Where nu_t is 0 the direction is the numerator, which is 0
-        too.
+    Formulas and arguments are those of `gdjax.adamax`, without its rate.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -60,7 +53,7 @@ def adamax(learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size 
       learning_rate: lr, a scalar or a schedule.
       b1: decay of the first moment, in [0, 1).
       b2: decay of the maximum, in [0, 1).
-      eps: at least 0; the reference has none, which is eps = 0.
+      eps: at least 0; the reference has none, which is eps = 0. Where nu_t is 0, so is the direction.
 
     `adamax(lr)` follows `torch.optim.Adamax(lr)`.
 
@@ -88,13 +81,11 @@ def adamaxw(
         nu_t = max(b2 nu_{t-1}, |g_t| + eps)
         x_{t+1} = x_t - lr (mu_hat_t / nu_t + weight_decay x_t)
 
+    Other arguments are those of `gdjax.adamax`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
-      b1, b2: decay of the first moment and of the maximum, in [0, 1).
-      eps: added to the size of the gradient, at least 0; the reference has none.
       weight_decay: times lr, at least 0. A scalar or a schedule.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -23,19 +23,15 @@ def adamc(
     proportion to lr / weight_decay. So under AdamW these weights shrink, and their gradients grow, as the rate falls.
     Here growth and decay both fall as lr^2, and the norm stays.
 
+    Other arguments are those of `gdjax.adamw`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one.
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0.
-      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       weight_decay: at least 0. A scalar or a schedule, or `per_leaf(...)` of one.
       mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
         all. The paper corrects the decay of layers before a normalisation alone. The rest, such as the head, decays as
         in AdamW with `with_weight_decay(adamc(rate, mask=body, ...), rate, weight_decay, head)`.
       peak_learning_rate: lr_max, the largest number of the schedule, above 0. It may be left out where `learning_rate`
         is a number.
-      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
-      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
 
     Raises:
       ValueError: no peak for a schedule.

@@ -38,17 +38,10 @@ def scale_by_adan(
 ) -> tuple[Array, ScaleByAdanState]:  # fmt: skip
     """Adan's direction: Nesterov momentum from differences of gradients, under an adaptive rate.
 
-        d_t = g_t - g_{t-1},    d_1 = 0
-        m_t = b1 m_{t-1} + (1 - b1) g_t                         m_hat_t = m_t / (1 - b1^t)
-        v_t = b2 v_{t-1} + (1 - b2) d_t                         v_hat_t = v_t / (1 - b2^t)
-        n_t = b3 n_{t-1} + (1 - b3) (g_t + lookahead d_t)^2     n_hat_t = n_t / (1 - b3^t)
-        u_t = (m_hat_t + lookahead v_hat_t) / (sqrt(n_hat_t + eps_root) + eps)
+    Formulas and other arguments are those of `gdjax.adan`, without its rate and decay.
 
     Args:
-      b1, b2, b3: decay of the averages, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0; in `adan` eps_root is 1e-8, both as in Optax. Where the
-        denominator is 0 the direction is the numerator.
-      lookahead: the weight of the differences; None for b2, the reference's. Optax has 1 - b2.
+      eps_root: inside the root, at least 0; 0 by default, as in Optax.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -93,10 +86,9 @@ def adan(
     Args:
       learning_rate: lr, a scalar or a schedule.
       b1, b2, b3: decay of the averages, in [0, 1). The reference's betas are 1 - b1, 1 - b2 and 1 - b3.
-      eps, eps_root: outside and inside the root, at least 0.
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the numerator.
       weight_decay: decoupled, times lr, at least 0. A scalar or a schedule.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
       lookahead: the weight of the differences; None for the reference's, which is b2. Optax has 1 - b2, 0.08 and not
         0.92 by default: it takes 1 - beta_2 from the reference for a b2 that is 1 - beta_2 already.

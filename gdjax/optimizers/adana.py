@@ -29,16 +29,7 @@ def scale_by_adana(
 ) -> tuple[Array, ScaleByAdanaState]:  # fmt: skip
     """ADana's direction: a gradient and an ever longer average of gradients, over the root of one of squares.
 
-        b_t = 1 - delta / (delta + t),    alpha_t = (1 + t)^(1 - kappa)
-        mu_t = b_t mu_{t-1} + (1 - b_t) g_t
-        nu_t = b_t nu_{t-1} + (1 - b_t) g_t^2
-        u_t = (g_t + alpha_t mu_t) / (sqrt(nu_t) + eps)
-
-    Args:
-      kappa: of the damping, in [0, 1]; at 1 alpha_t is 1, below that the average counts for more and more.
-      delta: above 0. The averages are over about the last t / delta steps.
-      eps: outside the root, at least 0.
-      mu_dtype: the dtype of mu, the parameter's by default.
+    Formulas and arguments are those of `gdjax.adana`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -83,8 +74,7 @@ def adana(
       weight_decay: times lr; a number or a schedule. The authors' falls as omega / (tau + t), with omega = 4 and tau a
         tenth of the steps, times lr over its peak: `lambda count: 4 / (peak * (tau + 1 + count))`. That alone helps
         AdamW.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     Departures: the authors' code counts mu once more, 1 + alpha_t in place of alpha_t; here it is as they write it. It
     takes the decay of x after the step. Their variants for sparse gradients are left out.

@@ -44,16 +44,10 @@ def scale_by_ademamix(
 ) -> tuple[Array, ScaleByAdemamixState]:  # fmt: skip
     """AdEMAMix's direction: a fast and a slow average of gradients over the root of one of squares.
 
-        m1_t = b1 m1_{t-1} + (1 - b1) g_t          m1_hat_t = m1_t / (1 - b1^t)
-        m2_t = b3 m2_{t-1} + (1 - b3) g_t
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
-        u_t = (m1_hat_t + alpha m2_t) / (sqrt(nu_hat_t + eps_root) + eps)
+    Formulas and other arguments are those of `gdjax.ademamix`, without its rate and decay.
 
     Args:
-      b1, b2, b3: decay of the fast average, of the second moment and of the slow average, in [0, 1).
-      alpha: the weight of the slow average; 6 here and 5 in `ademamix`, both as in Optax.
-      eps, eps_root: outside and inside the root, at least 0.
-      mu_dtype: the dtype of m1 and m2, the parameter's by default.
+      alpha: the weight of the slow average; 6 by default, as in Optax.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -99,8 +93,7 @@ def ademamix(
       eps_root: inside the root, at least 0.
       mu_dtype: the dtype of m1 and m2, the parameter's by default.
       weight_decay: decoupled, times lr.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     m2 is not corrected for its start at 0. Long runs need both warmed up over T steps, as in the reference: alpha
     with `linear_schedule(0, alpha, T)`, b3 from b1 on with the schedule
@@ -139,15 +132,7 @@ def scale_by_simplified_ademamix(
 ) -> tuple[Array, ScaleBySimplifiedAdEMAMixState]:  # fmt: skip
     """Simplified AdEMAMix's direction: a sum of gradients and the current one, under an adaptive rate.
 
-        m_t = b1 m_{t-1} + g_t
-        n_t = b2 n_{t-1} + (1 - b2) g_t^2        n_hat_t = n_t / (1 - b2^t)
-        u_t = (m_t + alpha g_t) / (sqrt(n_hat_t + eps_root) + eps)
-
-    Args:
-      b1: decay of the sum, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      alpha: the weight of the current gradient, at least 0.
-      eps, eps_root: outside and inside the root, at least 0.
+    Formulas and arguments are those of `gdjax.simplified_ademamix`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -185,8 +170,7 @@ def simplified_ademamix(
       eps: outside the root, at least 0.
       eps_root: inside the root, at least 0.
       weight_decay: decoupled, times lr.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

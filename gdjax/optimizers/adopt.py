@@ -27,18 +27,7 @@ def scale_by_adopt(
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """ADOPT's direction: an average of gradients, each over the root of the second moment before it.
 
-        nu_0 = g_0^2,    u_0 = 0,    and for t = 1, 2, ...
-        n_t = clip(g_t / max(sqrt(nu_{t-1}), eps), c_t)
-        u_t = mu_t = b1 mu_{t-1} + (1 - b1) n_t
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2
-
-    Args:
-      b1, b2: decay of the average and of the second moment, in [0, 1).
-      eps: the least denominator, at least 0. Where it is 0 and so is nu, the gradient is not divided.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      nesterov: the direction is b1 mu_t + (1 - b1) n_t.
-      use_clipping: False leaves out the clipping.
-      clip_value_fn: from t (int32, 0 at the first update) to c_t, by default t^(1/4).
+    Formulas and arguments are those of `gdjax.adopt`, without its rate.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -35,16 +35,7 @@ def scale_by_amsgrad(
 ) -> tuple[Array, ScaleByAmsgradState]:  # fmt: skip
     """AMSGrad's direction: momentum over the root of the largest second moment so far.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_max_t = max(nu_max_{t-1}, nu_t / (1 - b2^t))
-        u_t = mu_hat_t / (sqrt(nu_max_t + eps_root) + eps)
-
-    Args:
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the numerator.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      bias_correction_mu: divide mu by 1 - b1^t.
-      bias_correction_nu: divide nu by 1 - b2^t before the maximum is taken.
+    Formulas and arguments are those of `gdjax.amsgrad`, without its rate.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -98,7 +89,7 @@ def amsgrad(
     Args:
       learning_rate: lr, a scalar or a schedule.
       b1, b2: decay of the first and second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0.
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the numerator.
       mu_dtype: the dtype of mu, the parameter's by default.
       bias_correction_mu: divide mu by 1 - b1^t.
       bias_correction_nu: divide nu by 1 - b2^t before the maximum is taken. The quotient is large in the first steps,

@@ -89,26 +89,9 @@ def scale_by_apollo(
 ) -> tuple[Array, ScaleByApolloState]:  # fmt: skip
     """APOLLO's direction: the gradient, each row or column times what Adam makes of its random projection.
 
-        R_t = P_t G_t,    M_t = b1 M_{t-1} + (1 - b1) R_t,    V_t = b2 V_{t-1} + (1 - b2) R_t^2
-        N_t = M_t / (sqrt(V_t) + eps),    s_j = |N_t,j| / |R_t,j| for each column j,    U_t = G_t diag(s)
+    Every leaf must be a matrix, or `roles` say how it is one; else `update` raises a ValueError.
 
-    The shorter side of a matrix is projected. Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      rank: the rows of R, an int of at least 1; the shorter side at most is used.
-      update_proj_gap: how many steps a P stays, at least 1.
-      scale: the square of a factor of the direction, at least 0.
-      scale_type: "channel", or "tensor" for one s for the whole matrix.
-      b1, b2: decay of the moments, in [0, 1).
-      eps: beside the root, at least 0.
-      norm_growth: by how much |U| may grow in a step, at least 1; infinity for no limit.
-      key: a PRNG key, or an int to seed one, for P.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: rank is less than 1; an unknown scale_type; (in update) a leaf that is no matrix.
-      TypeError: rank is not an int.
+    Formulas and arguments are those of `gdjax.apollo`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

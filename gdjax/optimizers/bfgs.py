@@ -100,13 +100,7 @@ def scale_by_ssbroyden(
         tau = rho_plus min(sigma^(1 / (1 - n)), 1 / theta)       if theta > 0
         tau = min(rho_plus sigma^(1 / (1 - n)), sigma)           otherwise
 
-    Args:
-      scale_init_precond: True for H_0 = <s, y> / <y, y> I, of the first pair; by default max(|s|, 1) / |g| I, of
-        the first step and the gradient before it. Until there is a pair u = g / |g|, a step of length 1. So a loss
-        times a power of two makes the same steps, in float32 from 2^-100 to 2^100.
-      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
-        parameters of numbers, arrays and None. Then u is such that p - eta u is within them for every eta from 0 to 1
-        if p is.
+    Arguments are those of `gdjax.scale_by_bfgs`.
 
     Departs from Urbán: tau is at least 0.2, so that a pair makes H at most five times larger. His tau is as small as
     the step along H g was long, and H then grows by many orders in directions of which the step told nothing. On a
@@ -181,13 +175,7 @@ def ssbroyden(
     `update(g, state, params, value=f(x), grad=g, value_fn=f)`. Give it all data in every step, and float64:
     `jax.config.update("jax_enable_x64", True)`.
 
-    Args:
-      learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
-      scale_init_precond: whether H_t starts from a multiple of the identity that fits the first step, or the identity.
-      linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
-        `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
-      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
-        parameters of numbers, arrays and None. Then no step leaves them.
+    Arguments are those of `gdjax.bfgs`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

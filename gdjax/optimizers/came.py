@@ -50,18 +50,7 @@ def scale_by_came(
 ) -> tuple[Array, ScaleByCameState]:  # fmt: skip
     """CAME's direction: the momentum of Adafactor's steps, smaller where the steps differ from it.
 
-        u_t = g_t / sqrt(v_t),    v_t = r_t c_t / mean(r_t),    r_t, c_t: averages of g_t^2 + eps1 by rows and columns
-        u_t <- u_t / max(1, rms(u_t) / clip_threshold)
-        m_t = b1 m_{t-1} + (1 - b1) u_t
-        d_t = m_t / sqrt(S_t),    S_t = R_t C_t / mean(R_t),    R_t, C_t: averages of (u_t - m_t)^2 + eps2, likewise
-
-    Args:
-      b1, b2, b3: decay of m, of r and c, of R and C, in [0, 1).
-      eps1, eps2: added to the squares of gradients and of differences, at least 0.
-      clip_threshold: bound on rms(u), at least 0; None for none.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+    Formulas and arguments are those of `gdjax.came`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -115,11 +104,9 @@ def came(
       eps1, eps2: added to the squares of gradients and of differences, at least 0.
       clip_threshold: bound on rms(u), at least 0; None for none.
       weight_decay: decoupled, times lr, at least 0. A scalar or a schedule.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     The averages are not corrected for their start at 0, as in the paper and the authors' code: in the first step each
     element of a matrix moves by about 11 lr, (1 - b1) / (b1 sqrt(1 - b3)). Begin with a small rate.

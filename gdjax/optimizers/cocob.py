@@ -40,13 +40,7 @@ def scale_by_cocob(
 ) -> tuple[Array, COCOBState]:
     """COCOB's step, of a size of its own: every element bets on the sign of its next gradient.
 
-        L_t = max(L_{t-1}, |g_t|)        G_t = G_{t-1} + |g_t|        theta_t = theta_{t-1} - g_t
-        reward_t = max(reward_{t-1} - g_t (x_t - x_1), 0)
-        x_t + u_t = x_1 + theta_t / (L_t max(G_t + L_t, alpha L_t)) (L_t + reward_t),    L_0 = eps
-
-    Args:
-      alpha: the first bets are at most 1 / alpha of the wealth; above 0.
-      eps: L_0, above 0 and below any gradient that counts.
+    Formulas and arguments are those of `gdjax.cocob`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -86,8 +80,7 @@ def cocob(
       alpha: the first bets are at most 1 / alpha of the wealth; above 0.
       eps: L_0, above 0 and below any gradient that counts.
       weight_decay: L2: weight_decay x_t is added to the gradient.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -187,13 +187,7 @@ def dadapt_adamw(
         m_t = beta1 m_{t-1} + (1 - beta1) w_t g_t        v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
         x_{t+1} = x_t - m_t / (sqrt(v_t) + eps) - w_t weight_decay x_t
 
-    Args:
-      learning_rate: lr, a scalar or a schedule; 1, or a schedule that has its largest value there.
-      betas: decay of the first and second moment, each in [0, 1).
-      eps: at least 0. An element that has only had zero gradients does not move.
-      estim_lr0: d_0, above 0 and below what a rate could be.
-      weight_decay: decoupled, times w_t.
-      bias_correction: False for c_t = 1, as in the reference; Optax has no such switch.
+    Arguments are those of `gdjax.prodigy`.
 
     While all gradients, or all rates, have been zero the estimate stays as it is (NaN for ever in Optax, also in a
     warm-up from 0).

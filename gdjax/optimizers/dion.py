@@ -83,25 +83,9 @@ def scale_by_dion(
 ) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     """Dion's direction: orthonormal, of low rank, with the remainder kept.
 
-        B_t = M_{t-1} + G_t
-        P_t = orthonormal columns of B_t Q_{t-1},    R_t = B_t^T P_t
-        M_t = B_t - (1 - mu) P_t R_t^T,    Q_t = R_t with its columns over (their norms + eps)
-        U_t = sqrt(outputs / inputs) P_t Q_t^T
+    Every leaf must be a matrix, or `roles` say how it is one; else `update` raises a ValueError.
 
-    Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      mu: how much stays of what was used, in [0, 1).
-      rank_fraction: r over the shorter side, in (0, 1]; rounded up.
-      eps: beside the norms of the columns, at least 0.
-      key: a PRNG key, or an int to seed one, for Q_0, which is normal.
-      mu_dtype: the dtype of M, the parameter's by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: rank_fraction is not in (0, 1]. (In update) a leaf that is no matrix.
-      TypeError: rank_fraction is no number.
+    Formulas and arguments are those of `gdjax.dion`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -135,20 +119,17 @@ def dion(
     the matrix. Those of one shape are computed together, 16-bit ones in float32. In derivatives through steps a
     column of P that B Q does not determine, as where a unit is dead, only stays orthogonal to the others.
 
+    Other arguments are those of `gdjax.normuon`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
       mu: how much stays of what was used, in [0, 1): M is then a momentum in these directions, and elsewhere a sum of
         gradients that wait for their turn.
       rank_fraction: see above, in (0, 1]; rounded up.
       eps: see above, at least 0.
       key: a PRNG key, or an int to seed one, for Q_0, which is normal.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
-        the parameters, or a function from them to one; None for all.
       mu_dtype: the dtype of M, the parameter's by default; of AdamW's moment too. Q has float32 at least.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in the place of AdamW.
 
     Departures: the authors decay by 0.01, and orthonormalize by a Cholesky decomposition of a random sketch; here it is
     a QR decomposition, which needs no condition.

@@ -69,32 +69,9 @@ def scale_by_dion2(
 ) -> tuple[Array, ScaleByDion2State]:  # fmt: skip
     """Dion2's direction: Muon on the largest rows of each matrix, the others kept.
 
-        B_t = M_{t-1} + G_t
-        K = the share `fraction` of the rows of B_t whose sums of |B_ij| are largest
-        M_t = B_t, in the rows K times ef_decay
-        U_t = sqrt(outputs / inputs) times the polar factor of the rows K of B_t, and 0 in the other rows
+    Every leaf must be a matrix, or `roles` say how it is one; else `update` raises a ValueError.
 
-    Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      fraction: the share of the rows in use, in (0, 1]; rounded up.
-      ef_decay: what stays of the rows in use, in [0, 1).
-      eps: beside the norm in Newton-Schulz, at least 0.
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
-        bound on their number.
-      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
-      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
-        nothing.
-      mu_dtype: the dtype of M, the parameter's by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: fraction is not in (0, 1]; an unknown preset or preconditioning; coefficients of another shape or for
-        more steps than ns_steps. (In update) a leaf that is no matrix.
-      TypeError: fraction is no number. (In update) a complex leaf with `ns_dtype`.
+    Formulas and arguments are those of `gdjax.dion2`, some of `gdjax.normuon`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -133,25 +110,12 @@ def dion2(
     for the matrix with its shorter side first, of a square the outputs. Matrices of one shape are computed together,
     16-bit ones in float32.
 
+    Other arguments are those of `gdjax.normuon`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
       fraction: see above, in (0, 1]; rounded up.
       ef_decay: what stays of the rows in use, in [0, 1).
       eps: beside the norm in Newton-Schulz, at least 0.
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
-        bound on their number.
-      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
-      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
-        nothing.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
-        the parameters, or a function from them to one; None for all.
-      mu_dtype: the dtype of M, the parameter's by default; of AdamW's moment too.
-      roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
-        from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in the place of AdamW.
 
     Departures: the authors decay by 0.01, compute in bfloat16, and take coefficients of Polar Express that are made for
     five steps. Of a matrix that is divided over devices they choose rows on each device.

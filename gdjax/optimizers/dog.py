@@ -76,13 +76,7 @@ def _dog(
 def scale_by_dog(init_step: tuple[str, Any], eps: Size = 1e-8) -> Any:
     """Multiplies the gradients by a distance over gradients.
 
-        r_t = max(r_{t-1}, |x_t - x_0|)        G_t = G_{t-1} + |g_t|^2
-        u_t = r_t / sqrt(G_t + eps) g_t,    norms over the whole tree
-
-    Args:
-      init_step: ("heuristic", a) for r_0 = a (1 + |x_0|), with a = 1e-6, or 1e-4 with batch normalization; ("distance",
-        r_0); ("learning_rate", eta) for a first step of eta, with r_0 = 0.
-      eps: at least 0.
+    Formulas and arguments are those of `gdjax.dog`, without its rate and decay.
 
     Raises:
       ValueError: an unknown kind of `init_step`; its number is not above 0.
@@ -122,8 +116,7 @@ def dog(
         normalization; ("distance", r_0); ("learning_rate", eta) for a first step of eta, with r_0 = 0.
       eps: at least 0.
       weight_decay: L2: weight_decay x_t is added to the gradient. None for none.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     The reference evaluates an average of the iterates, and recommends to: see `gdjax.incremental_update`. `init` needs
     the parameters themselves, since x_0 is kept. With ("learning_rate", eta) that step is the first with a gradient
@@ -161,12 +154,7 @@ def scale_by_dowg(
 ) -> tuple[Array, DoWGState]:
     """Multiplies the gradients by a distance over weighted gradients.
 
-        r_t^2 = max(r_{t-1}^2, |x_t - x_0|^2)        v_t = v_{t-1} + r_t^2 |g_t|^2
-        u_t = r_t^2 / (sqrt(v_t) + eps) g_t,    norms over the whole tree
-
-    Args:
-      init_estim_sq_dist: r_0^2, above 0; eps by default.
-      eps: outside the root, at least 0.
+    Formulas and arguments are those of `gdjax.dowg`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -198,10 +186,9 @@ def dowg(
     Args:
       learning_rate: lr, a scalar or a schedule; 1 is what the reference analyses.
       init_estim_sq_dist: r_0^2, above 0; eps by default.
-      eps: at least 0.
+      eps: outside the root, at least 0.
       weight_decay: L2: weight_decay x_t is added to the gradient. None for none.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     The eps is in the authors' code, not in the paper. `init` needs the parameters themselves, since x_0 is kept.
 

@@ -38,9 +38,8 @@ def fromage(learning_rate: Rate, min_norm: Size = 1e-6, *, layer_axes: LayerAxes
       learning_rate: lr, the relative length of a step (0.01, say), a scalar or a schedule.
       min_norm: the least that both norms count for, at least 0; a leaf that is zero moves by lr min_norm. With 0, a
         leaf with a norm of 0 takes the step lr g_t.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

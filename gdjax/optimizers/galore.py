@@ -141,22 +141,7 @@ def scale_by_galore(
 ) -> GradientTransformation:  # fmt: skip
     """Runs a transform on the gradients of matrices projected to `rank` dimensions.
 
-        P_t = the first r left singular vectors of G_t every T steps, else P_{t-1}
-        R_t = P_t^T G_t,    N_t = base(R_t),    U_t = scale P_t N_t
-
-    Args:
-      rank: r, an int of at least 1; the smaller of m and n at most is used.
-      update_proj_gap: T, at least 1.
-      scale: a factor of what comes out of the inner transform; the reference uses 0.25.
-      base_optimizer: the inner transform, `scale_by_adam()` by default. It gets no parameters.
-      weight_dimension_numbers: which arrays are projected and how they are matrices: one `GaLoreDimensionNumbers`, a
-        tree of them and None that is a prefix of the parameters, or a function from the parameters to one. By default
-        all arrays of two axes.
-      side: which singular vectors: those of the "long" side, as in Optax, or of the "short" side, as in the reference.
-
-    Raises:
-      ValueError: rank is less than 1; an unknown side; dimension numbers that do not fit or leave an axis out.
-      TypeError: rank is not an int.
+    Formulas and arguments are those of `gdjax.galore`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -193,8 +178,7 @@ def galore(
       base_optimizer: the inner transform, `scale_by_adam()` by default. It gets no parameters, so that it can neither
         decay weights nor take their norms.
       weight_decay: of the whole parameters, times lr.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
       weight_dimension_numbers: which arrays are projected and how they are matrices: one `GaLoreDimensionNumbers` for
         all of two axes or more, a tree of them and None that is a prefix of the parameters, or a function from the
         parameters to one. By default all arrays of two axes.
@@ -208,6 +192,7 @@ def galore(
 
     Raises:
       ValueError: rank is less than 1; an unknown side; dimension numbers that do not fit or leave an axis out.
+      TypeError: rank is not an int.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

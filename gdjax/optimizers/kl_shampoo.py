@@ -74,32 +74,9 @@ def scale_by_kl_shampoo(
 ) -> tuple[Array, KLShampooState]:  # fmt: skip
     """KL-Shampoo's direction: Shampoo's, with two factors that are fitted together.
 
-        L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m
-        m_t = b1 m_{t-1} + (1 - b1) G_t
-        U_t = QL ((QL^T m_t QR) / (sqrt(dL dR^T) + eps)) QR^T
+    Every leaf must be a matrix, or `roles` say how it is one; else `init` raises a ValueError.
 
-    with L^-1 = QL diag(1 / dL) QL^T, and R alike. The update divides by the dL and dR that have seen G_t. Every leaf
-    must be a matrix, or `roles` say how it is one.
-
-    Args:
-      b1: decay of the momentum, in [0, 1).
-      shampoo_beta: beta, in [0, 1).
-      eps: at least 0.
-      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
-        and QR are I until their first turn. For a schedule all have their turn in one step.
-      max_precond_dim: a side longer than that has no factor, it is I. None for no limit.
-      init_factor: what dL and dR start at, above 0.
-      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
-        whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
-      mu_dtype: the dtype of m, float32 at least by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
-      TypeError: a size that is no int.
+    Formulas and arguments are those of `gdjax.kl_shampoo`, some of `gdjax.soap`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -140,27 +117,14 @@ def kl_shampoo(
 
     The state has m n + 2 m^2 + 2 n^2 + m + n numbers. Derivatives through steps are as in `soap`.
 
+    Other arguments are those of `gdjax.soap`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
-      b1: decay of the momentum.
+      b1: decay of the momentum, in [0, 1).
       shampoo_beta: beta, in [0, 1).
-      eps: at least 0.
-      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
-        and QR are I until their first turn. For a schedule all have their turn in one step.
       max_precond_dim: a side longer than that has no factor, it is I. None for no limit.
-      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
-        whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
       refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       init_factor: what dL and dR start at, above 0.
-      weight_decay: of the matrices, times lr; at least 0.
-      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
-        one; None for all.
-      mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
-      roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
-        overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in place of that AdamW.
 
     1 / sqrt(d) is at most the length of d, which counts as at least 10 and at most 4000.
 

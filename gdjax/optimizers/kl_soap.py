@@ -41,33 +41,9 @@ def scale_by_kl_soap(
 ) -> tuple[Array, KLSoapState]:  # fmt: skip
     """KL-SOAP's direction: Adam in the eigenbases of KL-Shampoo's factors.
 
-        L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m
-        G'_t = QL^T G_t QR,    m_t = b1 m_{t-1} + (1 - b1) G'_t,    v_t = b2 v_{t-1} + (1 - b2) G'_t^2
-        U_t = QL (m_t / (sqrt(v_t) + eps)) QR^T
+    Every leaf must be a matrix, or `roles` say how it is one; else `init` raises a ValueError.
 
-    Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      b1, b2: decay of m and v, in [0, 1).
-      shampoo_beta: of L and R, in [0, 1); b2 by default.
-      eps: at least 0.
-      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
-        and QR are I until their first turn. For a schedule all have their turn in one step.
-      max_precond_dim: a side longer than that has no factor, its basis is I. None for no limit.
-      init_factor: what the eigenvalues of L and R start at, above 0.
-      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
-        whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
-      bias_correction: True for Adam's m_hat and v_hat.
-      max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
-      mu_dtype: the dtype of m, float32 at least by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
-      TypeError: a size that is no int.
+    Formulas and arguments are those of `gdjax.kl_soap`, some of `gdjax.soap`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -101,29 +77,11 @@ def kl_soap(
     along them, as in `kl_shampoo`. For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 + m + n numbers. Derivatives
     through steps are as in `soap`.
 
+    Other arguments are those of `gdjax.soap`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
-      b1, b2: decay of m and v, in [0, 1).
-      shampoo_beta: beta, of L and R, in [0, 1); b2 by default.
-      eps: at least 0.
-      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
-        and QR are I until their first turn. For a schedule all have their turn in one step.
-      max_precond_dim: a side longer than that has no factor, its basis is I. None for no limit.
-      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
-        whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       init_factor: what the eigenvalues of L and R start at, above 0.
       bias_correction: True for Adam's m_hat and v_hat.
-      max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
-      weight_decay: of the matrices, times lr; at least 0.
-      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
-        one; None for all.
-      mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
-      roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
-        overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in place of that AdamW.
 
     Departures: as in `kl_shampoo`, and of v as in `soap`.
 

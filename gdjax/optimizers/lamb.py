@@ -29,9 +29,8 @@ def lamb(
       weight_decay: inside the norm, at least 0. A scalar or a schedule.
       mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
         all. All are scaled by their norms.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Departure: the reference lets |x_t| count for no more than a bound phi, which its experiments use in one form or
     another; here phi is the identity.

@@ -26,14 +26,7 @@ def scale_by_laprop(
 ) -> tuple[Array, ScaleByLapropState]:  # fmt: skip
     """LaProp's direction: an average of gradients, each over the root of the second moment of its own step.
 
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2                 nu_hat_t = nu_t / (1 - b2^t)
-        n_t = g_t / (sqrt(nu_hat_t) + eps)
-        mu_t = b1 mu_{t-1} + (1 - b1) n_t                   u_t = mu_t / (1 - b1^t)
-
-    Args:
-      b1, b2: decay of the average and of the second moment, in [0, 1). The paper's letters are mu and nu.
-      eps: outside the root, at least 0. Where the denominator is 0 the gradient is not divided.
-      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
+    Formulas and arguments are those of `gdjax.laprop`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -74,11 +67,11 @@ def laprop(
       learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one. The authors' code has 4e-4.
       b1: decay of the average, in [0, 1). The paper's mu.
       b2: decay of the second moment, in [0, 1). The paper's nu; with 0 this is `signum`, corrected for its start.
-      eps: outside the root, at least 0; the authors' code has this 1e-15, and none in the root.
+      eps: outside the root, at least 0; the authors' code has this 1e-15, and none in the root. Where the
+        denominator is 0 the gradient is not divided.
       mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       weight_decay: decoupled, times lr, at least 0. A scalar or a schedule.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     Departures, from the authors' code: it puts lr_t into the average, and divides by an average of the rates, so that
     under a schedule gradients count by the rates of their steps; with a constant rate that is the same. It multiplies

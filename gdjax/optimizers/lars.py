@@ -35,9 +35,8 @@ def lars(
         to one; True for all. For the others d_t stays as it is.
       momentum: in [0, 1]. The rate is inside it.
       nesterov: that momentum looks one step ahead.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Departure: the reference has |g_t| + weight_decay |x_t| where |d_t| is here, as in Optax. Without weight decay they
     are the same.

@@ -33,12 +33,9 @@ def scale_by_lion(
 ) -> tuple[Array, ScaleByLionState]:  # fmt: skip
     """Lion's direction: the sign of an interpolation between momentum and gradient.
 
-        c_t = b1 mu_{t-1} + (1 - b1) g_t,    u_t = sign(c_t),    mu_t = b2 mu_{t-1} + (1 - b2) g_t
+    Formulas and other arguments are those of `gdjax.lion`, without its rate and decay.
 
     Args:
-      b1: weight of the momentum in the direction, in [0, 1).
-      b2: decay of the momentum, in [0, 1).
-      mu_dtype: the dtype of mu, the parameter's by default.
       mode: "hard" for sign(c); "smooth" for sign(c) tanh(smooth_beta |c|); "refined" for c clipped to [-1, 1].
       smooth_beta: see mode.
 
@@ -75,12 +72,11 @@ def lion(
 
     Args:
       learning_rate: lr, a scalar or a schedule; 3 to 10 times smaller than Adam's, says the reference.
-      b1: weight of the momentum in the direction.
-      b2: decay of the momentum.
+      b1: weight of the momentum in the direction, in [0, 1).
+      b2: decay of the momentum, in [0, 1).
       mu_dtype: the dtype of mu, the parameter's by default.
       weight_decay: decoupled, times lr; 3 to 10 times larger than AdamW's.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -35,15 +35,7 @@ def scale_by_madgrad(
 ) -> tuple[Array, MadgradState]:  # fmt: skip
     """MADGRAD's step, with the learning rate in it.
 
-        lamb_t = (lr + eps) sqrt(t)
-        nu_t = nu_{t-1} + lamb_t g_t^2        s_t = s_{t-1} + lamb_t g_t
-        z_t = x_1 - s_t / (cbrt(nu_t) + eps)
-        x_t + u_t = momentum x_t + (1 - momentum) z_t
-
-    Args:
-      learning_rate: lr, a scalar or a schedule; the step is scaled by it already.
-      momentum: in [0, 1).
-      eps: at least 0. An element that has only had zero gradients does not move.
+    Formulas and arguments are those of `gdjax.madgrad`, without its decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -137,38 +137,13 @@ def scale_by_muon(
 ) -> GradientTransformation:  # fmt: skip
     """Muon's direction, the momentum with its singular values made about 1.
 
-        mu_t = beta mu_{t-1} + (1 - beta) g_t
-        m_t = beta mu_t / (1 - beta^(t+1)) + (1 - beta) g_t / (1 - beta^t)
-        X_0 = m_t / (|m_t| + eps),    X_{k+1} = a X_k + b A X_k + c A^2 X_k,    A = X_k X_k^T,    u_t = X_ns_steps
+    Every leaf must be a matrix, or `weight_dimension_numbers` say how it is one; else `update` raises a ValueError.
 
-    Every leaf must be a matrix, or `weight_dimension_numbers` say how it is one.
+    The direction is X_ns_steps. Formulas and other arguments are those of `gdjax.muon`.
 
     Args:
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
-        bound on their number.
-      beta: decay of the momentum, in [0, 1).
-      eps: beside the norm, at least 0.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      nesterov: False for m_t = mu_t / (1 - beta^t).
-      adaptive: multiply X by the inner product <m_t, X>, about the sum of m_t's singular values.
-      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
       weight_dimension_numbers: how each leaf is a matrix: a tree of `MuonDimensionNumbers`, a prefix of the parameters,
         or a function from the parameters to one; None for leaves of two axes.
-      bias_correction: False for the reference's m_t = beta mu_t + (1 - beta) g_t.
-      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
-        nothing.
-      equilibrate: make the vectors of all "outputs" or all "inputs" equal in norm before Newton-Schulz, or divide by
-        the norms of "both".
-      renormalize: divide its result by the norms of "outputs", of "inputs", or of both one after the other; or
-        "frobenius".
-      power: p of DynMuon, which gives back a power of the singular values, about s^p; None for 0.
-
-    Raises:
-      ValueError: an unknown preset or preconditioning; coefficients of another shape or for more steps than ns_steps.
-        (In update) a leaf that is no matrix.
-      TypeError: (in update) a complex leaf with `ns_dtype`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

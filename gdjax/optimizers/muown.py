@@ -104,27 +104,14 @@ def muown(
     for a matrix of m x n. v starts as w. |v| grows with the steps, so that equal steps turn a neuron less and less; the
     norms do not drift as under Muon. Of v the state keeps |v| alone: its direction is that of w.
 
+    Other arguments are those of `gdjax.normuon`.
+
     Args:
       learning_rate: lr, a scalar or a schedule, of AdamW's size.
-      b1: decay of the momentum, in [0, 1).
       eps: beside the norm of the momentum in Newton-Schulz, at least 0.
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
-        bound on their number.
       nesterov: False for the polar factor of mu_t.
       consistent_rms: as above; None for sqrt(max(1, n / m)) in place of the whole factor.
-      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
-      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
-        nothing.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
-        the parameters, or a function from them to one; None for all.
-      mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
-      roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
-        from the parameters to one.
-      adam_learning_rate, adam_weight_decay: AdamW's; its rate is lr by default.
       adam_b1, adam_b2, adam_eps: AdamW's, and those of the Adam of s, at the rate lr.
-      others: a transform in the place of AdamW.
 
     Departures: the authors take five steps with Muon's coefficients in bfloat16: write ns_coeffs="jordan",
     ns_dtype="bfloat16". They keep s with a sign; here it is |w|. Weights of 0, of which theirs makes NaN, have no

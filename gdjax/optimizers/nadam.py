@@ -112,18 +112,11 @@ def nadamw(
         nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
         x_{t+1} = x_t - lr (mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t)
 
+    Other arguments are those of `gdjax.nadam`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one.
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0.
-      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       weight_decay: times lr, at least 0. A scalar or a schedule, or `per_leaf(...)` of one.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
-      nesterov: False for Adam's own mu_hat_t = mu_t / (1 - b1^t).
-      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
-      momentum_decay: how fast b1 grows, at least 0; None for a constant b1.
-      like: "optax", or "torch" or "paper" for a momentum_decay of 0.004 by default.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     With momentum_decay b1 grows as in `nadam`. With like="torch" this is `torch.optim.NAdam` with
     `decoupled_weight_decay=True`.

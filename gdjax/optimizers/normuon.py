@@ -99,41 +99,9 @@ def scale_by_normuon(
 ) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
     """NorMuon's direction: Muon's, with its outputs, the neurons, made alike in size.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t
-        O_t = the polar factor of b1 mu_t + (1 - b1) g_t, by Newton-Schulz
-        v_t = b2 v_{t-1} + (1 - b2) mean of |O_t|^2 over the inputs, a number for each output
-        U_t = O_t / (sqrt(v_t) + eps),    u_t = consistent_rms sqrt(m n) U_t / |U_t|
+    Every leaf must be a matrix, or `roles` say how it is one; else `update` raises a ValueError.
 
-    Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      b1: decay of the momentum, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: beside the root and beside the norm of the momentum, at least 0.
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
-        bound on their number.
-      nesterov: False for the polar factor of mu_t, as in the paper.
-      consistent_rms: the root mean square of an update; None for the authors' code, which keeps the norm of O_t, times
-        sqrt(max(1, outputs / inputs)).
-      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
-      equilibrate: make the vectors of all "outputs" or all "inputs" equal in norm before Newton-Schulz, or divide by
-        the norms of "both".
-      renormalize: divide its result by the norms of "outputs", of "inputs", or of both one after the other; or
-        "frobenius".
-      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
-        nothing.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      neurons: what has a number in v: the "outputs"; or, of a matrix that is not cut, the "longer" of inputs and
-        outputs, as in modded-nanogpt.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
-        or for more steps than ns_steps. (In update) a leaf that is no matrix.
-      TypeError: (in update) a complex leaf with `ns_dtype`.
+    Formulas and arguments are those of `gdjax.normuon`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

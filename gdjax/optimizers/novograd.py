@@ -29,19 +29,11 @@ def scale_by_novograd(
 ) -> tuple[Array, ScaleByNovogradState]:  # fmt: skip
     """NovoGrad's direction: momentum of gradients over their layer's norm, weight decay included.
 
-        nu_t = b2 nu_{t-1} + (1 - b2) |g_t|^2,    nu_1 = |g_1|^2
-        u_t = mu_t = b1 mu_{t-1} + g_t / (sqrt(nu_t + eps_root) + eps) + weight_decay x_t
+    Formulas and other arguments are those of `gdjax.novograd`, without its rate.
 
     Args:
-      b1: of the momentum, which is a sum and not an average, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0; in `novograd` eps is 1e-6, both as in Optax. Where the
-        denominator is 0 the gradient is added as it is: it is 0 too.
-      weight_decay: part of the momentum, at least 0. A scalar or a schedule.
+      eps: outside the root, at least 0; 1e-8 by default, as in Optax.
       mu_dtype: the dtype of mu, the parameter's by default.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -81,11 +73,10 @@ def novograd(
       learning_rate: lr, a scalar or a schedule.
       b1: of the momentum, which is a sum and not an average, in [0, 1).
       b2: decay of the second moment, in [0, 1). Optax's default is 0.25, the reference's is 0.98 with b1 = 0.95.
-      eps, eps_root: outside and inside the root, at least 0.
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0, so is the gradient.
       weight_decay: part of the momentum, at least 0. A scalar or a schedule.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     In float32 gradients count as 2^45 at most, and |g_t|^2 as if all did, so that none makes nu infinite for good.
 

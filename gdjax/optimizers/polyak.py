@@ -22,18 +22,9 @@ def scale_by_polyak(
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Multiplies the gradients by Polyak's step size.
 
-        u_t = min((f(x_t) - f_min) / (|g_t|^2 + eps), max_learning_rate) g_t
-
     Its `update` needs the value: `update(g, state, params, value=f(x))`.
 
-    Args:
-      f_min: the least value of the function, or a lower bound.
-      max_learning_rate: a bound on the step size, at least 0.
-      eps: at least 0. With a zero gradient the step is zero, whatever eps.
-      variant: "sps+" takes a step of zero where f < f_min; "sps" then steps uphill.
-
-    Raises:
-      ValueError: an unknown variant; (in update) `value` is missing or not a scalar.
+    Formulas and arguments are those of `gdjax.polyak_sgd`, without its scaling.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

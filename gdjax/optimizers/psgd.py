@@ -95,35 +95,9 @@ def scale_by_psgd_kron(
 ) -> tuple[Array, PSGDKronState]:  # fmt: skip
     """PSGD's direction, the whitened momentum.
 
-        m_t = (b1 mu_{t-1} + (1 - b1) g_t) / (1 - b1^t)
-        u_t = P_l m_t P_r    with P = Q^H Q, Q_l of the rows, Q_r of the columns
+    Every leaf must be a matrix, or `roles` say how it is one; else `update` raises a ValueError.
 
-    and Q fitted step by step to where u is white; u has a root mean square of max_update_rms at most.
-
-    Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      b1: decay of the momentum, in [0, 1).
-      preconditioner_update_probability: p: Q takes a step where 1 / p steps have passed since the last; a number or a
-        schedule.
-      precond_lr: how fast Q changes, below 1.
-      precond_init_scale: Q_l and Q_r start as its root times I.
-      dQ: the form of a step of Q: "Q0.5EQ1.5", "QUAD" or "EQ".
-      max_size_triangular, memory_save_mode: sides that are longer have a diagonal Q; with "one_diag" the longer side,
-        with "all_diag" both.
-      momentum_into_precond_update: False to whiten the gradient g_t in place of m_t.
-      normalize_grads: divide the gradient of each matrix by its norm first.
-      beta_lip: decay of the Lipschitz constants L, in [0, 1).
-      damping: the least noise. It keeps P below 1 / damping.
-      max_update_rms: the largest root mean square of the whitened momentum.
-      key: a PRNG key, or an int to seed one, for v and the estimates of norms.
-      mu_dtype: the dtype of mu, float32 at least by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-      delayed: whether an update uses the P from before its step, so that it does not wait for a step of Q.
-
-    Raises:
-      ValueError: an unknown mode; a size below 0. (In update) a leaf that is no matrix.
+    Formulas and arguments are those of `gdjax.psgd_kron`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -182,8 +156,9 @@ def psgd_kron(
     is two products. Stacks and parts are matrices each by itself; those of one shape are computed together, 16-bit ones
     in float32.
 
+    Other arguments are those of `gdjax.normuon`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
       b1: decay of the momentum, in [0, 1).
       preconditioner_update_probability: p: Q takes a step where 1 / p steps have passed since the last, so that runs
         are the same. By default 1 for 500 steps, then down to 0.03: `precond_update_prob_schedule`. With a number in
@@ -200,13 +175,9 @@ def psgd_kron(
       damping: the least noise. It keeps P below 1 / damping.
       max_update_rms: the largest root mean square of the whitened momentum; that of white numbers is 1.
       key: a PRNG key, or an int to seed one, for v and the estimates of norms.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
-        the parameters, or a function from them to one; None for all.
       mu_dtype: the dtype of mu, float32 at least by default; of AdamW's too.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in the place of AdamW.
       delayed: whether an update uses the P from before its step, so that it does not wait for a step of Q.
 
     Departures: the references update all matrices in one step. psgd_jax has "EQ" alone, without beta_lip, with noise of

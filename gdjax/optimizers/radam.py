@@ -50,19 +50,7 @@ def scale_by_radam(
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """RAdam's direction: Adam's, shorter while its second moment is uncertain.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
-        rho_inf = 2 / (1 - b2) - 1,    rho_t = rho_inf - 2 t b2^t / (1 - b2^t)
-        r_t = sqrt((rho_t - 4) (rho_t - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho_t))
-        u_t = r_t mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)    where rho_t >= threshold
-        u_t = mu_hat_t                                            in the steps before
-
-    Args:
-      b1, b2: decay of the first and second moment, in [0, 1). With b2 <= 0.6, rho_t never exceeds 4.
-      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is r_t mu_hat_t.
-      threshold: the length rho_t from which on the direction is adaptive, 5 or another number; below 4 it means > 4,
-        where r_t begins to exist.
-      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+    Formulas and arguments are those of `gdjax.radam`, without its rate.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -118,7 +106,7 @@ def radam(
     Args:
       learning_rate: lr, a scalar or a schedule.
       b1, b2: decay of the first and second moment, in [0, 1). With b2 <= 0.6, rho_t never exceeds 4.
-      eps, eps_root: outside and inside the root, at least 0.
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is r_t mu_hat_t.
       threshold: the length rho_t from which on the step is adaptive, which for b2 = 0.999 is the sixth step. The
         reference has rho_t > 4 in its Algorithm 2 and 5 in its code. Below 4 it means > 4, where r_t begins to exist.
       nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).

@@ -64,14 +64,7 @@ def scale_by_rms(
 ) -> tuple[Array, ScaleByRmsState | ScaleByRmsWithCountState]:  # fmt: skip
     """RMSProp's direction: the gradient over the root of the average of its squares.
 
-        nu_t = decay nu_{t-1} + (1 - decay) g_t^2,    u_t = g_t / sqrt(nu_t + eps)
-
-    Args:
-      decay: of the average, in [0, 1).
-      eps: at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
-      initial_scale: nu_0, at least 0.
-      eps_in_sqrt: False divides by sqrt(nu_t) + eps.
-      bias_correction: divide nu_t by 1 - decay^t first.
+    Formulas and arguments are those of `gdjax.rmsprop`, without its rate.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -100,14 +93,7 @@ def scale_by_stddev(
         mu_t = decay mu_{t-1} + (1 - decay) g_t,    nu_t = decay nu_{t-1} + (1 - decay) g_t^2
         u_t = g_t / sqrt(nu_t - mu_t^2 + eps)
 
-    Args:
-      decay: of both averages, in [0, 1).
-      eps: at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
-      initial_scale: nu_0, at least 0.
-      eps_in_sqrt: False adds eps to the root instead.
-      bias_correction: divide mu_t and nu_t by 1 - decay^t first.
-
-    The variance is taken as 0 where rounding makes it negative.
+    Arguments are those of `gdjax.rmsprop`. The variance is taken as 0 where rounding makes it negative.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -148,8 +134,8 @@ def rmsprop(
     Args:
       learning_rate: lr, a scalar or a schedule.
       decay: of the average, in [0, 1).
-      eps: at least 0.
-      initial_scale: nu_0.
+      eps: at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
+      initial_scale: nu_0, at least 0.
       eps_in_sqrt: False divides by sqrt(nu_t) + eps.
       centered: divide by the standard deviation instead: nu_t less the square of the average of gradients.
       momentum: in [0, 1], applied to the steps; None for none.

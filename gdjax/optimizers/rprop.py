@@ -35,18 +35,7 @@ def scale_by_rprop(
 ) -> tuple[Array, ScaleByRpropState]:  # fmt: skip
     """Rprop's direction: the sign of the gradient times a step size of the parameter's own.
 
-        delta_t = min(eta_plus delta_{t-1}, max_step_size)     where g_t and the direction before have the same sign
-        delta_t = max(eta_minus delta_{t-1}, min_step_size)    where they have opposite signs
-        delta_t = delta_{t-1}                                  where one of them is 0
-        u_t = delta_t sign(g_t), but u_t = 0 where the signs are opposite
-
-    Args:
-      learning_rate: delta_0, the first step, at least 0; a schedule counts with its value at 0.
-      eta_minus: the factor where the sign changes, in [0, 1].
-      eta_plus: the factor where it stays, at least 1.
-      min_step_size, max_step_size: the bounds of delta, at least 0.
-      delayed: the direction is that of the step before, where the sign has not changed since, as in Optax; the first is
-        0.
+    Formulas and arguments are those of `gdjax.rprop`.
 
     Raises:
       TypeError: (in update) a parameter is complex.

@@ -97,7 +97,7 @@ def scale_by_scion(
 ) -> GradientTransformation:  # fmt: skip
     """Scion's direction in one norm, of an average of gradients.
 
-        mu_t = (1 - alpha) mu_{t-1} + alpha g_t
+    mu_t and other arguments are those of `gdjax.scion`, some of `gdjax.normuon`.
 
     Args:
       norm: for a leaf of m inputs and n outputs
@@ -111,23 +111,9 @@ def scale_by_scion(
 
         What is not "spectral" has axes (..., inputs, outputs), or (..., outputs, inputs) if its name is `weight` and it
         is no embedding.
-      alpha: the weight of the gradient in mu, in (0, 1].
-      eps: beside the norm of mu in Newton-Schulz, at least 0.
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
-        bound on their number.
-      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
-      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
-        nothing.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
 
     Raises:
-      ValueError: an unknown norm, preset or preconditioning; coefficients of another shape or for more steps than
-        ns_steps. (In update) with "spectral" a leaf that is no matrix.
-      TypeError: (in update) a complex leaf with `ns_dtype`.
+      ValueError: an unknown norm; (in update) with "spectral" a leaf that is no matrix.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -171,6 +157,8 @@ def scion(
 
     So the weights stay within `radius` in that norm, if they start there. Rates carry over to wider models.
 
+    Other arguments are those of `gdjax.normuon`.
+
     Args:
       learning_rate: lr, a scalar or a schedule; in training from scratch about 2^-12.
       alpha: the weight of the gradient in mu, in (0, 1].
@@ -181,13 +169,6 @@ def scion(
       embedding_norm: "sign", or "col" for the row of each token over its root mean square.
       head_norm: "sign", or "row" for the weights of each output over sqrt(m) times their norm.
       eps: beside the norm of mu in Newton-Schulz, at least 0.
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
-        bound on their number.
-      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
-      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
-        nothing.
       mu_dtype: the dtype of mu, the parameter's by default.
       roles: what each leaf is: by role (None, or a dict from pattern to role), a tree, or a function from the
         parameters to one. A head that is called `weight` is (outputs, inputs), any other (inputs, outputs).

@@ -106,37 +106,9 @@ def scale_by_shampoo(
 ) -> tuple[Array, ShampooState]:  # fmt: skip
     """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
 
-        L_t = b2 L_{t-1} + (1 - b2) G_t G_t^T,    R_t = b2 R_{t-1} + (1 - b2) G_t^T G_t
-        m_t = b1 m_{t-1} + (1 - b1) G_t,          D_t = m_hat_t / (sqrt(v_hat_t) + grafting_eps)
-        S_t = (L_hat + eps I)^(-1/p) m_hat_t (R_hat + eps I)^(-1/p)
-        U_t = |D_t| / |S_t| S_t
+    Every leaf must be a matrix, or `roles` say how it is one; else `init` raises a ValueError.
 
-    with L_hat = L / (1 - b2^t), of an earlier step, and v_hat an average of G^2 as in Adam. Every leaf must be a
-    matrix, or `roles` say how it is one.
-
-    Args:
-      b1: of the momentum, in [0, 1).
-      b2: of L and R, in [0, 1]; 1 for plain sums.
-      eps: at least 0. The roots add 1e-7 of the largest eigenvalue to each.
-      precondition_frequency: k, at least 1: an int, which spreads the roots over k steps, or a schedule, which makes
-        all in one.
-      start_preconditioning_step: the first step that uses the roots, at least 1: k by default, 1 where k is a schedule.
-      root: p, by default 4, or 2 where one side alone has a factor.
-      root_method: "eigh"; "newton", coupled Newton iterations, for an int `root`; "qr", eigenvectors followed by one
-        power step in each turn.
-      grafting: whose length a step has: "adam"; "sgd", that of m_hat; None for |U|.
-      grafting_b2, grafting_eps: of the Adam for that.
-      block_size: matrices are cut evenly into blocks with sides of at most that; None for whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      mu_dtype: the dtype of m, float32 at least by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-      delayed: whether an update uses the roots from before its step, so that it does not wait for new ones. The first
-        step that uses roots is then one later.
-
-    Raises:
-      ValueError: an unknown `root_method`, `grafting` or `sides`; a size below 1; (in init) a leaf that is no matrix.
-      TypeError: a size that is no int.
+    Formulas and arguments are those of `gdjax.shampoo`, some of `gdjax.soap`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -188,8 +160,9 @@ def shampoo(
     For an m x n block the state has 2 m n + 2 m^2 + 2 n^2 numbers; m n less without `grafting="adam"`, and m^2 + n^2
     more with `root_method="qr"`.
 
+    Other arguments are those of `gdjax.soap`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
       b1: of the momentum, in [0, 1).
       b2: of L and R, in [0, 1].
       eps: at least 0. The roots add 1e-7 of the largest eigenvalue to each.
@@ -201,16 +174,6 @@ def shampoo(
         one power step in each turn.
       grafting: whose length a step has: "adam"; "sgd", that of m_hat; None for |U|. Of each block by itself.
       grafting_b2, grafting_eps: of the Adam for that.
-      block_size: matrices are cut evenly into blocks with sides of at most that; None for whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      weight_decay: of the matrices, times lr; at least 0.
-      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
-        one; None for all.
-      mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
-      roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
-        overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in place of that AdamW.
       delayed: whether an update uses the roots from before its step, so that it does not wait for new ones. The first
         step that uses roots is then one later.
 

@@ -34,13 +34,12 @@ def scale_by_sm3(
         r_t[i] = max_j v_t[i, j],    c_t[j] = max_i v_t[i, j]
         u_t = b1 u_{t-1} + (1 - b1) g_t / sqrt(v_t + eps)
 
+    Other arguments are those of `gdjax.sm3`.
+
     Args:
       b1: decay of the momentum, an average, in [0, 1).
       b2: 1 for sums of squares; in [0, 1) for averages with that decay.
       eps: inside the root, at least 0. Where the sum under it is 0 the direction is the gradient, which is 0.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -79,9 +78,8 @@ def sm3(learning_rate: Rate, momentum: Decay = 0.9, *, layer_axes: LayerAxes = N
     Args:
       learning_rate: lr, a scalar or a schedule.
       momentum: in [0, 1); nu is an average.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Departure: the reference has no number beside v_t, and 0 for 0 / 0.
 

@@ -78,32 +78,9 @@ def scale_by_soap(
 ) -> tuple[Array, SoapState]:  # fmt: skip
     """SOAP's direction: Adam in the eigenbases of Shampoo's factors.
 
-        L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t
-        G'_t = QL^T G_t QR,    m_t = b1 m_{t-1} + (1 - b1) G'_t,    v_t = b2 v_{t-1} + (1 - b2) G'_t^2
-        U_t = QL (m_hat_t / (sqrt(v_hat_t) + eps)) QR^T
+    Every leaf must be a matrix, or `roles` say how it is one; else `init` raises a ValueError.
 
-    Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      b1, b2: decay of m and v, in [0, 1).
-      shampoo_beta: beta, in [0, 1); b2 by default.
-      eps: at least 0.
-      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
-        and QR are I until their first turn. For a schedule all have their turn in one step.
-      max_precond_dim: a side longer than that has no factor, its basis is I. None for no limit.
-      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
-        whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
-      bias_correction: False for m and v in the place of m_hat and v_hat.
-      max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
-      mu_dtype: the dtype of m, float32 at least by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
-      TypeError: a size that is no int.
+    Formulas and arguments are those of `gdjax.soap`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -153,11 +130,11 @@ def soap(
       block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
         whole matrices.
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      refresh: "qr" for the power step; "eigh" for exact eigenvectors in every turn. v is then turned as the diagonal of
-        a covariance is.
+      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors. v is then turned as
+        the diagonal of a covariance is.
       bias_correction: False for m and v in the place of m_hat and v_hat.
       max_update_rms: the largest root mean square of a matrix's update before the rate; None for no limit.
-      weight_decay: of the matrices, times lr.
+      weight_decay: of the matrices, times lr; at least 0.
       weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
         one; None for all.
       mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.

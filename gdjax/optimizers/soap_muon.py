@@ -79,36 +79,10 @@ def scale_by_soap_muon(
 ) -> GradientTransformation:  # fmt: skip
     """SOAP-Muon's direction, whose singular values are about 1.
 
-        L_t = b3 L_{t-1} + (1 - b3) G_t G_t^T,    R_t = b3 R_{t-1} + (1 - b3) G_t^T G_t,    b3 = shampoo_beta
-        m_t = beta m_{t-1} + (1 - beta) G_t,    M_t = QL^T (beta m_t + (1 - beta) G_t) QR
-        v_t = b2 v_{t-1} + (1 - b2) M_t^2,      S_t = QL (M_t / (sqrt(v_t) + eps)) QR^T
-        U_t = the polar factor of S_t, by Newton-Schulz
+    Every leaf must be a matrix, or `roles` say how it is one; else `init` raises a ValueError.
 
-    Every leaf must be a matrix, or `roles` say how it is one.
-
-    Args:
-      beta: of the momentum, in [0, 1).
-      b2: of v, in [0, 1).
-      shampoo_beta: of L and R, in [0, 1); b2 by default.
-      eps: at least 0.
-      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
-        and QR are I until their first turn. For a schedule all have their turn in one step.
-      max_precond_dim: a side longer than that has no factor, its basis is I. None for no limit.
-      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
-        "dion", "polar_express", "cans", "deepseek" or "aol".
-      ns_steps: how many steps of Newton-Schulz, an int; with a sequence of triples only a bound on their number.
-      preconditioning: the norm that S is divided by before them: "frobenius", "spectral", "schatten" or "aol".
-      block_size: matrices are cut evenly into blocks with sides of at most that, each whitened by itself; None for
-        whole matrices.
-      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
-      mu_dtype: the dtype of m, float32 at least by default.
-      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
-        tree, or a function from the parameters to one.
-
-    Raises:
-      ValueError: an unknown preset, `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
-      TypeError: a size that is no int.
+    Formulas and arguments are those of `gdjax.soap_muon`, some of `gdjax.soap`, without its rate and decay. The
+    direction is U V^T.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -147,32 +121,20 @@ def soap_muon(
 
     For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 numbers. Derivatives through steps are as in `soap`.
 
+    Other arguments are those of `gdjax.soap`.
+
     Args:
-      learning_rate: lr, a scalar or a schedule.
       beta: of the momentum, in [0, 1).
       b2: of v, in [0, 1).
       shampoo_beta: of L and R, in [0, 1); b2 by default.
-      eps: at least 0.
-      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
-        and QR are I until their first turn. For a schedule all have their turn in one step.
-      max_precond_dim: a side longer than that has no factor, its basis is I. None for no limit.
       block_size: matrices are cut evenly into blocks with sides of at most that, which are whitened each by itself and
         orthogonalized together; None for whole matrices.
-      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
         "dion", "polar_express", "cans", "deepseek" or "aol".
       ns_steps: how many steps of Newton-Schulz, an int; with a sequence of triples only a bound on their number.
       preconditioning: the norm that S is divided by before them: "frobenius", "spectral", "schatten" or "aol".
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns". Vyas et al.
         take the "short" side, the records of modded-nanogpt both.
-      weight_decay: of the matrices, times lr; at least 0.
-      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
-        one; None for all.
-      mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
-      roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
-        overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in place of that AdamW.
 
     Departures: the records of modded-nanogpt refresh all bases in one step, and have further parts around this. Result
     44 has precondition_frequency=1, preconditioning="schatten", ns_coeffs=(2.0, -1.5, 0.5), ns_steps=12. Vyas et al.

@@ -123,24 +123,7 @@ def scale_by_sophia(
 ) -> Any:  # fmt: skip
     """Sophia's direction: momentum over an average of the Hessian's diagonal, every element clipped.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t,    m_t = mu_t / (1 - b1^t)
-        u_t = clip(m_t / max(gamma nu_{t-1}, eps), -c, c)
-        nu_t = b2 nu_{t-1} + (1 - b2) h_t every k steps, from t = 1 on, else nu_{t-1}
-
-    Args:
-      b1: decay of the momentum, in [0, 1).
-      b2: decay of the average of the diagonal, once every k steps, in [0, 1).
-      eps: the least denominator, at least 0.
-      gamma: a factor of the diagonal. It decides which elements are clipped.
-      clip_threshold: c, or None not to clip.
-      update_interval: k, at least 1.
-      hessian_diagonal_fn: the estimator, a transform that replaces the updates by h. It gets the extra arguments of
-        `update`; the default one needs `obj_fn`, the loss as a function of the parameters.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      verbose, print_win_rate_every_n_steps: print the share of elements that are not clipped, every so many steps; 0
-        for never.
-      bias_correction: False for the reference's m_t = mu_t.
-      newest: True for the reference's order, which divides by nu_t instead of nu_{t-1}.
+    Formulas and arguments are those of `gdjax.sophia`, without its rate and decay.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

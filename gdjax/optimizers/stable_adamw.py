@@ -21,22 +21,12 @@ def scale_by_stable_adamw(
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """AdamW's direction, of each array the shorter, the more its gradient exceeds what the second moment expects.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
-        rms_t = sqrt(mean of g_t^2 / max(nu_hat_t, eps^2))
         u_t = (mu_hat_t / (sqrt(nu_hat_t) + eps) + weight_decay x_t) / max(1, rms_t / clipping_threshold)
 
-    with the mean over each array.
+    Other formulas and other arguments are those of `gdjax.stable_adamw`.
 
     Args:
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps: outside the root, and the least root that the mean sees, at least 0.
-      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
-      weight_decay: decoupled, at least 0. It is divided too: the reference shortens the rate.
-      clipping_threshold: the largest rms that changes nothing, at least 0; None for no clipping, which is AdamW.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      weight_decay: decoupled, at least 0, which is the default. It is divided too: the reference shortens the rate.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -85,12 +75,10 @@ def stable_adamw(
       eps: outside the root, and the least root that the mean sees, at least 0.
       mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       weight_decay: times lr_t, at least 0. A scalar or a schedule. The default is that of the authors' code, for CLIP.
-      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
-        all.
+      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
       clipping_threshold: the largest rms that changes nothing, at least 0; None for no clipping, which is AdamW.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     The reference corrects b1 and b2 for the start at 0; here, as in Adam, the averages are corrected, which gives the
     same numbers, so that the state is that of `adamw`: `migrate` goes from one to the other.

@@ -24,15 +24,10 @@ def scale_by_yogi(
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Yogi's direction: Adam's, with a second moment that moves towards g^2 by a bounded step.
 
-        mu_t = b1 mu_{t-1} + (1 - b1) g_t                            mu_hat_t = mu_t / (1 - b1^t)
-        nu_t = nu_{t-1} - (1 - b2) sign(nu_{t-1} - g_t^2) g_t^2      nu_hat_t = nu_t / (1 - b2^t)
-        u_t = mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)
+    Formulas and other arguments are those of `gdjax.yogi`, without its rate.
 
     Args:
-      b1: decay of the first moment, in [0, 1).
-      b2: of the second, in [0, 1).
-      eps: outside the root, at least 0.
-      eps_root: inside the root, at least 0. Where the denominator is 0 the direction is the numerator.
+      eps_root: inside the root, at least 0.
       initial_accumulator_value: nu_0, at least 0.
 
     Example:
@@ -65,7 +60,7 @@ def yogi(learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 
       learning_rate: lr, a scalar or a schedule.
       b1: decay of the first moment, in [0, 1).
       b2: of the second, in [0, 1).
-      eps: at least 0.
+      eps: at least 0. Where the denominator is 0 the direction is the numerator.
 
     Departures: the reference corrects neither moment, Optax both. Optax starts mu at 1e-6 too, and so moves parameters
     that never had a gradient; the reference's mu, and this one, starts at 0.

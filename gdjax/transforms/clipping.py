@@ -102,9 +102,8 @@ def clip_by_block_rms(
 
     Args:
       threshold: the bound, at least 0. 0 gives zeros, infinity changes nothing.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     A NaN in an array makes that array NaN.
 
@@ -156,9 +155,8 @@ def centralize(
     Args:
       output_axis: the axis of the outputs. 0, the default, is Optax's and right for torch's layout (out, in, ...); the
         reference's rule for the layout of flax and other JAX libraries, (..., in, out), is -1.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -276,9 +274,8 @@ def adaptive_grad_clip(
       eps: the least norm that weights count as, so that weights that start at 0 can move; at least 0.
       axis: the axes that a unit extends along, an int or a tuple. By default all of a scalar or vector (of an array
         with at most one axis longer than 1), the first axis of two or three, and all but the last of four or five.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.

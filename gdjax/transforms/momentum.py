@@ -218,9 +218,8 @@ def mars(
       b1: the decay of the momentum of `inner`, in [0, 1): give both the same number.
       gamma: the size of the correction; 1 is that of STORM, 0 none.
       max_norm: the largest norm of an array, at least 0; infinity for no bound.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     The authors correct matrices alone. What has another number of axes, and in MARS-M embeddings and the head too, gets
     AdamW at b1 = 0.9, b2 = 0.95, a decay of 0.1 and a rate of its own. `partition` does that: see the example.
@@ -278,9 +277,8 @@ def cautious(
       clamp: the least denominator, above 0: the authors' code has 1e-3, the paper none. An array without an element
         that agrees does not move.
       ascends: the updates go up the gradient, as those of `scale_by_adam()` alone do: m_t is 1 where u_t g_t > 0.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Departure: the authors do not mask the weight decay; here the mask is for all that `inner` does. Theirs is
     `with_weight_decay(cautious(adam(lr)), lr, weight_decay)`.

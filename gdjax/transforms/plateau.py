@@ -159,9 +159,8 @@ def scale_by_distance_over_gradients(
       eps: at least 0.
       param_dtype: the dtype in which x_0 is kept (its parts, where it is complex).
       global_scale: a factor for all leaves.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.

@@ -41,9 +41,8 @@ def scale_by_trust_ratio(
       min_norm: the least that both norms count for, at least 0.
       trust_coefficient: at least 0.
       eps: added to the norm of the update, at least 0.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -76,9 +75,8 @@ def scale_by_param_block_norm(
 
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -104,9 +102,8 @@ def scale_by_param_block_rms(
 
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
-      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
-        to a tree of ints. None for none.
+      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
+        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.

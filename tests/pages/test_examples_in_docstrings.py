@@ -1,4 +1,4 @@
-"""The docstrings of public names: an example that runs, and arguments that are explained where they stand."""
+"""The docstrings of public names: an example that runs, and arguments that are explained."""
 
 import doctest
 import importlib.util
@@ -6,9 +6,12 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+import gdjax
 
 # The folders whose docstrings say of every argument what it is.
 EXPLAINED = {"optimizers", "transforms", "schedules", "combine", "inspection", "linesearch", "training"}
@@ -22,6 +25,8 @@ WITHOUT = {
     "DilocoStep", "ShardedStep",
 }  # fmt: skip
 MOST_LINES, MOST_COLUMNS = 8, 88
+# How a docstring names the functions that explain the arguments which it does not: one sentence, the same everywhere.
+REFERENCE = r"\b[Aa]rguments are those of `gdjax\.\w+`(?:, some of `gdjax\.\w+`)?"
 
 
 def load_catalogue() -> Any:
@@ -86,7 +91,7 @@ def test_examples(module: str):
 
 
 def test_a_wrong_example_is_found():
-    symbol = type("Symbol", (), {"obj": lambda: 0, "name": "f", "short": "f", "module": "m"})
+    symbol = SimpleNamespace(obj=lambda: 0, name="f", short="f", module="m")
     symbol.obj.__doc__ = "F.\n\nReference:\n  A book.\n\nExample:\n  >>> import gdjax\n  >>> f = 1\n  >>> f\n  2\n"
     assert flaws(symbol) == ["it does not stand before `Reference:`"]
     assert "Expected:\n    2\nGot:\n    1\n" in failures(symbol)
@@ -119,12 +124,72 @@ def test_no_argument_is_explained_on_another_page(module: str):
     assert {name: entries for name, entries in found.items() if entries} == {}
 
 
+def named(text: str) -> set[str]:
+    """The arguments that a docstring explains itself."""
+    return {name.strip(" *") for entry in entries(text) for name in entry.partition(":")[0].split(",")}
+
+
+def references(text: str) -> list[str]:
+    """The functions whose docstrings explain the arguments that this one does not."""
+    return re.findall(r"`gdjax\.(\w+)`", " ".join(re.findall(REFERENCE, text.replace("\n", " "))))
+
+
 def unexplained(symbol: Any) -> list[str]:
-    named = {name.strip(" *") for entry in entries(docstring(symbol)) for name in entry.partition(":")[0].split(",")}
-    return [name for name in inspect.signature(symbol.obj).parameters if name not in named]
+    """The arguments that neither the docstring nor one that it refers to explains."""
+    text = docstring(symbol)
+    known = named(text).union(*(named(inspect.getdoc(getattr(gdjax, x)) or "") for x in references(text)))
+    return [name for name in inspect.signature(symbol.obj).parameters if name not in known]
+
+
+def other_defaults(symbol: Any) -> list[str]:
+    """The arguments of a part that have another default than where they are explained, and are not named here."""
+    text = docstring(symbol)
+    found = []
+    for name in set(inspect.signature(symbol.obj).parameters) - named(text):
+        theirs = [inspect.signature(getattr(gdjax, x)).parameters for x in references(text)]
+        first = next((given[name].default for given in theirs if name in given), None)
+        if inspect.signature(symbol.obj).parameters[name].default not in (inspect.Parameter.empty, first):
+            found.append(name)
+    return found
 
 
 @pytest.mark.parametrize("folder", sorted(EXPLAINED))
 def test_every_argument_is_explained(folder: str):
-    found = {s.name: unexplained(s) for s in PUBLIC if s.module.partition(".")[0] == folder and s.name not in WITHOUT}
+    held = [s for s in PUBLIC if s.module.partition(".")[0] == folder and s.name not in WITHOUT]
+    found = {s.name: unexplained(s) for s in held}
     assert {name: arguments for name, arguments in found.items() if arguments} == {}
+
+
+def test_a_reference_leads_to_public_functions_that_explain_something():
+    referring = {s.name: s for s in PUBLIC if references(docstring(s))}
+    assert len(referring) > 50
+    for name, symbol in referring.items():
+        own = set(inspect.signature(symbol.obj).parameters) - named(docstring(symbol))
+        for other in references(docstring(symbol)):
+            assert other in gdjax.__all__ and own & named(inspect.getdoc(getattr(gdjax, other)) or ""), (name, other)
+
+
+def test_a_part_names_each_argument_with_another_default():
+    found = {s.name: other_defaults(s) for s in PUBLIC if s.name.startswith("scale_by_")}
+    assert {name: arguments for name, arguments in found.items() if arguments} == {}
+
+
+def test_an_argument_that_is_explained_nowhere_is_found():
+    def f(b1: Any = 0.9, eps: Any = 1.0, other: Any = 0) -> None:
+        """F.
+
+        Formulas and other arguments are those of `gdjax.adam`, some of
+        `gdjax.soap`, without its rate. `gdjax.lion` is something else.
+
+        Args:
+          other: a number.
+        """
+
+    symbol = SimpleNamespace(obj=f, name="f")
+    assert references(docstring(symbol)) == ["adam", "soap"]
+    assert unexplained(symbol) == [] and other_defaults(symbol) == ["eps"]
+    symbol.obj = lambda b1, neither: None
+    symbol.obj.__doc__ = "F.\n\nArguments are those of `gdjax.adam`.\n"
+    assert unexplained(symbol) == ["neither"]
+    symbol.obj.__doc__ = "F.\n\nFormulas are those of `gdjax.adam`.\n"
+    assert unexplained(symbol) == ["b1", "neither"]
