@@ -21,6 +21,8 @@ from gdjax.xla import sums
 from gdjax.xla.loops import writes_several
 from gdjax.xla.write_order import Selection, after, bound_for, destination, written
 
+__all__ = ["eval_params"]
+
 
 def as_before(new: Any, old: Any) -> Any:
     """The new state in the form of the old one: in its structure and classes, dtypes and places.

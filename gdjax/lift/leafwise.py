@@ -38,6 +38,8 @@ from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule, named
 from gdjax.lift.slots import Planned, ScaleByScheduleState, Shared, Whole, read_by
 
+__all__ = ["Hyper", "Reduced", "leafwise"]
+
 Reduced = Any  # in a rule of version 0.2: a number from its `reduce`
 INFERRED = "needs_params", "reads_old"  # arguments of version 0.2
 TOLD = "gdjax.leafwise: reduce is deprecated: call gdjax.total, gdjax.largest or gdjax.total_norm in the rule"

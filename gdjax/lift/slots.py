@@ -17,6 +17,11 @@ from gdjax.core.types import Array, ArrayTree, Codec, OptState, Params, Transfor
 from gdjax.lift.one_leaf import stored
 from gdjax.xla.write_order import bound_for
 
+__all__ = [
+    "Factor", "Integer", "Key", "Moment", "New", "ScaleByScheduleState", "ScheduledState", "Shared", "Stored",
+    "first_moment", "initial_parameter", "second_moment",
+]  # fmt: skip
+
 Hyperparameters = Mapping[str, Any]
 
 

@@ -16,6 +16,11 @@ from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates, is_s
 from gdjax.numerics import Array
 from gdjax.xla.write_order import bound_for
 
+__all__ = [
+    "KahanSummationState", "MasterRemaindersState", "MasterWeightsState", "StochasticRoundingState",
+    "with_kahan_summation", "with_master_weights", "with_stochastic_rounding",
+]  # fmt: skip
+
 
 class MasterWeightsState(NamedTuple):
     """State of `with_master_weights`."""
