@@ -202,5 +202,6 @@ __all__ += sorted(name for name, x in vars().items() if not (name[0] == "_" or n
 
 
 def __dir__() -> list[str]:
-    """What a user looks for; the folders of the inside are left out."""
-    return sorted([*__all__, "__doc__", "__name__", "__version__"])
+    """What a user looks for: not the classes of states, which can be imported, nor the folders of the inside."""
+    states = {name for name in __all__ if name.endswith(("State", "Info"))} | {"ApplyEvery", "WeightDecaySchedule"}
+    return sorted({*__all__, "__doc__", "__name__", "__version__"} - states | {"OptState"})

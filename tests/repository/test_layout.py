@@ -175,6 +175,15 @@ def test_the_root_holds_what_a_user_imports():
     assert (folders - set(gdjax.__all__)) & set(dir(gdjax)) == set()
 
 
+def test_dir_has_all_but_the_states():
+    hidden = set(gdjax.__all__) - set(dir(gdjax))
+    assert {"ScaleByAdamState", "MaskedState", "ZoomLinesearchInfo", "ApplyEvery"} <= hidden
+    assert [name for name in hidden if not hasattr(getattr(gdjax, name), "_fields")] == []
+    shown = {name: getattr(gdjax, name) for name in dir(gdjax) if name[0] != "_"}
+    assert [name for name, x in shown.items() if (x.__doc__ or "").startswith("State of ")] == []
+    assert [name for name in shown if name.endswith("State")] == ["OptState"]  # the type of any state
+
+
 def test_all_names_what_is_exported():
     names = gdjax.__all__
     assert sorted({name for name in names if names.count(name) > 1}) == [], "names that __all__ has twice"
