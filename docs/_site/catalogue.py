@@ -112,7 +112,9 @@ def _definitions(module: str) -> dict[str, tuple[str, str] | ast.stmt]:
     found: dict[str, tuple[str, str] | ast.stmt] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gdjax"):
+            listed = importlib.import_module(str(node.module)).__all__ if node.names[0].name == "*" else []
             found |= {a.asname or a.name: (str(node.module), a.name) for a in node.names}
+            found |= {name: (str(node.module), name) for name in listed}
         elif isinstance(node, ast.Assign):
             names = [n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
             found |= dict.fromkeys(names, node)

@@ -16,6 +16,8 @@ from gdjax.core.types import Array, Codec
 from gdjax.xla.reads import as_integers, weighted
 from gdjax.xla.write_order import own_zero
 
+__all__ = ["bfloat16_with_error"]
+
 # The extra argument of `update` that tells a part which rounds at random the number of the first row of all arrays: of
 # one layer of a stack, as `gradient_release` updates it, that of the layer.
 FIRST_ROW = "first_row"

@@ -11,6 +11,8 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import FINITE, POSITIVE
 from gdjax.core.types import Scalar, Transform
 
+__all__ = ["for_batch", "for_length"]
+
 
 def everywhere(label: str, tx: Transform) -> list[Use]:
     """The numbers of a transform that change with the batch or the length, whatever leaves there are."""

@@ -16,6 +16,8 @@ from gdjax.core.values import is_ours
 from gdjax.lift import order
 from gdjax.lift.rule import Leafwise, run, state_of, steps_of
 
+__all__ = ["chain", "named_chain"]
+
 
 @dataclass(frozen=True, eq=False)
 class Chain(Part):

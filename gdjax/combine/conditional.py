@@ -22,6 +22,8 @@ from gdjax.numerics import Array
 from gdjax.xla import sums
 from gdjax.xla.write_order import after, new_parameter
 
+__all__ = ["eval_params"]
+
 
 def as_before(new: Any, old: Any) -> Any:
     """The new state in the form of the old one: in its structure and classes, dtypes and places.

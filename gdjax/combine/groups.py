@@ -22,6 +22,8 @@ from gdjax.lift.rule import Leafwise
 from gdjax.linalg.matrices import is_numbers
 from gdjax.matrices.plan import ByRole, MatrixPlan, plan_of
 
+__all__ = ["MultiTransformState", "PartitionState", "multi_transform", "partition", "selective_transform"]
+
 
 class PartitionState(NamedTuple):
     """State of `partition`."""

@@ -19,6 +19,11 @@ from gdjax.core.parts import Guess, known, within
 from gdjax.core.types import Array, ArrayTree, OptState, Params, PerLeaf, Transform, Updates, base_of, unboxed
 from gdjax.core.values import Call, Value, bind, is_ours
 
+__all__ = [
+    "InjectHyperparamsState", "InjectStatefulHyperparamsState", "StatefulSchedule", "WrappedSchedule",
+    "WrappedScheduleState", "get_hyperparams", "inject_hyperparams", "inject_stateful_hyperparams",
+]  # fmt: skip
+
 Found = tuple[tuple[str, ...], Any]  # the path to it, which ends in its name, and its value
 
 

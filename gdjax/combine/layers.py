@@ -14,6 +14,8 @@ from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, is_hidden, is_skipped
 from gdjax.core.values import value
 
+__all__ = ["layerwise_decay"]
+
 LABEL = "gdjax.layerwise_decay"
 Depth = int | Sequence[int]  # one for each entry of the first axis of a leaf that is a stack of layers
 

@@ -16,6 +16,8 @@ from gdjax.core.paths import check_prefix, is_masked
 from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates, is_skipped
 from gdjax.lift.rule import Leafwise
 
+__all__ = ["MaskOrFn", "MaskedState", "freeze", "masked"]
+
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
 
 

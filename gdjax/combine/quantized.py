@@ -31,6 +31,8 @@ from gdjax.core.types import (
 from gdjax.numerics import is_key, safe_increment
 from gdjax.xla.write_order import in_loops_of_its_own
 
+__all__ = ["QuantizedState", "quantize_state"]
+
 LABEL = "gdjax.quantize_state"
 
 

@@ -16,6 +16,8 @@ from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.numerics import is_key
 
+__all__ = ["state_sharding"]
+
 LABEL = "gdjax.state_sharding"
 Axes = tuple[str, ...]  # the axes of the mesh that divide one axis of an array
 

@@ -24,6 +24,8 @@ from gdjax.lift.rule import Leafwise
 from gdjax.linalg.matrices import is_trained
 from gdjax.matrices.plan import ByRole
 
+__all__ = ["transfer", "transfer_init"]
+
 LABEL = "gdjax.transfer"
 
 

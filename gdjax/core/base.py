@@ -30,6 +30,13 @@ from gdjax.core.types import (
 )
 from gdjax.core.values import Call, Value, bind, is_foreign, not_called, short_types
 
+__all__ = [
+    "AdaptiveGradClipState", "AddDecayedWeightsState", "ClipByGlobalNormState", "ClipState", "EmptyState",
+    "GradientTransformation", "GradientTransformationExtraArgs", "MaskedNode", "NonNegativeParamsState",
+    "ScaleByTrustRatioState", "ScaleState", "TransformUpdateExtraArgsFn", "identity", "init_empty_state", "set_to_zero",
+    "transform",
+]  # fmt: skip
+
 P = ParamSpec("P")
 NO_VALUE = (
     closures.ByValue, jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,

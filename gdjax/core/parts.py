@@ -30,6 +30,8 @@ from gdjax.core.part import HIDDEN, Axes, Inside, Kept, Kind, Pair, Part, Path, 
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.core.values import Call
 
+__all__ = ["from_optax", "state_from_optax", "state_to_optax", "to_optax"]
+
 
 class Guess(Part):
     """A transform that is no `Part`, as far as its state and the calls that made it show.

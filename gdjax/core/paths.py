@@ -10,6 +10,8 @@ from gdjax.core import callers, structures
 from gdjax.core.types import ArrayTree, check_patterns, is_box, is_hidden, is_skipped
 from gdjax.core.values import value
 
+__all__ = ["label_by_path", "mask_by_path"]
+
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]  # searched in a path, or a predicate of (path, leaf)
 
 

@@ -19,6 +19,11 @@ from gdjax.core.contexts import WHERE, within
 from gdjax.core.number_domains import BOUND, DECAY, FINITE, POSITIVE, RATE, SHARE, SIZE, SQUARES, Integer, Kind
 from gdjax.core.values import key_of
 
+__all__ = [
+    "ArrayTree", "Codec", "OptState", "Params", "PerLeaf", "ScalarOrSchedule", "Schedule", "TransformInitFn",
+    "TransformUpdateFn", "Updates", "per_leaf",
+]  # fmt: skip
+
 Array = jax.Array
 
 

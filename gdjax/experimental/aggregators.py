@@ -25,6 +25,12 @@ from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 
+__all__ = [
+    "AccumulateAvgUpdatesState", "AggregatedUpdates", "Aggregator", "AggregatorUpdateFn", "MaybeAxis",
+    "PerElementUpdates", "accumulate_avg_updates", "average_incrementally_updates", "average_per_element_updates",
+    "process",
+]  # fmt: skip
+
 P = ParamSpec("P")
 PerElementUpdates = Any  # a tree like the parameters, whose leaves have more axes: of examples, say
 AggregatedUpdates = Any  # a tree like the parameters

@@ -18,6 +18,12 @@ from gdjax.experimental.aggregators import Aggregator, PerElementUpdates, aggreg
 from gdjax.lift.slots import Moment, first_moment, second_moment
 from gdjax.numerics import Array, abs_sq
 
+__all__ = [
+    "PerElementMeanAndSumSqDiffGradsState", "PerElementMeanAndVarianceEMAState", "add_mean_variance_to_opt",
+    "get_batch_size_from_per_elt_updates", "get_per_element_mean_and_sum_sq_diff_grads",
+    "get_unbiased_mean_and_variance_ema", "track_per_element_mean_and_variance_with_ema",
+]  # fmt: skip
+
 
 def get_batch_size_from_per_elt_updates(per_elt_updates: PerElementUpdates, per_elt_axis: int | Sequence[int]) -> int:
     """How many examples there are along the given axes.

@@ -17,6 +17,8 @@ from gdjax.inspection.tabulate import Table
 from gdjax.xla import at_home
 from gdjax.xla.at_home import Collective
 
+__all__ = ["Collective", "collectives"]
+
 LABEL = "gdjax.collectives"
 
 

@@ -24,6 +24,8 @@ from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
 from gdjax.lift import probe
 from gdjax.matrices.plan import Leaf
 
+__all__ = ["explain"]
+
 LABEL = "gdjax.explain"
 # The parts that multiply an update by a number, and the names of the number; the arguments that are a decay.
 _FACTORS: Mapping[str, str] = {"rate": "learning_rate", "scale": "step_size", "schedule": "step_size_fn"}

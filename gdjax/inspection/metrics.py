@@ -24,6 +24,8 @@ from gdjax.tree.norms import finite_square, global_norm
 from gdjax.tree.states import get_all_with_path
 from gdjax.xla.write_order import after
 
+__all__ = ["MetricsState", "metrics", "with_metrics"]
+
 LABEL = "gdjax.with_metrics"
 NORMS = "grad", "update", "param"
 

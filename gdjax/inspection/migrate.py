@@ -15,6 +15,8 @@ from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.walk import Entry, entries, pairs
 
+__all__ = ["MigrationReport", "migrate"]
+
 LABEL = "gdjax.migrate"
 # What the fields are: averages of the gradients, m = b m + (1 - b) g, or of their squares; sums, m = b m + g.
 MEANS = "scale_by_adam scale_by_amsgrad scale_by_belief scale_by_lion muon".split()

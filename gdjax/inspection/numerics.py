@@ -22,6 +22,8 @@ from gdjax.lift.probe import gradients_like
 from gdjax.transforms import master_weights as masters
 from gdjax.tree.updates import apply_updates
 
+__all__ = ["check_numerics"]
+
 LABEL = "gdjax.check_numerics"
 
 

@@ -11,6 +11,8 @@ from gdjax.core.structures import few, listed
 from gdjax.core.types import ArrayTree
 from gdjax.numerics import is_key
 
+__all__ = ["check_restored"]
+
 LABEL = "gdjax.check_restored"
 CARRY = "For another optimizer restore with the one that was saved, and give the state to gdjax.migrate"
 EMPTY = "is the checkpoint whole, and is this the item of it that has these? An older step may be whole"

@@ -12,6 +12,8 @@ from gdjax.inspection.tabulate import Table
 from gdjax.inspection.walk import shapes_of
 from gdjax.matrices.plan import matrices_by_role, plan_of
 
+__all__ = ["roles", "transfer_table"]
+
 
 class Role(NamedTuple):
     """A row of `roles`."""

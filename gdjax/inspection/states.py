@@ -15,6 +15,8 @@ from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.walk import Entry, entries, pairs
 from gdjax.numerics import is_key
 
+__all__ = ["reset", "state_from_dict", "state_to_dict"]
+
 VERSION = 1
 KINDS = jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating  # each holds the numbers of those before it
 

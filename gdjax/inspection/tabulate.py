@@ -23,6 +23,8 @@ from gdjax.inspection.walk import shapes_of
 from gdjax.lift.order import OrderWarning
 from gdjax.numerics import is_key
 
+__all__ = ["Table", "state_bytes", "tabulate"]
+
 LABEL = "gdjax.Table"
 
 

@@ -35,6 +35,8 @@ from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule
 from gdjax.lift.slots import Planned, ScaleByScheduleState, Shared, Whole, read_by
 
+__all__ = ["Hyper", "leafwise"]
+
 P = ParamSpec("P")
 Hyper = Annotated[Any, types.ScalarOrSchedule]  # of a rule, which gets a scalar: what its factory takes stands behind
 

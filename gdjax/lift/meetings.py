@@ -30,6 +30,8 @@ from gdjax.core.types import Array
 from gdjax.tree import norms
 from gdjax.xla.reads import original
 
+__all__ = ["largest", "total", "total_norm"]
+
 
 def total(x: Array) -> Array:
     """The sum of x, one number of each array, over the arrays of the tree: to be called in a rule.

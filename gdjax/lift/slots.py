@@ -16,6 +16,11 @@ from gdjax.core.part import Kind
 from gdjax.core.types import Array, ArrayTree, Codec, OptState, Params, Transform, is_skipped
 from gdjax.lift.one_leaf import stored
 
+__all__ = [
+    "Factor", "Integer", "Key", "Moment", "New", "ScaleByScheduleState", "ScheduledState", "Shared", "Stored",
+    "first_moment", "initial_parameter", "second_moment",
+]  # fmt: skip
+
 Hyperparameters = Mapping[str, Any]
 
 

@@ -16,6 +16,8 @@ from gdjax.lift.rule import Leafwise, OfLeaf, run, state_of, steps_of
 from gdjax.lift.rule_checks import Special
 from gdjax.lift.slots import Planned, ScheduledState, Shared
 
+__all__ = ["WrapperState", "wrapper"]
+
 P = ParamSpec("P")
 
 

@@ -22,6 +22,8 @@ from gdjax.linalg.matrices import highest
 from gdjax.linalg.roots import matrix_inverse_pth_root
 from gdjax.numerics import Array
 
+__all__ = ["inverse_root", "refreshed_basis", "turned_basis"]
+
 SHARE = 0.4  # of an old vector eps^SHARE is added at most, where a matrix says nothing of it
 KNOWN = 0.45  # eigenvalues below eps^KNOWN of the largest have eigenvectors that rounding moves by more than eps^0.55
 SPREAD = 0.01  # of fixed numbers in each vector that fills a null space

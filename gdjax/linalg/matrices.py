@@ -15,6 +15,8 @@ from gdjax.linalg import stacks
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE, kept
 
+__all__ = ["Matrix"]
+
 highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -16,6 +16,8 @@ from gdjax.linalg import matrices, newton_schulz
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
+__all__ = ["orthogonalize"]
+
 JORDAN = (3.4445, -4.7750, 2.0315)
 
 # Amsel et al. 2025, Algorithm 1: the best polynomials one after the other, if singular values are at least 1e-3.

@@ -12,6 +12,8 @@ from gdjax import numerics, tree
 from gdjax.core import meshes
 from gdjax.core.types import Array, ArrayLike, ArrayTree
 
+__all__ = ["matrix_inverse_pth_root", "nnls", "power_iteration"]
+
 
 def power_iteration(
     matrix: Array | np.ndarray | Callable[[Any], Any], *, v0: ArrayTree | None = None, num_iters: int = 100,

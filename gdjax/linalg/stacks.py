@@ -17,6 +17,8 @@ from gdjax.xla import write_order
 from gdjax.xla.at_home import by_owners, computed, dealt, gathered, together
 from gdjax.xla.write_order import LARGE, after, once
 
+__all__ = ["in_stacks"]
+
 
 def shared_rounds(counts: Mapping[int, int], places: int) -> list[dict[int, int]]:
     """What is left of stacks after whole rounds, packed into as few rounds as first-fit finds.

@@ -15,6 +15,8 @@ from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
 
+__all__ = ["BacktrackingLinesearchInfo", "ScaleByBacktrackingLinesearchState", "scale_by_backtracking_linesearch"]
+
 LABEL = "gdjax.scale_by_backtracking_linesearch"
 
 

@@ -14,6 +14,8 @@ from gdjax.core.structures import as_formed
 from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Updates
 from gdjax.core.values import value as as_value
 
+__all__ = ["value_and_grad_from_state"]
+
 
 @as_value
 def value_and_grad_from_state(value_fn: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Any]]:

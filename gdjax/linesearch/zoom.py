@@ -16,6 +16,8 @@ from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
 from gdjax.linesearch.wolfe import Wolfe, search
 
+__all__ = ["ScaleByZoomLinesearchState", "ZoomLinesearchInfo", "scale_by_zoom_linesearch"]
+
 LABEL = "gdjax.scale_by_zoom_linesearch"
 ROUNDING = 64  # times the precision of the dtype: what `approx_dec_rtol` may be at most
 

@@ -29,6 +29,13 @@ from gdjax.losses.common import (
 from gdjax.numerics import largest
 from gdjax.projections.balls import projection_simplex
 
+__all__ = [
+    "hinge_loss", "make_fenchel_young_loss", "multiclass_hinge_loss", "multiclass_perceptron_loss",
+    "multiclass_sparsemax_loss", "perceptron_loss", "poly_loss_cross_entropy", "safe_softmax_cross_entropy",
+    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "smooth_labels", "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels", "sparsemax_loss",
+]  # fmt: skip
+
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """The cross entropy of each yes-or-no prediction.

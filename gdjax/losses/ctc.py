@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from gdjax.losses.common import Array, ArrayLike, check_floating, log_softmax, promoted, wide_enough
 
+__all__ = ["ctc_loss", "ctc_loss_with_forward_probs"]
+
 NEVER = -1e30  # log 0 that can be added up and differentiated; exp of it, or of its sum with anything, is 0
 
 

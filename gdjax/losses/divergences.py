@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.losses.common import Array, ArrayLike, Axis, keep, mask_of, pair, product
 
+__all__ = ["convex_kl_divergence", "generalized_kl_divergence", "kl_divergence", "kl_divergence_with_log_targets"]
+
 
 def kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None

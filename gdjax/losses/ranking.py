@@ -23,6 +23,8 @@ from gdjax.losses.common import (
     unit,
 )
 
+__all__ = ["ntxent", "ranking_softmax_loss", "triplet_margin_loss"]
+
 
 def ranking_softmax_loss(
     logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None, weights: ArrayLike | None = None,

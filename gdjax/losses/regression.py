@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from gdjax.losses.common import Array, ArrayLike, Axis, check_floating, keep, mask_of, pair, promoted, unit
 
+__all__ = ["cosine_distance", "cosine_similarity", "huber_loss", "l2_loss", "log_cosh", "squared_error"]
+
 
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     """The square of each error; `l2_loss` is half of it.

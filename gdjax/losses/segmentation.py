@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from gdjax.core.base import is_concrete
 from gdjax.losses.common import Array, ArrayLike, pair
 
+__all__ = ["binary_dice_loss", "dice_loss", "multiclass_generalized_dice_loss"]
+
 _REDUCTIONS = {"mean": jnp.mean, "sum": jnp.sum, "none": lambda x, axis: x}
 
 

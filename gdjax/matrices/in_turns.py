@@ -20,6 +20,8 @@ from gdjax.core import meshes
 from gdjax.lift import meetings
 from gdjax.numerics import Array
 
+__all__ = ["in_turns"]
+
 LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
 
 

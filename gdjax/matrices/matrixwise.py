@@ -30,6 +30,8 @@ from gdjax.xla import at_home, write_order
 from gdjax.xla.loops import inputs_of, made_of_nothing
 from gdjax.xla.write_order import LARGE
 
+__all__ = ["matrixwise"]
+
 
 class Declared(NamedTuple):
     """A rule of one matrix, and what it was declared with."""

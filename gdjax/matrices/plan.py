@@ -21,6 +21,8 @@ from gdjax.matrices import reading
 from gdjax.matrices.context import Context
 from gdjax.numerics import Array
 
+__all__ = ["label_by_role", "matrices_by_role"]
+
 ROLES = "matrix embedding head norm bias router other".split()
 LABEL = "gdjax.matrices_by_role"
 NO_HEAD = "no name tells which leaf is the head: if one of the matrices is the last layer, override it"

@@ -28,6 +28,8 @@ from gdjax.matrices.plan import Leaf, plan_of, routing
 from gdjax.numerics import Array
 from gdjax.xla import write_order
 
+__all__ = ["Along", "Basis", "Block", "Side"]
+
 Stacks = dict[str, Any]  # by the name of a shape
 Shape = tuple[str, int, int]  # the name, rows and columns of the blocks of a stack
 Sides = Literal["both", "short", "rows", "columns"]

@@ -15,6 +15,8 @@ from gdjax.lift.rule_checks import hashable
 from gdjax.linalg.stacks import at_owners, in_stacks
 from gdjax.matrices.plan import Leaf
 
+__all__ = ["together"]
+
 
 def together(f: Callable[..., Any]) -> Callable[..., Any]:
     """f of the matrices of all leaves, those of one shape at once: to be called in a rule.

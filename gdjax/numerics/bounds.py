@@ -12,6 +12,8 @@ from jax.typing import ArrayLike, DTypeLike
 from gdjax.numerics.elementwise import Array, abs_sq, at_least_float32
 from gdjax.xla.reads import alone, apart, finite_within, original, rounded
 
+__all__ = ["bounded"]
+
 
 def below_overflow(x: Array) -> Array:
     """x, at most a quarter of the largest number of its dtype: an average of squares must not be infinite for good."""

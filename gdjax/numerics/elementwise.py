@@ -12,6 +12,8 @@ import numpy as np
 from gdjax.core.arrays import is_key
 from gdjax.core.types import Array, ArrayLike, ArrayTree, Axis, DTypeLike
 
+__all__ = ["safe_increment", "safe_int32_increment"]
+
 
 def abs_sq(x: Array) -> Array:
     """|x|^2, real for complex x, without the rounding of a square root."""

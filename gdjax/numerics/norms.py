@@ -13,6 +13,8 @@ from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
 from gdjax.xla.write_order import product, selected_product
 
+__all__ = ["safe_norm", "safe_root_mean_squares"]
+
 Axes = tuple[int, ...]
 
 

@@ -10,6 +10,8 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adabelief import ScaleByBeliefState
 from gdjax.transforms.decay import descending
 
+__all__ = ["acprop", "scale_by_acprop"]
+
 
 @leafwise(ScaleByBeliefState, nu=Moment(wide=True, real=True), growth="elementwise")
 def scale_by_acprop(

@@ -11,6 +11,8 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByBeliefState", "adabelief", "scale_by_belief"]
+
 
 class ScaleByBeliefState(NamedTuple):
     """State of `scale_by_belief`."""

@@ -11,6 +11,8 @@ from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["ScaleByAdaDeltaState", "adadelta", "scale_by_adadelta"]
+
 # e_x is an average of what was computed from it: an error of rounding would grow in it from step to step.
 _average = Moment(wide=True, real=True, kind="exact")
 

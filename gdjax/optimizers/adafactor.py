@@ -35,6 +35,8 @@ from gdjax.transforms.decay import add_decayed_weights, decaying
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
 
+__all__ = ["FactoredState", "adafactor", "scale_by_factored_rms"]
+
 
 class FactoredState(NamedTuple):
     """State of `scale_by_factored_rms`. A leaf has either v_row and v_col or v, and (1,) zeros for the rest."""

@@ -11,6 +11,8 @@ from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByRssState", "adagrad", "scale_by_rss"]
+
 
 class ScaleByRssState(NamedTuple):
     """State of `scale_by_rss`."""

@@ -9,6 +9,8 @@ from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByAdamState", "adam", "adamw", "scale_by_adam"]
+
 
 class ScaleByAdamState(NamedTuple):
     """State of `scale_by_adam`."""

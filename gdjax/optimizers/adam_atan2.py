@@ -10,6 +10,8 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
+__all__ = ["adam_atan2", "scale_by_adam_atan2"]
+
 
 @leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def scale_by_adam_atan2(

@@ -18,6 +18,8 @@ from gdjax.matrices.reading import attention_part, name_of
 from gdjax.numerics import Array, bounded, debias, divide, sqrt, sum_sq, widest_real
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByAdamMiniState", "adam_mini", "scale_by_adam_mini"]
+
 
 class ScaleByAdamMiniState(NamedTuple):
     """State of `scale_by_adam_mini`."""

@@ -12,6 +12,8 @@ from gdjax.numerics import Array, bounded, debias, divide
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
+__all__ = ["adamax", "adamaxw", "scale_by_adamax"]
+
 
 # A maximum keeps what was rounded upwards, and is not an average of squares: an update is divided by it, not its root.
 @leafwise(ScaleByAdamState, nu=replace(second_moment, kind="fine"), growth="elementwise")

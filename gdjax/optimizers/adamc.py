@@ -5,6 +5,8 @@ from gdjax.core.types import Decay, DType, Mask, Positive, Rate, Size, Squares
 from gdjax.optimizers.adam import adam
 from gdjax.transforms.decay import decaying
 
+__all__ = ["adamc"]
+
 
 @transform
 def adamc(

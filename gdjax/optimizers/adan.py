@@ -11,6 +11,8 @@ from gdjax.lift.slots import Moment, Shared, second_moment, slow_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByAdanState", "adan", "scale_by_adan"]
+
 
 class ScaleByAdanState(NamedTuple):
     """State of `scale_by_adan`, in the reference's letters."""

@@ -9,6 +9,8 @@ from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByAdanaState", "adana", "scale_by_adana"]
+
 
 class ScaleByAdanaState(NamedTuple):
     """State of `scale_by_adana`."""

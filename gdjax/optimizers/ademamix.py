@@ -12,6 +12,11 @@ from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = [
+    "ScaleByAdemamixState", "ScaleBySimplifiedAdEMAMixState", "ademamix", "scale_by_ademamix",
+    "scale_by_simplified_ademamix", "simplified_ademamix",
+]  # fmt: skip
+
 
 class ScaleByAdemamixState(NamedTuple):
     """State of `scale_by_ademamix`."""

@@ -13,6 +13,8 @@ from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
+__all__ = ["adopt", "scale_by_adopt"]
+
 
 def _fourth_root(t: Array) -> Array:
     return jnp.asarray(t, float) ** 0.25

@@ -13,6 +13,8 @@ from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByAmsgradState", "amsgrad", "scale_by_amsgrad"]
+
 
 class ScaleByAmsgradState(NamedTuple):
     """State of `scale_by_amsgrad`."""

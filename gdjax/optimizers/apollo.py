@@ -31,6 +31,8 @@ from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, shrink
 from gdjax.numerics import complex_dtype as complex_of
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["ScaleByApolloState", "apollo", "scale_by_apollo"]
+
 ScaleType = Literal["channel", "tensor"]
 
 

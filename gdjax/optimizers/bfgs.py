@@ -19,6 +19,8 @@ from gdjax.numerics import Array
 from gdjax.optimizers.lbfgs import NEWTON_SEARCH, searched
 from gdjax.projections.boxes import Bounds, ends_of
 
+__all__ = ["ScaleByBFGSState", "bfgs", "scale_by_bfgs", "scale_by_ssbroyden", "ssbroyden"]
+
 
 class ScaleByBFGSState(NamedTuple):
     """State of `scale_by_bfgs` and `scale_by_ssbroyden`; n is the number of real numbers in the parameters."""

@@ -12,6 +12,8 @@ from gdjax.numerics import Array, scaled
 from gdjax.optimizers.adafactor import all_but, by_rows_and_columns, factored_axes, of_each
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByCameState", "came", "scale_by_came"]
+
 
 class ScaleByCameState(NamedTuple):
     """State of `scale_by_came`. A leaf has either v_row, v_col, s_row and s_col or v, and (1,) zeros for the rest."""

@@ -14,6 +14,8 @@ from gdjax.numerics import Array, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["COCOBState", "cocob", "scale_by_cocob"]
+
 _sum = Moment(wide=True, real=True, kind="exact")
 
 

@@ -15,6 +15,8 @@ from gdjax.linalg.vectors import bounded_inner, sum_abs
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
 from gdjax.transforms.decay import decayed, of_some
 
+__all__ = ["DAdaptAdamWState", "ProdigyState", "dadapt_adamw", "prodigy"]
+
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
 _wide = Moment(wide=True)
 _sum = Moment(wide=True, kind="exact")

@@ -22,6 +22,8 @@ from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["ScaleByDionState", "dion", "scale_by_dion"]
+
 
 class ScaleByDionState(NamedTuple):
     """State of `scale_by_dion`."""

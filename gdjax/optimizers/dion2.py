@@ -21,6 +21,8 @@ from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["ScaleByDion2State", "dion2", "scale_by_dion2"]
+
 
 class ScaleByDion2State(NamedTuple):
     """State of `scale_by_dion2`."""

@@ -19,6 +19,8 @@ from gdjax.numerics import Array, below_overflow, bounded, divide, sqrt, sum_sq
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["DoGState", "DoWGState", "dog", "dowg", "scale_by_dog", "scale_by_dowg"]
+
 _INIT_STEPS = "distance", "learning_rate", "heuristic"
 
 

@@ -11,6 +11,8 @@ from gdjax.transforms.momentum import trace
 from gdjax.transforms.noise import differentially_private_aggregate
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["dpsgd"]
+
 
 @transform
 def dpsgd(

@@ -10,6 +10,8 @@ from gdjax.numerics import Array
 from gdjax.transforms.decay import WeightDecaySchedule
 from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 
+__all__ = ["fromage"]
+
 
 def _root(lr: Hyper, like: Array) -> Array:
     """sqrt(1 + lr^2)."""

@@ -18,6 +18,8 @@ from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import descending
 
+__all__ = ["GaLoreDimensionNumbers", "GaLoreState", "galore", "scale_by_galore"]
+
 
 class GaLoreState(NamedTuple):
     """State of `scale_by_galore`."""

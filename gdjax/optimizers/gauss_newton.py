@@ -19,6 +19,8 @@ from gdjax.linalg.matrices import highest
 from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
 
+__all__ = ["GaussNewtonState", "gauss_newton"]
+
 LABEL = "gdjax.gauss_newton"
 SMALL = 4096  # the most rows of a matrix that "auto" decomposes
 FITS = 2**26  # the most numbers of a Jacobian that "auto" keeps

@@ -12,6 +12,8 @@ from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
 from gdjax.optimizers.schedule_free import average, start_of_z, step_of_y
 
+__all__ = ["GPAState", "gpa"]
+
 LABEL = "gdjax.gpa"
 
 

@@ -16,6 +16,8 @@ from gdjax.matrices.slots import Along, Basis, Block, Side, Sides
 from gdjax.numerics import Array, abs_sq
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["KLShampooState", "kl_shampoo", "scale_by_kl_shampoo"]
+
 LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts as no less and no more than these
 
 

@@ -15,6 +15,8 @@ from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
 from gdjax.optimizers.soap import adam_in_bases
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["KLSoapState", "kl_soap", "scale_by_kl_soap"]
+
 
 class KLSoapState(NamedTuple):
     """State of `scale_by_kl_soap`. As `KLShampooState`, with a second moment."""

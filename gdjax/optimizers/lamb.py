@@ -8,6 +8,8 @@ from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 
+__all__ = ["lamb"]
+
 
 @transform
 def lamb(

@@ -13,6 +13,8 @@ from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Key, Moment, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 
+__all__ = ["PSGLDState", "SGHMCState", "SGLDState", "psgld", "sghmc", "sgld"]
+
 
 class SGLDState(NamedTuple):
     """State of `sgld`."""

@@ -9,6 +9,8 @@ from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByLapropState", "laprop", "scale_by_laprop"]
+
 
 # Not Adam's, though alike: `migrate` would take Adam's average of gradients for one of normalised gradients.
 class ScaleByLapropState(NamedTuple):

@@ -9,6 +9,8 @@ from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 
+__all__ = ["lars"]
+
 
 @transform
 def lars(

@@ -22,6 +22,8 @@ from gdjax.numerics import Array
 from gdjax.projections.boxes import Bounds, ends_of
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
+__all__ = ["ScaleByLBFGSState", "lbfgs", "scale_by_lbfgs"]
+
 SEARCH_WITHIN = scale_by_zoom_linesearch(20, max_learning_rate=1.0, initial_guess_strategy="one")
 NEWTON_SEARCH = scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
 Curvature = Literal["skip", "damp"]

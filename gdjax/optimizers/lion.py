@@ -11,6 +11,8 @@ from gdjax.lift.slots import slow_moment
 from gdjax.numerics import Array
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByLionState", "lion", "scale_by_lion"]
+
 _SHAPES = {
     "hard": lambda c, beta: jnp.sign(c),
     "smooth": lambda c, beta: jnp.sign(c) * jnp.tanh(beta * jnp.abs(c)),

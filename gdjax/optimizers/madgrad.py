@@ -12,6 +12,8 @@ from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
 
+__all__ = ["MadgradState", "madgrad", "scale_by_madgrad"]
+
 
 class MadgradState(NamedTuple):
     """State of `scale_by_madgrad`."""

@@ -15,6 +15,8 @@ from gdjax.lift.wrapper import wrapper
 from gdjax.linalg.vectors import bounded_inner, inner
 from gdjax.numerics import Array, divide, sqrt, squarable, sum_sq
 
+__all__ = ["MechanicState", "mechanize"]
+
 
 class MechanicState(NamedTuple):
     """State of `mechanize`. Each vector has one number for each beta."""

@@ -11,6 +11,8 @@ from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.linalg.vectors import bounded_inner, inner
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
 
+__all__ = ["MomoAdamState", "MomoState", "momo", "momo_adam"]
+
 # The step is made of its inner product with the parameters less an average of such products, and of its norm.
 _average = Moment(kind="exact")
 

@@ -39,6 +39,8 @@ from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["MuonDimensionNumbers", "MuonState", "muon", "scale_by_muon"]
+
 
 class MuonState(NamedTuple):
     """State of `scale_by_muon`."""

@@ -21,6 +21,8 @@ from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex
 from gdjax.optimizers.with_adam import beside_adam
 from gdjax.transforms.decay import decaying
 
+__all__ = ["MuownState", "muown"]
+
 LABEL = "gdjax.muown"
 
 

@@ -11,6 +11,8 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import adam, adamw
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleByNadamState", "nadam", "nadamw"]
+
 
 class ScaleByNadamState(NamedTuple):
     """State of `nadam` and `nadamw` where b1 grows with the step."""

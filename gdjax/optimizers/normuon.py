@@ -23,6 +23,8 @@ from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["ScaleByNorMuonState", "normuon", "scale_by_normuon"]
+
 
 class ScaleByNorMuonState(NamedTuple):
     """State of `scale_by_normuon`."""

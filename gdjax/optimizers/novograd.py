@@ -11,6 +11,8 @@ from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 from gdjax.transforms.decay import decayed, descending
 
+__all__ = ["ScaleByNovogradState", "novograd", "scale_by_novograd"]
+
 
 class ScaleByNovogradState(NamedTuple):
     """State of `scale_by_novograd`."""

@@ -13,6 +13,11 @@ from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = [
+    "ScaleByOptimisticGradientState", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent",
+    "scale_by_optimistic_gradient",
+]  # fmt: skip
+
 
 class ScaleByOptimisticGradientState(NamedTuple):
     """State of `scale_by_optimistic_gradient`."""

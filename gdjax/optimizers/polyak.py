@@ -12,6 +12,8 @@ from gdjax.lift.meetings import total
 from gdjax.numerics import Array, bounded, sum_sq
 from gdjax.optimizers.sgd import sgd
 
+__all__ = ["polyak_sgd", "scale_by_polyak"]
+
 
 @leafwise(extra="value")
 def scale_by_polyak(

@@ -21,6 +21,8 @@ from gdjax.numerics import Array, debias, unit_and_norm
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule
 
+__all__ = ["PSGDKronState", "psgd_kron", "scale_by_psgd_kron"]
+
 
 class PSGDKronState(NamedTuple):
     """State of `scale_by_psgd_kron`. Q, P and L have a stack for each shape of matrices, by its name, "768x3072"."""

@@ -13,6 +13,8 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
 from gdjax.transforms.decay import descending
 
+__all__ = ["radam", "scale_by_radam"]
+
 
 def sma_length(b: Hyper, t: Array) -> Array:
     """rho_t = rho_inf - 2 t b^t / (1 - b^t), with rho_inf = 2 / (1 - b) - 1: the length of the average that nu_t is.

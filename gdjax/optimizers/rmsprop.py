@@ -15,6 +15,11 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = [
+    "ScaleByRStdDevState", "ScaleByRStdDevWithCountState", "ScaleByRmsState", "ScaleByRmsWithCountState", "rmsprop",
+    "scale_by_rms", "scale_by_stddev",
+]  # fmt: skip
+
 _nu = Moment(wide=True, real=True, fill="initial_scale")
 # Their difference, a variance, must not lose its digits.
 _mean, _mean_sq = Moment(wide=True, kind="exact"), Moment(wide=True, real=True, fill="initial_scale", kind="exact")

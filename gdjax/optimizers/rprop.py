@@ -13,6 +13,8 @@ from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale
 
+__all__ = ["ScaleByRpropState", "rprop", "scale_by_rprop"]
+
 
 class ScaleByRpropState(NamedTuple):
     """State of `scale_by_rprop`."""

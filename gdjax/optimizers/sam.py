@@ -19,6 +19,8 @@ from gdjax.lift import slots
 from gdjax.numerics import Array
 from gdjax.tree.updates import apply_updates
 
+__all__ = ["SAMState", "sam"]
+
 LABEL = "gdjax.sam"
 
 

@@ -39,6 +39,10 @@ from gdjax.schedules.arguments import check_steps
 from gdjax.schedules.warmup import warmup_constant_schedule
 from gdjax.transforms.decay import add_decayed_weights, descending
 
+__all__ = [
+    "ScheduleFreeState", "schedule_free", "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_sgd",
+]  # fmt: skip
+
 LABEL = "gdjax.schedule_free"
 
 

@@ -15,6 +15,8 @@ from gdjax.linalg.vectors import inner, sum_abs
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, sqrt, squarable
 from gdjax.optimizers.schedule_free import average, start_of_z
 
+__all__ = ["ScheduleFreePlusState", "schedule_free_plus"]
+
 TO_L2 = math.sqrt(math.pi / 2)  # of normal numbers, the root of the mean square over the mean size
 
 

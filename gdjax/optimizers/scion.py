@@ -23,6 +23,8 @@ from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["ScaleByScionState", "scale_by_scion", "scion"]
+
 Norm = Literal["spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"]
 
 

@@ -11,6 +11,8 @@ from gdjax.transforms.momentum import trace
 from gdjax.transforms.noise import add_noise, escape_saddles
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["nesterov_point", "noisy_sgd", "perturbed_gradient_descent", "sgd"]
+
 
 @transform
 def sgd(

@@ -22,6 +22,8 @@ from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["ShampooState", "scale_by_shampoo", "shampoo"]
+
 RootMethod = Literal["eigh", "qr", "newton"]
 Grafting = Literal["adam", "sgd", None]
 

@@ -10,6 +10,8 @@ from gdjax.numerics import Array
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["scale_by_sign", "sign_sgd", "signum"]
+
 
 @leafwise(growth="elementwise")
 def scale_by_sign(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, EmptyState]:

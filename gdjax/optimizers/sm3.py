@@ -12,6 +12,8 @@ from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import descending
 
+__all__ = ["ScaleBySM3State", "scale_by_sm3", "sm3"]
+
 
 class ScaleBySM3State(NamedTuple):
     """State of `scale_by_sm3`."""

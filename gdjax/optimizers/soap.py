@@ -15,6 +15,8 @@ from gdjax.matrices.slots import Basis, Block, Side, Sides
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["SoapState", "scale_by_soap", "soap"]
+
 
 class SoapState(NamedTuple):
     """State of `scale_by_soap`. All m x n blocks are one stack, named "mxn"; tall ones lie in it on their side."""

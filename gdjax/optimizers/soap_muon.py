@@ -20,6 +20,8 @@ from gdjax.numerics import Array
 from gdjax.optimizers.soap import with_factors
 from gdjax.optimizers.with_adam import with_adam
 
+__all__ = ["SoapMuonState", "scale_by_soap_muon", "soap_muon"]
+
 
 class SoapMuonState(NamedTuple):
     """State of `scale_by_soap_muon`. All m x n blocks are one stack, named "mxn"; tall ones lie in it on their side."""

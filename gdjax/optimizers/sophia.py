@@ -36,6 +36,8 @@ from gdjax.transforms.averaging import EmaState, ema
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import descending
 
+__all__ = ["SophiaState", "scale_by_sophia", "sophia"]
+
 
 class SophiaState(NamedTuple):
     """State of `scale_by_sophia`."""

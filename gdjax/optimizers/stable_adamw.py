@@ -11,6 +11,8 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import decayed, descending, of_some
 
+__all__ = ["scale_by_stable_adamw", "stable_adamw"]
+
 
 @leafwise(ScaleByAdamState, nu=second_moment, growth="elementwise")
 def scale_by_stable_adamw(

@@ -17,6 +17,8 @@ from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.hyperball import hyperball
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["transformer_optimizer"]
+
 LABEL = "gdjax.transformer_optimizer"
 
 

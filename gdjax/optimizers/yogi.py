@@ -11,6 +11,8 @@ from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
+__all__ = ["scale_by_yogi", "yogi"]
+
 
 @leafwise(
     ScaleByAdamState,

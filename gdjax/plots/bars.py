@@ -9,6 +9,8 @@ import numpy as np
 from gdjax.core.types import ArrayTree, Params
 from gdjax.plots import look
 
+__all__ = ["plot_plan", "plot_state_bytes", "plot_sweep"]
+
 
 def plot_sweep(result: Any, *, ax: Any = None) -> Any:
     """The score of each point of a sweep against the hyperparameter with the most values.

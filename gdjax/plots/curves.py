@@ -16,6 +16,8 @@ from gdjax.core.types import Array, Params, Transform
 from gdjax.core.values import is_ours
 from gdjax.plots import look
 
+__all__ = ["plot_losses", "plot_schedule"]
+
 LABEL = "gdjax.plots.plot_schedule"
 MOST = 4000  # points of a curve
 

@@ -12,6 +12,8 @@ from gdjax.core.types import Array, ArrayLike, OptState, Params, Transform
 from gdjax.plots import look
 from gdjax.training.step import Inputs, gradient, updated
 
+__all__ = ["plot_trajectory"]
+
 Function = Callable[[Any], Any]  # from an array of two numbers to a real scalar
 Window = tuple[float, float, float, float]  # left, right, bottom, top
 SHADES = ["#b4cfe3", "#e2ecf4", "#fcfdfe"]  # of low to high ground

@@ -7,6 +7,8 @@ import numpy as np
 
 from gdjax.plots import look
 
+__all__ = ["plot_metrics"]
+
 LABEL = "gdjax.plots.plot_metrics"
 KINDS = {"grad_norm": "gradients", "update_norm": "updates", "param_norm": "parameters"}
 # The marks of single steps, and where between the bottom and the top of the picture they stand.

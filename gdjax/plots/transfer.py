@@ -7,6 +7,8 @@ import numpy as np
 
 from gdjax.plots import look
 
+__all__ = ["plot_factors", "plot_movements", "plot_transfer"]
+
 
 def plot_movements(check: Any, *, ax: Any = None) -> Any:
     """How far each leaf moved, over that at the smallest width, against the width: level where it transfers.

@@ -6,34 +6,8 @@ The leaves of a tree count as one long vector. Results have the dtypes of the le
 where the set has others; 16-bit leaves are computed in float32. Sizes may be traced. An empty tree stays as it is.
 """
 
-from gdjax.projections.balls import (
-    projection_l1_ball,
-    projection_l1_sphere,
-    projection_l2_ball,
-    projection_l2_sphere,
-    projection_simplex,
-)
-from gdjax.projections.boxes import (
-    projection_box,
-    projection_halfspace,
-    projection_hypercube,
-    projection_hyperplane,
-    projection_linf_ball,
-    projection_non_negative,
-    projection_vector,
-)
+from gdjax.projections import balls, boxes
+from gdjax.projections.balls import *
+from gdjax.projections.boxes import *
 
-__all__ = [
-    "projection_box",
-    "projection_halfspace",
-    "projection_hypercube",
-    "projection_hyperplane",
-    "projection_l1_ball",
-    "projection_l1_sphere",
-    "projection_l2_ball",
-    "projection_l2_sphere",
-    "projection_linf_ball",
-    "projection_non_negative",
-    "projection_simplex",
-    "projection_vector",
-]
+__all__ = sorted(balls.__all__ + boxes.__all__)

@@ -11,6 +11,10 @@ from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.numerics import largest
 from gdjax.projections.common import Array, each, of_vector, radius
 
+__all__ = [
+    "projection_l1_ball", "projection_l1_sphere", "projection_l2_ball", "projection_l2_sphere", "projection_simplex",
+]  # fmt: skip
+
 
 def projection_simplex(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     """The nearest tree of non-negative numbers that sum to `scale`.

@@ -11,6 +11,11 @@ from gdjax.core import checks
 from gdjax.core.types import ArrayLike, ArrayTree, Params
 from gdjax.projections.common import Array, each, floating_dtype, radius, wide
 
+__all__ = [
+    "projection_box", "projection_halfspace", "projection_hypercube", "projection_hyperplane", "projection_linf_ball",
+    "projection_non_negative", "projection_vector",
+]  # fmt: skip
+
 
 def projection_non_negative(tree: ArrayTree) -> Any:
     """The nearest tree without negative numbers: max(x, 0), with derivative 0 at 0.

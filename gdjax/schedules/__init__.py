@@ -20,63 +20,16 @@ from gdjax.combine.hyperparams import (
     inject_stateful_hyperparams,
 )
 from gdjax.core.types import Schedule
-from gdjax.schedules.cycles import cosine_onecycle_schedule, cyclic_schedule, linear_onecycle_schedule, sgdr_schedule
-from gdjax.schedules.decay import (
-    constant_schedule,
-    cosine_decay_schedule,
-    exponential_decay,
-    half_life_schedule,
-    linear_schedule,
-    polynomial_schedule,
-)
-from gdjax.schedules.piecewise import join_schedules, piecewise_constant_schedule, piecewise_interpolate_schedule
-from gdjax.schedules.powers import (
-    inverse_sqrt_schedule,
-    log_time_schedule,
-    power_schedule,
-    powercool_schedule,
-    rex_schedule,
-)
-from gdjax.schedules.ramp import BatchRamp, batch_ramp
-from gdjax.schedules.warmup import (
-    warmup_constant_schedule,
-    warmup_cosine_decay_schedule,
-    warmup_exponential_decay_schedule,
-    warmup_linear_decay_schedule,
-    warmup_stable_decay_schedule,
-)
+from gdjax.schedules import cycles, decay, piecewise, powers, ramp, warmup
+from gdjax.schedules.cycles import *
+from gdjax.schedules.decay import *
+from gdjax.schedules.piecewise import *
+from gdjax.schedules.powers import *
+from gdjax.schedules.ramp import *
+from gdjax.schedules.warmup import *
 
 __all__ = [
-    "BatchRamp",
-    "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState",
-    "Schedule",
-    "StatefulSchedule",
-    "WrappedSchedule",
-    "batch_ramp",
-    "constant_schedule",
-    "cosine_decay_schedule",
-    "cosine_onecycle_schedule",
-    "cyclic_schedule",
-    "exponential_decay",
-    "half_life_schedule",
-    "inject_hyperparams",
-    "inject_stateful_hyperparams",
-    "inverse_sqrt_schedule",
-    "join_schedules",
-    "linear_onecycle_schedule",
-    "linear_schedule",
-    "log_time_schedule",
-    "piecewise_constant_schedule",
-    "piecewise_interpolate_schedule",
-    "polynomial_schedule",
-    "power_schedule",
-    "powercool_schedule",
-    "rex_schedule",
-    "sgdr_schedule",
-    "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule",
-    "warmup_exponential_decay_schedule",
-    "warmup_linear_decay_schedule",
-    "warmup_stable_decay_schedule",
-]
+    "InjectHyperparamsState", "InjectStatefulHyperparamsState", "Schedule", "StatefulSchedule", "WrappedSchedule",
+    "inject_hyperparams", "inject_stateful_hyperparams",
+]  # fmt: skip
+__all__ += sorted(cycles.__all__ + decay.__all__ + piecewise.__all__ + powers.__all__ + ramp.__all__ + warmup.__all__)

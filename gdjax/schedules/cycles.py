@@ -20,6 +20,8 @@ from gdjax.schedules.curves import Inverse, of_count
 from gdjax.schedules.decay import exponential
 from gdjax.schedules.warmup import warmup_cosine_decay_schedule, warmup_decay
 
+__all__ = ["cosine_onecycle_schedule", "cyclic_schedule", "linear_onecycle_schedule", "sgdr_schedule"]
+
 
 @by_value
 def linear_onecycle_schedule(

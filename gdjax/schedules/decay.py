@@ -16,6 +16,11 @@ from gdjax.schedules import curves
 from gdjax.schedules.arguments import ANY, check_begin, check_numbers, check_steps, is_zero, warn_of_constant
 from gdjax.schedules.curves import of_count
 
+__all__ = [
+    "constant_schedule", "cosine_decay_schedule", "exponential_decay", "half_life_schedule", "linear_schedule",
+    "polynomial_schedule",
+]  # fmt: skip
+
 
 @by_value
 def constant_schedule(value: ArrayLike) -> Schedule:

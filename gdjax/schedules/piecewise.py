@@ -12,6 +12,8 @@ from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps
 from gdjax.schedules.curves import of_count
 
+__all__ = ["join_schedules", "piecewise_constant_schedule", "piecewise_interpolate_schedule"]
+
 
 @by_value
 def piecewise_constant_schedule(

@@ -13,6 +13,8 @@ from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_numbers, check_steps
 from gdjax.schedules.curves import of_count
 
+__all__ = ["inverse_sqrt_schedule", "log_time_schedule", "power_schedule", "powercool_schedule", "rex_schedule"]
+
 
 @by_value
 def inverse_sqrt_schedule(

@@ -15,6 +15,8 @@ from gdjax.schedules.curves import of_count
 from gdjax.schedules.decay import constant_schedule
 from gdjax.schedules.piecewise import join_schedules
 
+__all__ = ["BatchRamp", "batch_ramp"]
+
 LABEL = "gdjax.batch_ramp"
 
 

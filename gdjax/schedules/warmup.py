@@ -9,6 +9,11 @@ from gdjax.schedules.arguments import check_choice, check_numbers, check_steps, 
 from gdjax.schedules.curves import of_count
 from gdjax.schedules.decay import checked_decay, checked_line
 
+__all__ = [
+    "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
+    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
+]  # fmt: skip
+
 
 @by_value
 def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int) -> Schedule:

@@ -20,6 +20,8 @@ from gdjax.training.rounds import LABEL, Layout, Rounds
 from gdjax.training.sharded_step import Rows, check_trainable, counted, loss_of_part, rows_of
 from gdjax.tree.updates import apply_updates
 
+__all__ = ["DilocoState", "DilocoStep", "diloco_step"]
+
 
 class DilocoState(NamedTuple):
     """State of `diloco_step`."""

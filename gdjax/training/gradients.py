@@ -12,6 +12,8 @@ from gdjax.core import checks
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import Array, ArrayTree, Params
 
+__all__ = ["check_gradients", "numerical_gradient"]
+
 Function = Callable[[Any], Any]  # tree -> real scalar
 SAFETY = 4  # the change of a difference with its step may understate its error by this factor
 NOISE = 4  # roundings of its value that an evaluation may be off by

@@ -18,6 +18,8 @@ from gdjax.training.progress import Progress, Recorder
 from gdjax.training.results import Evaluations, MinimizeResult, projected_norm, result_of
 from gdjax.training.step import RUNNING, Inputs, Last, guarded_step, own
 
+__all__ = ["minimize"]
+
 Report = Callable[..., Any]  # called with the number of steps done and, by name, the metrics of the last of them
 LABEL = "gdjax.minimize"
 

@@ -21,6 +21,8 @@ from gdjax.optimizers.adam import adam
 from gdjax.training import objective
 from gdjax.training.step import Inputs, gradient, own, updated
 
+__all__ = ["TransferCheck", "check_transfer"]
+
 LABEL = "gdjax.check_transfer"
 # How far from 0 an exponent may be by chance and by the finite width, by what moves; what is not here has 0.25, and so
 # has a matrix of which one side grows.

@@ -22,6 +22,8 @@ from gdjax.inspection.tabulate import Table, bytes_of, state_and_order, tabulate
 from gdjax.inspection.walk import shapes_of
 from gdjax.xla.at_home import REDUCES_AND_DIVIDES
 
+__all__ = ["Plan", "plan"]
+
 
 class Planned(NamedTuple):
     """A row of `Plan.memory`."""

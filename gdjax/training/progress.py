@@ -11,6 +11,8 @@ import jax
 
 from gdjax.core.types import ArrayTree
 
+__all__ = ["Progress"]
+
 TERMINAL_INTERVAL = 0.1  # seconds between two redraws of the bar
 PLAIN_INTERVAL = 10.0  # seconds between two lines in a log
 BAR = 12  # characters

@@ -25,6 +25,8 @@ from gdjax.numerics import is_key
 from gdjax.training.layers import LABEL, Arrays, Layers, Model, Pass, layers_of, names_of, refuse, structure_of
 from gdjax.tree.updates import apply_updates
 
+__all__ = ["gradient_release"]
+
 # How long the longest axes are that are tried, before those that the arrays have, of which blocks they are made, and
 # whether the last one is: codes have scales for blocks of the others.
 _LENGTHS = (8, 1, True), (128, 1, True), (127, 64, False), (127, 64, True), (320, 64, True)

@@ -29,6 +29,8 @@ from gdjax.training.step import (
 from gdjax.transforms.constraints import keep_params_nonnegative
 from gdjax.tree.norms import wide
 
+__all__ = ["MinimizeResult", "NonFiniteError"]
+
 LABEL = "gdjax.minimize"
 
 

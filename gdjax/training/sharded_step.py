@@ -29,6 +29,8 @@ from gdjax.tree.norms import wide
 from gdjax.tree.updates import apply_updates
 from gdjax.xla.at_home import REDUCES_AND_DIVIDES, tiles_of
 
+__all__ = ["ShardedStep", "sharded_step"]
+
 Rows = tuple[ArrayTree, Any]  # of the batch, and their keys: one for each part, along the first axis; None for no key
 
 

@@ -9,6 +9,8 @@ from gdjax import plots
 from gdjax.core.field_docs import with_field_docs
 from gdjax.inspection.tabulate import Table
 
+__all__ = ["SweepBySize"]
+
 LABEL = "gdjax.sweep"
 
 

@@ -21,6 +21,8 @@ from gdjax.training.results import History
 from gdjax.training.sizes import SweepBySize, check_sizes
 from gdjax.training.step import Inputs, gradient, own, updated
 
+__all__ = ["SweepResult", "sweep"]
+
 Point = dict[str, Any]  # name of a hyperparameter -> number
 
 

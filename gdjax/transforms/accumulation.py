@@ -30,6 +30,8 @@ from gdjax.transforms.noise_scale import noted, with_noise_scale
 from gdjax.xla.sums import on_gpu
 from gdjax.xla.write_order import after, before_branch, in_branch, new_parameter
 
+__all__ = ["AccumulateState", "ApplyEvery", "MultiSteps", "MultiStepsState", "accumulate", "apply_every"]
+
 
 class WindowLeaves(NamedTuple):
     """A tree of gradients, and what belongs to each leaf."""

@@ -22,6 +22,11 @@ from gdjax.numerics import Array
 from gdjax.tree.updates import moved
 from gdjax.xla.write_order import after
 
+__all__ = [
+    "EmaState", "LookaheadParams", "LookaheadState", "ParamsEmaState", "SWAState", "SnooState", "TailEmaState", "ema",
+    "lookahead", "params_ema", "snoo", "swa", "tail_ema",
+]  # fmt: skip
+
 
 class EmaState(NamedTuple):
     """State of `ema`."""

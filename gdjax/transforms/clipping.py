@@ -21,6 +21,11 @@ from gdjax.linalg.vectors import means
 from gdjax.numerics import Array, shrinking
 from gdjax.numerics.norms import safe_norm, safe_root_mean_squares
 
+__all__ = [
+    "NormalizeState", "adaptive_grad_clip", "centralize", "clip", "clip_by_block_rms", "clip_by_global_norm",
+    "normalize", "unitwise_clip", "unitwise_norm",
+]  # fmt: skip
+
 NormalizeState = EmptyState  # Optax's name for it
 
 

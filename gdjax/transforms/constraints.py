@@ -12,6 +12,8 @@ from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Integer
 from gdjax.numerics import Array, at_least_float32
 
+__all__ = ["ZeroNansState", "keep_params_nonnegative", "zero_nans"]
+
 
 class ZeroNansState(NamedTuple):
     """State of `zero_nans`."""

@@ -14,6 +14,8 @@ from gdjax.core.parts import holding
 from gdjax.core.types import KeyLike, OptState, Params, Updates
 from gdjax.numerics import Array
 
+__all__ = ["HutchinsonState", "hutchinson_estimator_diag_hessian"]
+
 
 class HutchinsonState(NamedTuple):
     """State of `hutchinson_estimator_diag_hessian`."""

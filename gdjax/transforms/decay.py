@@ -15,6 +15,8 @@ from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.numerics import Array, real_product
 from gdjax.transforms.scaling import scale_by_learning_rate
 
+__all__ = ["WeightDecaySchedule", "add_decayed_weights", "with_weight_decay"]
+
 
 class WeightDecaySchedule(NamedTuple):
     """State of `add_decayed_weights` with a scheduled decay."""

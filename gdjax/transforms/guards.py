@@ -18,6 +18,12 @@ from gdjax.core.types import Array, OptState, Params, Scalar, Transform, Updates
 from gdjax.core.values import short_types
 from gdjax.xla.sums import flag, none_set
 
+__all__ = [
+    "ApplyIfFiniteState", "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState",
+    "ShouldSkipUpdateFunction", "apply_if_finite", "conditionally_mask", "conditionally_transform",
+    "skip_large_updates", "skip_not_finite",
+]  # fmt: skip
+
 
 class ShouldSkipUpdateFunction(Protocol):
     """`should_skip(updates, gradient_step, params) -> (skip, info)`.

@@ -19,6 +19,8 @@ from gdjax.matrices.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.numerics import Array, below_overflow
 from gdjax.numerics.bounds import as_added
 
+__all__ = ["HyperballState", "hyperball"]
+
 KEPT = "matrix", "head"  # the roles of the leaves whose norms are kept, as in the authors' code
 
 

@@ -12,6 +12,10 @@ from gdjax.core.parts import holding
 from gdjax.core.types import Array, ArrayTree, Natural, OptState, Params, Transform, Updates
 from gdjax.numerics import is_key
 
+__all__ = [
+    "SplitRealAndImaginaryState", "flatten", "offload_state", "split_real_and_imaginary", "with_extra_args_support",
+]  # fmt: skip
+
 
 def with_extra_args_support(tx: Transform) -> Any:
     """`tx` as a transform whose update accepts extra arguments; it is `tx` itself where it does already.

@@ -14,6 +14,8 @@ from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Scalar, Transform, Updates
 from gdjax.numerics import Array
 
+__all__ = ["DynamicLossScaleState", "dynamic_loss_scale"]
+
 
 class DynamicLossScaleState(NamedTuple):
     """State of `dynamic_loss_scale`."""

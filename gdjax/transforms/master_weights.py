@@ -15,6 +15,11 @@ from gdjax.core.parts import holding
 from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates, is_skipped
 from gdjax.numerics import Array
 
+__all__ = [
+    "KahanSummationState", "MasterRemaindersState", "MasterWeightsState", "StochasticRoundingState",
+    "with_kahan_summation", "with_master_weights", "with_stochastic_rounding",
+]  # fmt: skip
+
 
 class MasterWeightsState(NamedTuple):
     """State of `with_master_weights`."""

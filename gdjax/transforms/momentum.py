@@ -17,6 +17,11 @@ from gdjax.linalg.vectors import inner as inner_product
 from gdjax.linalg.vectors import share_of_nonzeros
 from gdjax.numerics import Array, bounded, real_product, shrinking, spoiled, sqrt
 
+__all__ = [
+    "CautiousState", "EmaNesterovState", "GrokfastState", "MarsState", "TraceState", "cautious", "ema_nesterov",
+    "grokfast", "mars", "trace",
+]  # fmt: skip
+
 
 class TraceState(NamedTuple):
     """State of `trace`."""

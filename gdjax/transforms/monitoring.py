@@ -17,6 +17,8 @@ from gdjax.core.types import Array, ArrayLike, ArrayTree, Decay, DType, OptState
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.scaling import stateless
 
+__all__ = ["MonitorState", "SnapshotState", "measure_with_ema", "monitor", "snapshot"]
+
 
 class SnapshotState(NamedTuple):
     """State of `snapshot`."""

@@ -28,6 +28,11 @@ from gdjax.core.types import (
 from gdjax.core.values import short_types
 from gdjax.numerics import Array
 
+__all__ = [
+    "AddNoiseState", "DifferentiallyPrivateAggregateState", "EscapeSaddlesState", "add_noise",
+    "differentially_private_aggregate", "escape_saddles", "per_example_global_norm_clip", "per_example_layer_norm_clip",
+]  # fmt: skip
+
 
 class AddNoiseState(NamedTuple):
     """State of `add_noise`."""

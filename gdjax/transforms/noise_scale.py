@@ -11,6 +11,8 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Transform, Updates
 
+__all__ = ["NoiseScaleState"]
+
 DECAY = 0.99
 
 

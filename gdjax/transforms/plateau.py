@@ -18,6 +18,11 @@ from gdjax.lift.slots import start as first_of
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widen, widest_real
 from gdjax.transforms.scaling import scale
 
+__all__ = [
+    "ReduceLROnPlateauState", "ScaleByDistanceOverGradientsState", "reduce_on_plateau",
+    "scale_by_distance_over_gradients",
+]  # fmt: skip
+
 
 class ReduceLROnPlateauState(NamedTuple):
     """State of `reduce_on_plateau`."""

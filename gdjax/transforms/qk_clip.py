@@ -13,6 +13,8 @@ from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, Params, Scalar
 from gdjax.numerics import Array
 
+__all__ = ["qk_clip"]
+
 LABEL = "gdjax.qk_clip"
 Pattern = str | re.Pattern[str]
 

@@ -13,6 +13,8 @@ from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import ScaleByScheduleState
 from gdjax.numerics import Array
 
+__all__ = ["scale", "scale_by_learning_rate", "scale_by_schedule", "stateless", "stateless_with_tree_map"]
+
 
 @transform
 def stateless(f: Annotated[Callable[[Updates, Params], Updates], Kind("function")]) -> GradientTransformation:

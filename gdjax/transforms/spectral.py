@@ -21,6 +21,8 @@ from gdjax.matrices.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.numerics import Array
 from gdjax.numerics.bounds import as_added
 
+__all__ = ["SpectralState", "spectral"]
+
 ASIDE = 0.01  # how far beside the last vector an iteration starts: what is orthogonal to it is found too
 
 

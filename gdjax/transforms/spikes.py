@@ -16,6 +16,8 @@ from gdjax.lift.meetings import total_norm
 from gdjax.lift.slots import Shared
 from gdjax.numerics import Array, bounded, shrinking
 
+__all__ = ["SkipSpikesState", "ZClipState", "skip_spikes", "zclip"]
+
 
 class SkipSpikesState(NamedTuple):
     """State of `skip_spikes`."""

@@ -17,6 +17,11 @@ from gdjax.matrices.plan import Leaf, of_leaf, routing
 from gdjax.numerics import Array, below_overflow, divide, scaled, sqrt, sum_sq
 from gdjax.numerics.bounds import as_added
 
+__all__ = [
+    "RadialBrakeState", "UpdateFloorState", "normalize_by_update_norm", "radial_brake", "scale_by_param_block_norm",
+    "scale_by_param_block_rms", "scale_by_trust_ratio", "update_floor",
+]  # fmt: skip
+
 
 def leaf_norm(x: Array) -> Array:
     """sqrt(sum |x|^2) of one array in float32 or wider, 0 with derivative 0 at 0; see `sum_sq`."""

@@ -1,70 +1,8 @@
 """Functions of trees: the names of `optax.tree`, `global_norm` and `pairwise_sum`."""
 
-from gdjax.tree.arithmetic import (
-    add,
-    add_scale,
-    batch_shape,
-    bias_correction,
-    cast,
-    cast_like,
-    clip,
-    conj,
-    div,
-    dtype,
-    full_like,
-    mul,
-    ones_like,
-    random_like,
-    real,
-    scale,
-    split_key_like,
-    sub,
-    unwrap_random_key_data,
-    update_infinity_moment,
-    update_moment,
-    update_moment_per_elem_norm,
-    where,
-    zeros_like,
-)
-from gdjax.tree.norms import allclose, global_norm, max, min, norm, pairwise_sum, size, sum, vdot
-from gdjax.tree.states import get, get_all_with_path, map_params, set
+from gdjax.tree import arithmetic, norms, states
+from gdjax.tree.arithmetic import *
+from gdjax.tree.norms import *
+from gdjax.tree.states import *
 
-__all__ = [
-    "add",
-    "add_scale",
-    "allclose",
-    "batch_shape",
-    "bias_correction",
-    "cast",
-    "cast_like",
-    "clip",
-    "conj",
-    "div",
-    "dtype",
-    "full_like",
-    "get",
-    "get_all_with_path",
-    "global_norm",
-    "map_params",
-    "max",
-    "min",
-    "mul",
-    "norm",
-    "ones_like",
-    "pairwise_sum",
-    "random_like",
-    "real",
-    "scale",
-    "set",
-    "size",
-    "split_key_like",
-    "sub",
-    "sum",
-    "unwrap_random_key_data",
-    "update_infinity_moment",
-    "update_moment",
-    "update_moment_per_elem_norm",
-    "vdot",
-    "where",
-    "zeros_like",
-]
+__all__ = sorted(arithmetic.__all__ + norms.__all__ + states.__all__)

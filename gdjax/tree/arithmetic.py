@@ -20,6 +20,12 @@ from gdjax.core.arrays import is_key
 from gdjax.core.base import is_float0, map_arrays
 from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike, Updates
 
+__all__ = [
+    "add", "add_scale", "batch_shape", "bias_correction", "cast", "cast_like", "clip", "conj", "div", "dtype",
+    "full_like", "mul", "ones_like", "random_like", "real", "scale", "split_key_like", "sub", "unwrap_random_key_data",
+    "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "where", "zeros_like",
+]  # fmt: skip
+
 
 def _leaves(
     name: str, f: Callable[..., Any], tree: ArrayTree, *others: ArrayTree, is_leaf: Callable[[Any], bool] | None = None

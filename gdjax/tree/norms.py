@@ -22,6 +22,8 @@ from gdjax.numerics.norms import scale, small, three_sums
 from gdjax.xla.reads import apart
 from gdjax.xla.write_order import own_factor, product
 
+__all__ = ["allclose", "global_norm", "max", "min", "norm", "pairwise_sum", "size", "sum", "vdot"]
+
 
 def arrays(tree: ArrayTree) -> list[Array]:
     """The leaves that have numbers; None, `MaskedNode` and float0 leaves do not count."""

@@ -11,6 +11,8 @@ from gdjax.core.base import GradientTransformation
 from gdjax.core.parts import kept
 from gdjax.core.types import Array, ArrayTree, OptState, boxed_like, is_hidden, unboxed
 
+__all__ = ["get", "get_all_with_path", "map_params", "set"]
+
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
 

@@ -15,6 +15,8 @@ from gdjax.core.types import Array, ArrayLike, KeyLike, Params, Scalar, Updates
 from gdjax.core.values import short_types
 from gdjax.xla import reads
 
+__all__ = ["apply_updates", "incremental_update", "periodic_update"]
+
 
 @short_types
 def apply_updates(

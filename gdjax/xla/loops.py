@@ -22,6 +22,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
+__all__ = ["fuse_cpu_outputs"]
+
 _SEVERAL = "xla_cpu_use_multi_output_fusion"
 
 # What XLA:CPU does not compute again in a second loop that reads it.

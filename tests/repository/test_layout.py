@@ -1,7 +1,7 @@
 """The layout: folders have one order; every optimizer has its file, test, export and table row."""
 
 import ast
-import functools
+import importlib
 import inspect
 import json
 import os
@@ -67,13 +67,25 @@ def optimizers_in(module: str) -> list[str]:
     return [name for name, args in first.items() if args and args[0].arg == "learning_rate"]
 
 
-@functools.cache
-def exported() -> list[str]:
-    """`gdjax.__all__`, read from the source."""
-    for node in TREES["__init__"].body:
-        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["__all__"]:
-            return list(ast.literal_eval(node.value))
-    raise AssertionError("gdjax/__init__.py has no __all__")
+def listed(module: str) -> list[str]:
+    """`__all__` of a module; nothing where it has none."""
+    name = f"gdjax/{module}".removesuffix("/__init__").replace("/", ".")
+    return list(getattr(importlib.import_module(name), "__all__", []))
+
+
+def makes_a_list(node: ast.stmt) -> bool:
+    """Whether a statement sets `__all__`, or adds to it."""
+    return isinstance(node, ast.Assign | ast.AugAssign) and ast.unparse(node).startswith("__all__ ")
+
+
+def taken(folder: str) -> list[str]:
+    """The names that the list of a folder takes from modules, with `*` all that they list; not its own files."""
+    found = []
+    for node in (node for node in TREES[folder].body if isinstance(node, ast.ImportFrom)):
+        other = module_of(str(node.module)) if node.names[0].name == "*" else ""
+        named = [a.asname or a.name for a in node.names if module_of(f"{node.module}") != folder]
+        found += listed(other) if other else named
+    return found
 
 
 def folder_of(module: str) -> str:
@@ -125,7 +137,7 @@ def test_init_only_reexports():
     logic = []
     for node in TREES["__init__"].body:
         name = isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.Name | ast.List | ast.Tuple)
-        lists = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
+        lists = makes_a_list(node) or isinstance(node, ast.FunctionDef) and node.name == "__dir__"
         if not (is_docstring(node) or name or lists or isinstance(node, ast.Import | ast.ImportFrom)):
             logic.append(f"gdjax/__init__.py:{node.lineno}: {type(node).__name__}")
     assert logic == []
@@ -145,16 +157,13 @@ def reached(module: str) -> set[str]:
 def test_a_folder_is_a_list(folder):
     path = folder.removesuffix("__init__")
     body = [node for node in TREES[folder].body if not (is_docstring(node) or isinstance(node, ast.ImportFrom))]
-    assert [
-        ast.unparse(n) for n in body if not (isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
-    ] == []
-    bound = {a.asname or a.name for n in TREES[folder].body if isinstance(n, ast.ImportFrom) for a in n.names}
-    listed = [name for node in body if isinstance(node, ast.Assign) for name in ast.literal_eval(node.value)]
-    public = folder.partition("/")[0] in exported()  # nothing reads the list of any other
-    assert listed == (sorted(bound) if public else [])
+    assert [ast.unparse(node) for node in body if not makes_a_list(node)] == []
+    public = folder.partition("/")[0] in gdjax.__all__  # nothing reads the list of any other
+    files = ["aggregating"] if folder.startswith("experimental") else []
+    assert sorted(listed(folder)) == (sorted(taken(folder) + files) if public else [])
     # A function bound there would shadow the module of the same name.
     modules = {module.removeprefix(path) for module in MODULES if module.startswith(path)}
-    assert bound & modules == (bound if folder.startswith("experimental") else set())
+    assert set(taken(folder)) & modules == set()
     # Importing a file of the folder runs its list first: what the list imports from elsewhere must not need the folder.
     elsewhere = {m for _, name in imports(TREES[folder]) if not (m := module_of(name)).startswith(path)}
     assert {m for e in elsewhere for m in reached(e) if m.startswith(path)} == set()
@@ -163,16 +172,28 @@ def test_a_folder_is_a_list(folder):
 def test_the_root_holds_what_a_user_imports():
     assert len([module for module in MODULES if "/" not in module]) <= 14
     folders = {module.partition("/")[0] for module in MODULES if "/" in module}
-    assert (folders - set(exported())) & set(dir(gdjax)) == set()
-    assert set(exported()) <= set(dir(gdjax))
+    assert (folders - set(gdjax.__all__)) & set(dir(gdjax)) == set()
+
+
+def test_dir_has_all_but_the_states():
+    hidden = set(gdjax.__all__) - set(dir(gdjax))
+    assert {"ScaleByAdamState", "MaskedState", "ZoomLinesearchInfo", "ApplyEvery"} <= hidden
+    assert [name for name in hidden if not hasattr(getattr(gdjax, name), "_fields")] == []
+    shown = {name: getattr(gdjax, name) for name in dir(gdjax) if name[0] != "_"}
+    assert [name for name, x in shown.items() if (x.__doc__ or "").startswith("State of ")] == []
+    assert [name for name in shown if name.endswith("State")] == ["OptState"]  # the type of any state
 
 
 def test_all_names_what_is_exported():
-    names = exported()
+    names = gdjax.__all__
     assert sorted({name for name in names if names.count(name) > 1}) == [], "names that __all__ has twice"
-    assert [name for name in names if not hasattr(gdjax, name)] == [], "names of __all__ that do not exist"
-    bound = {a.asname or a.name for n in TREES["__init__"].body if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert sorted(bound - set(names)) == [], "names imported and not in __all__"
+    assert sorted(name for name in taken("__init__") if name[0] != "_" and name not in names) == []
+    assert len(set(taken("__init__"))) == len(taken("__init__")), "two modules list one name"
+    # What is imported by name stands in the source of the list: type checkers take no other for public.
+    first = next(node for node in TREES["__init__"].body if makes_a_list(node))
+    imported = [a for node in TREES["__init__"].body if isinstance(node, ast.ImportFrom) for a in node.names]
+    public = sorted(a.asname or a.name for a in imported if a.name != "*" and (a.asname or "")[:1] != "_")
+    assert isinstance(first, ast.Assign) and ast.literal_eval(first.value) == public
 
 
 @pytest.mark.parametrize("module", OPTIMIZERS)
@@ -183,8 +204,8 @@ def test_optimizer_is_complete(module):
         missing.append(f"tests/optimizers/test_{Path(module).name}.py")
     for name in optimizers_in(module):
         docstring = ast.get_docstring(definitions(module)[name]) or ""
-        if name not in exported():
-            missing.append(f"{name!r} in __all__ of gdjax/__init__.py")
+        if name not in gdjax.__all__:
+            missing.append(f"{name!r} in __all__ of gdjax/{module}.py, or that file in gdjax/__init__.py")
         if not re.search(rf"^\|[^|]*`{name}`[^|]*\|", tables, re.MULTILINE):
             missing.append(f"{name!r} in the first column of a table in docs/optimizers.md")
         if not re.search(r"^References?:", docstring, re.MULTILINE):
@@ -194,7 +215,7 @@ def test_optimizer_is_complete(module):
 
 def test_public_names_have_docstrings():
     # Read from the object: a decorator must carry the docstring on. A NamedTuple without one gets "Name(fields)".
-    public = [(name, getattr(gdjax, name)) for name in exported()]
+    public = [(name, getattr(gdjax, name)) for name in gdjax.__all__]
     public = [(name, obj) for name, obj in public if inspect.isroutine(obj) or inspect.isclass(obj)]
     written = {name: obj.__doc__ and not obj.__doc__.startswith(f"{name}(") for name, obj in public}
     assert [name for name, doc in written.items() if not doc] == []
