@@ -30,7 +30,7 @@ class Cell:
         self, task: Task, method: Method, record: Record, tell: Callable[[str], None], tiny: bool = False,
         given: Point | None = None, near: Point | None = None,
     ):  # fmt: skip
-        name = f"{record.path.parent.name} · {record.path.stem}"
+        name = f"{record.task} · {record.method}"
         self.task, self.method, self.record, self.tiny, self.given = task, method, record, tiny, given
         self.near = near
         self.stage = ""
@@ -122,8 +122,7 @@ class Cell:
 
 def check(task: Task, method: Method, kept: Record, tell: Callable[[str], None]) -> str:
     """Runs the final runs of a kept record anew, and says whether they agree."""
-    name, own = kept.path.parent.name, kept.path.stem
-    again = Record(name, own, Path("out/race/check"))
+    again = Record(kept.task, kept.method, Path("out/race/check"))
     again.runs, again.about = [], {"steps": kept.about["steps"]}
     cell = Cell(task, method, again, tell)
     cell.group("final", [kept.best()], list(SEEDS))
@@ -134,8 +133,9 @@ def check(task: Task, method: Method, kept: Record, tell: Callable[[str], None])
     said = "agrees" if apart < 3 else "DOES NOT AGREE"
     largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     return (
-        f"{name} · {own}: {said}. Mean {statistics.fmean(ours):.5g}, recorded {statistics.fmean(theirs):.5g}, "
-        f"{apart:.2f} standard errors apart; largest difference of a seed {largest:.2g}{data}"
+        f"{kept.task} · {kept.method}: {said}. Mean {statistics.fmean(ours):.5g}, "
+        f"recorded {statistics.fmean(theirs):.5g}, {apart:.2f} standard errors apart; "
+        f"largest difference of a seed {largest:.2g}{data}"
     )
 
 

@@ -49,13 +49,13 @@ def scaled(record: Record, stage: str) -> list[float]:
 
 
 def decades(record: Record) -> bool:
-    return record.path.parent.name in DECADES
+    return record.task in DECADES
 
 
 def baseline(records: dict[str, Record]) -> str | None:
     """The better of those that were tuned as baselines, once all of them are there; on a larger task one is enough."""
     ends = {name: mean(scaled(records[name], "final")) for name in BASELINES if name in records}
-    larger = any(record.path.parent.name in LARGER for record in records.values())
+    larger = any(record.task in LARGER for record in records.values())
     if len(ends) < (1 if larger else len(BASELINES)) or any(map(math.isnan, ends.values())):
         return None
     return min(ends, key=lambda name: ends[name])

@@ -1,7 +1,13 @@
-"""What a cell (a method on a task) has come to: one file of one line a run, written as runs end."""
+"""What a cell (a method on a task) has come to: one line a run, written as runs end.
 
+A task has one file. A section of it is a cell: a line that names the method and what it ran on, then the runs.
+"""
+
+import fcntl
 import json
 import math
+import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,11 +19,12 @@ class Record:
     """The runs of a cell. A group of runs is a stage: "tune", "wider 1", "final", "untuned", "steps 600", ..."""
 
     def __init__(self, task: str, method: str, folder: Path = KEPT):
-        self.path = folder / task / f"{method.replace(' ', '_')}.jsonl"
+        self.task, self.method, self.path = task, method, folder / f"{task}.jsonl"
         self.about: dict[str, Any] = {}
         self.runs: list[dict[str, Any]] = []
-        if self.path.exists():
-            self.about, *self.runs = (json.loads(line) for line in self.path.read_text("utf-8").splitlines())
+        if own := sections(self.path).get(method):
+            self.about, *self.runs = map(json.loads, own.splitlines())
+            del self.about["method"]
             for run in self.runs:
                 run["end"], run["curve"] = number(run["end"]), [number(x) for x in run["curve"]]
 
@@ -57,13 +64,25 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """JSON has no infinity: null."""
+        """JSON has no infinity: null. One process at a time replaces its section of what is in the file by then."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [{**run, "end": finite(run["end"]), "curve": [finite(x) for x in run["curve"]]} for run in self.runs]
-        lines = [json.dumps(row, separators=(",", ":")) for row in (self.about, *rows)]
-        partly = self.path.with_suffix(".partly")  # a run that is killed while it writes loses nothing
-        partly.write_text("\n".join(lines) + "\n", "utf-8")
-        partly.replace(self.path)
+        lines = [json.dumps(row, separators=(",", ":")) for row in ({"method": self.method, **self.about}, *rows)]
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # it ends with the process too
+            kept = sections(self.path) | {self.method: "\n".join(lines)}
+            partly = self.path.with_suffix(".partly")  # a run that is killed while it writes loses nothing
+            partly.write_text("\n".join(kept[method] for method in sorted(kept)) + "\n", "utf-8")
+            partly.replace(self.path)
+        finally:
+            os.close(folder)
+
+
+def sections(path: Path) -> dict[str, str]:
+    """Each method's lines in the file of a task."""
+    parts = re.split(r'\n(?={"method":)', path.read_text("utf-8").rstrip()) if path.exists() else []
+    return {json.loads(part.partition("\n")[0])["method"]: part for part in parts}
 
 
 def number(x: float | None) -> float:

@@ -200,8 +200,8 @@ def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
 
 
 def linked(row: figures.Row) -> str:
-    task, file = row.record.path.parts[-2:]
-    return f"[{row.method}](../{KEPT.relative_to(ROOT).as_posix()}/{task}/{file})"
+    path = row.record.path.name + "#" + row.method.replace(" ", "_")
+    return f"[{row.method}](../{KEPT.relative_to(ROOT).as_posix()}/{path})"
 
 
 def spaces() -> list[str]:

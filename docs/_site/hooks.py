@@ -24,7 +24,7 @@ OUTSIDE = (
     "benchmarks/README.md",
     "benchmarks/results/*.md",
     "benchmarks/results/*.png",
-    "benchmarks/results/race/*/*.jsonl",
+    "benchmarks/results/race/*.jsonl",
 )
 MADE = ("CHANGELOG.md", "benchmarks/about.md")
 OWN_TITLE = "\n    options:\n      heading_level: 1"

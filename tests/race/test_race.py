@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 import types
 
 import jax
@@ -13,7 +15,7 @@ from scipy import stats
 
 import gdjax
 from benchmarks.race import anytime, cell, figures, makers, methods, schedule, spaces, tasks, telling
-from benchmarks.race.records import Record
+from benchmarks.race.records import Record, sections
 from benchmarks.race.tasks import fine_tuning, language
 
 
@@ -211,6 +213,25 @@ def test_records_keep_infinity_and_go_on(tmp_path):
     assert again.ends("tune") == [math.inf, 1.5] and again.trials()[0]["end"] == 1.5 and again.about == kept.about
 
 
+def test_two_methods_of_a_task_that_run_at_once_keep_all_their_runs(tmp_path):
+    """So does a third one that was there. The sections are in the order of their methods."""
+    record(tmp_path, "m", final=[2.5])
+    ends = [i / 2 for i in range(300)]
+    adding = """
+import pathlib, sys
+from benchmarks.race.records import Record
+record = Record("t", sys.argv[1], pathlib.Path(sys.argv[2]))
+for i in range(300):
+    record.add("final", [{}], [i], [[]], [i / 2], 1)
+"""
+    command = [sys.executable, "-c", adding]
+    both = [subprocess.Popen([*command, name, str(tmp_path)], cwd=telling.ROOT) for name in "zb"]
+    assert [one.wait() for one in both] == [0, 0]
+    assert [Record("t", name, tmp_path).ends("final") for name in "bmz"] == [ends, [2.5], ends]
+    assert list(sections(tmp_path / "t.jsonl")) == ["b", "m", "z"]
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
+
+
 def test_the_best_point_is_that_of_all_tuning_seeds(tmp_path):
     kept = Record("t", "m", tmp_path)
     kept.about = {"steps": 10}
@@ -341,17 +362,17 @@ def test_figures_of_the_page_on_choosing_are_those_of_their_records():
     """
     page = (telling.ROOT / "docs" / "choose.md").read_text("utf-8")
     cards = page.partition("<!-- race: made")[0]
-    found = re.findall(r"\[([\d.e-]+)\]\(\.\./benchmarks/results/race/(\w+)/([^)]+)\.jsonl\)", cards)
+    found = re.findall(r"\[([\d.e-]+)\]\(\.\./benchmarks/results/race/(\w+)\.jsonl#([^)]+)\)", cards)
     assert len(found) > 25
     records = figures.read()
-    for said, task, file in found:
-        own = next(r for r in records[task].values() if r.path.stem == file)
+    for said, task, section in found:
+        own = records[task][section.replace("_", " ")]
         goal = figures.typical(records[task][str(figures.baseline(records[task]))], "final")
         digits = len(said.partition("e")[0].replace(".", "").lstrip("0"))
         values = [figures.typical(own, "final"), figures.typical(own, "untuned") / goal]
         values += [figures.typical(own, "as it is")] if own.stage("as it is") else []
         right = {f"{x:.{digits - 1}e}" for x in values}
-        assert f"{float(said):.{digits - 1}e}" in right, f"{task}, {file}: {said} is none of {right}"
+        assert f"{float(said):.{digits - 1}e}" in right, f"{task}, {section}: {said} is none of {right}"
 
 
 def test_a_task_that_nothing_is_tuned_on_runs_the_given_point(tmp_path):
