@@ -145,7 +145,7 @@ class Leaves(NamedTuple):
 class Selection(NamedTuple):
     """A step that may be left out: where `chosen` is false, updates are 0 and the state is as before.
 
-    The rules select in the loops that compute. Without it XLA:CPU moves 1.7 times the bytes for 16-bit parameters.
+    The rules select in the loops that compute. Without it a CPU moves 1.7 times the bytes for 16-bit parameters.
     """
 
     chosen: Array  # a boolean scalar
