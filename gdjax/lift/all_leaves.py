@@ -17,6 +17,7 @@ from gdjax.lift import meetings, rule_checks
 from gdjax.lift.meetings import Asked
 from gdjax.lift.one_leaf import Done, Kernel, kernel_of
 from gdjax.lift.slots import Tree
+from gdjax.xla import write_order
 from gdjax.xla.write_order import LARGE, after, new_parameter
 
 Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
@@ -359,7 +360,7 @@ class _Work:
 
     def _run(self) -> Asked | Done:
         g, p, *rest = self.arguments
-        large = g.size > LARGE and not self.places
+        large = write_order.ORDERED and g.size > LARGE and not self.places
         in_turn = large and self.rules.keeps(self.places, self.results, *self.arguments)
         if in_turn and self.turns.before is not None:
             g = after(self.turns.before, g)

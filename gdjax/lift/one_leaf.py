@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
 
 from gdjax import numerics
 from gdjax.core import meshes
@@ -15,7 +14,7 @@ from gdjax.core.types import Array, Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
-from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of
+from gdjax.xla.loops import inputs_of, keeps
 
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name
 
@@ -122,33 +121,16 @@ class OneLeaf:
         return asked
 
     def _written(self, done: Done, context: Any, given: Given) -> Done:
-        """What the rules make of the leaf, selected, and in the order in which a CPU is to write it."""
+        """The results, after checks, in the order in which a CPU is to write them."""
         leaves, structure = jax.tree.flatten(given)
         closed, places = self.rules.trace(context, given).jaxpr, structure.unflatten(range(len(leaves)))
-        values, new_structure = jax.tree.flatten((done.update, done.slots))
+        values, of_values = jax.tree.flatten((done.update, done.slots))
         numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
         self._check_numbers(closed, numbers, places)
-        olds, size = [None, *jax.tree.leaves(given.slots)], done.update.size
-        ins = [places.param, *jax.tree.leaves(places.slots)]
-        for i, waits, tied, held, unrelated, others in loops_of(closed, ins, size, given.chosen is not None):
-            x = values[i]
-            firsts = [values[j] if j else write_order.new_parameter(given.param, values[0]) for j in waits]
-            if tied == "own":
-                alike = [write_order.own(y, i) for y in leaves]
-                alone = made_of(closed, i, [closed.jaxpr.outvars[j] for j in others])
-                (x,) = jaxpr_as_fun(alone)(*alike, *[values[j] for j in others])
-            elif waits and tied != "result":
-                which = [ins[i]] if tied == "place" else [j for j, y in enumerate(leaves) if jnp.size(y) == size]
-                later = structure.unflatten(_waiting(firsts, leaves, which))
-                x = jax.tree.leaves(self.rules(context, later))[i]
-            if tied in ("own", "result"):
-                (x,) = _waiting(firsts, [x], [0])
-            if given.chosen is not None:
-                x = jax.lax.select(given.chosen, x, olds[i] if i else jnp.zeros_like(x))
-            x = write_order.held(olds[i], x) if held else x
-            values[i] = write_order.over(olds[i], x) if unrelated else x
-        update, news = new_structure.unflatten(values)
-        return Done(update, news, done.numbers)
+        again = lambda leaves: jax.tree.leaves(self.rules(context, structure.unflatten(leaves)))
+        overwritten = [places.param, *jax.tree.leaves(places.slots)]
+        values = write_order.in_order(closed, values, leaves, overwritten, given.chosen, again)
+        return Done(*of_values.unflatten(values), done.numbers)
 
     def _divided(self, context: Any, given: Given) -> Done | Asked:
         """`__call__` in a mesh of automatic axes, with results divided as the old arrays are."""
@@ -210,15 +192,6 @@ class OneLeaf:
 
 
 kernel_of = functools.lru_cache(maxsize=4096)(OneLeaf)
-
-
-def _waiting(firsts: Sequence[Array | None], xs: Sequence[Any], tied: Sequence[int]) -> list[Any]:
-    """Arrays `xs`, of which those at `tied` are read only after all of `firsts` exist."""
-    later = list(xs)
-    for first in firsts:
-        for i in tied if first is not None else ():
-            later[i] = write_order.after(first, later[i])
-    return later
 
 
 def _real(g: Array, p: Array | None) -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax.lift import one_leaf
+from gdjax.xla import write_order
 from gdjax.xla.loops import SMALL, inputs_of, keeps, loops_of, sums, writes_several
 
 pytestmark = pytest.mark.skipif(
@@ -26,7 +26,7 @@ def written(tx: Any, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") ->
         found.append(loops_of(*args))
         return found[-1]
 
-    monkeypatch.setattr(one_leaf, "loops_of", noted)
+    monkeypatch.setattr(write_order, "loops_of", noted)
     tree = jax.ShapeDtypeStruct((N,), dtype)
     one_leaf.kernel_of.cache_clear()
     jax.clear_caches()
