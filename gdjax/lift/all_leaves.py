@@ -312,7 +312,10 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     works = {
         i: _Work(active, leaves, i, turns) for i in range(len(leaves.gs)) if (active := _active(running, leaves, i))
     }
-    meetings.hold(list(works.values()))
+    for work in works.values():
+        work.compute()
+    if any(work.suspended is not None for work in works.values()):
+        meetings.hold(list(works.values()))
     directions = list(leaves.gs)
     for i, work in works.items():
         directions[i] = work.done()
@@ -337,42 +340,45 @@ class _Work:
         self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
         self.selection: Selection | None = PASS.get().selection
         self.places, self.results = list[meetings.Place](), list[list[Array]]()
-        self.found: Asked | Done | None = None
-        self.rules = kernel_of(tuple(r.kernel(i) for r in active), leaves.axes)
+        self.result: Asked | Done
+        self.function = kernel_of(tuple(r.kernel(i) for r in active), leaves.axes)
         rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
         self.arguments = [leaves.gs[i], leaves.ps[i], *rest, self.selection and self.selection.chosen]
 
-    def asked(self) -> Asked | None:
-        if self.found is None:
-            with self.blamed():
-                self.found = self._run()
-        return self._at(self.found) if isinstance(self.found, Asked) else None
+    @property
+    def suspended(self) -> Asked | None:
+        if not isinstance(self.result, Asked):
+            return None
+        # With the rule's place in the pass instead of its place among the rules of the leaf.
+        meeting = self.result.meeting
+        place = meeting.place._replace(rule=self.active[meeting.place.rule].place)
+        return self.result._replace(meeting=meeting._replace(place=place))
 
-    def _at(self, asked: Asked) -> Asked:
-        """`asked`, with the rule's place in the pass instead of its place among the rules of the leaf."""
-        place = asked.meeting.place
-        return asked._replace(meeting=asked.meeting._replace(place=place._replace(rule=self.active[place.rule].place)))
-
-    def receive(self, place: meetings.Place, results: list[Array]) -> None:
+    def resume(self, place: meetings.Place, results: list[Array]) -> None:
         self.places.append(place._replace(rule=[r.place for r in self.active].index(place.rule)))
         self.results.append(results)
-        self.found = None
+        self.compute()
 
-    def _run(self) -> Asked | Done:
+    def compute(self) -> None:
+        """Runs the rules to their end, or up to the next meeting."""
+        with self.blamed():
+            self.result = self._computed()
+
+    def _computed(self) -> Asked | Done:
         g, p, *rest = self.arguments
         large = write_order.ORDERED and g.size > LARGE and not self.places
-        in_turn = large and self.rules.keeps(self.places, self.results, *self.arguments)
+        in_turn = large and self.function.keeps(self.places, self.results, *self.arguments)
         if in_turn and self.turns.before is not None:
             g = after(self.turns.before, g)
-        found = self.rules(self.places, self.results, g, p, *rest)
-        if in_turn and isinstance(found, Done):
-            self.turns.before = new_parameter(p, found.update)
-        return found
+        result = self.function(self.places, self.results, g, p, *rest)
+        if in_turn and isinstance(result, Done):
+            self.turns.before = new_parameter(p, result.update)
+        return result
 
     def done(self) -> Array:
         """The update; the rules receive their new slots."""
-        assert isinstance(self.found, Done)
-        update, news, numbers = self.found
+        assert isinstance(self.result, Done)
+        update, news, numbers = self.result
         if self.selection is not None:
             self.selection.made.update({id(x): x for x in [update, *jax.tree.leaves(news)]})
         for r, new in zip(self.active, news, strict=True):

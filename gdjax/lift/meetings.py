@@ -273,12 +273,13 @@ class Participant(Protocol):
     where: str  # in errors
     labels: dict[int, str]  # the names of the rules that apply to it, by their place in the pass
 
-    def asked(self) -> Asked | None:
-        """Its contribution to the next meeting, after the results received so far; None if there is no other."""
+    @property
+    def suspended(self) -> Asked | None:
+        """Its contribution to the meeting at which its rules were suspended; None if they have run to their end."""
         ...
 
-    def receive(self, place: Place, results: list[Array]) -> None:
-        """Keeps the results of that meeting."""
+    def resume(self, place: Place, results: list[Array]) -> None:
+        """Runs the rules again, with the results of that meeting."""
         ...
 
     def blamed(self) -> contextlib.AbstractContextManager[None]:
@@ -287,7 +288,7 @@ class Participant(Protocol):
 
 
 def hold(leaves: Sequence[Participant]) -> None:
-    """Holds all meetings one after the other; the leaves receive the results of each.
+    """Holds all meetings one after the other; the leaves resume with the results of each.
 
     Raises:
       TypeError: a rule calls for other meetings on one leaf than on another.
@@ -295,7 +296,7 @@ def hold(leaves: Sequence[Participant]) -> None:
     answer = PASS.get().answer
     number = 0 if answer is None else next(answer[1])
     calls: dict[int, int] = {}  # the number of meetings of each rule so far
-    while there := [(leaf, asked) for leaf in leaves if (asked := leaf.asked()) is not None]:
+    while there := [(leaf, leaf.suspended) for leaf in leaves if leaf.suspended is not None]:
         rule = min(asked.meeting.place.rule for _, asked in there)
         own = [leaf for leaf in leaves if rule in leaf.labels]
         there = [(leaf, asked) for leaf, asked in there if asked.meeting.place.rule == rule]
@@ -317,7 +318,7 @@ def _meet(there: Sequence[tuple[Participant, Asked]], answer: Answer | None, key
     with there[0][0].blamed():
         results = meetings[0].f(brought, widest) if answer is None else answer(key, meetings[0], brought, widest)
     for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
-        leaf.receive(m.place, list(ys))
+        leaf.resume(m.place, list(ys))
 
 
 def _check_equal(rule: int, leaves: Sequence[Participant], there: Sequence[tuple[Participant, Asked]]) -> None:

@@ -40,8 +40,8 @@ class Done(NamedTuple):
     numbers: Numbers
 
 
-class Given(NamedTuple):
-    """What the function of a leaf gets; or, in the same places, which inputs of the traced function these are."""
+class LeafInputs(NamedTuple):
+    """What the function of a leaf gets."""
 
     results: list[list[Array]]  # of the meetings held so far
     gradient: Array
@@ -64,51 +64,52 @@ class OneLeaf:
     def __init__(self, kernels: tuple[Kernel, ...], axes: frozenset[str] = frozenset()):
         self.kernels, self.axes = kernels, axes
 
-        def apply(context: Any, given: Given) -> Done | Asked:
+        def leaf(context: Any, inputs: LeafInputs) -> Done | Asked:
             # A rule cannot know that its state is not divided as its parameter, see `gdjax.state_sharding`.
-            applied = self._divided if meshes.divided_otherwise(given.slots, given.gradient) else self._apply
-            return applied(context, given)
+            divided = meshes.divided_otherwise(inputs.slots, inputs.gradient)
+            return self._divided(context, inputs) if divided else self._ordered(context, inputs)
 
-        apply.__name__ = "_".join(k.name for k in kernels)[:80]
-        self.call = jax.jit(apply, static_argnums=0)
-        self.rules = jax.jit(self._rules, static_argnums=0)
+        leaf.__name__ = "_".join(k.name for k in kernels)[:80]
+        self.compiled = jax.jit(leaf, static_argnums=0)
+        self.rules = jax.jit(self._until_meeting, static_argnums=0)
 
     def __call__(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> Done | Asked:
         """The results of the rules for a leaf, or its contribution to the next meeting.
 
         Args:
           places, results: the meetings held so far, and their results.
-          arguments: the other fields of `Given`.
+          arguments: the other fields of `LeafInputs`.
         """
-        return self.call((tuple(places), meshes.owners()), Given(list(results), *arguments))
+        return self.compiled((tuple(places), meshes.owners()), LeafInputs(list(results), *arguments))
 
     def keeps(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> bool:
         """Whether the rules keep an array of the size of the leaf on the way; see `gdjax.xla.loops.keeps`."""
-        given = Given(list(results), *arguments)
-        if meshes.divided_otherwise(given.slots, given.gradient):
+        inputs = LeafInputs(list(results), *arguments)
+        if meshes.divided_otherwise(inputs.slots, inputs.gradient):
             return False
-        return keeps(self.rules.trace((tuple(places), meshes.owners()), given).jaxpr, given.gradient.size)
+        return keeps(self.rules.trace((tuple(places), meshes.owners()), inputs).jaxpr, inputs.gradient.size)
 
-    def _rules(self, context: Any, given: Given) -> Done | Asked:
-        """The rules one after the other."""
-        with replayed(Replay(context[0], given.results, self.axes)) as replay:
+    def _until_meeting(self, context: Any, inputs: LeafInputs) -> Done | Asked:
+        """The rules one after the other, to their end or up to a meeting that has no results yet."""
+        with replayed(Replay(context[0], inputs.results, self.axes)) as replay:
             try:
-                return _applied(self.kernels, replay, given)
+                return run_rules(self.kernels, replay, inputs)
             except Suspended as e:
                 return Asked(e.meeting, e.operands)
 
-    def _apply(self, context: Any, given: Given) -> Done | Asked:
-        found = self.rules(context, given)
+    def _ordered(self, context: Any, inputs: LeafInputs) -> Done | Asked:
+        """The results of the rules after checks, in an order for the compiler."""
+        found = self.rules(context, inputs)
         if isinstance(found, Asked):
-            return self._checked(found, context, given)
-        return self._written(found, context, given)
+            return self._checked(found, context, inputs)
+        return self._written(found, context, inputs)
 
-    def _checked(self, asked: Asked, context: Any, given: Given) -> Asked:
+    def _checked(self, asked: Asked, context: Any, inputs: LeafInputs) -> Asked:
         """The contribution of the leaf to a meeting, after checks."""
-        leaves, structure = jax.tree.flatten(given)
-        closed, places = self.rules.trace(context, given).jaxpr, structure.unflatten(range(len(leaves)))
+        leaves, structure = jax.tree.flatten(inputs)
+        closed, places = self.rules.trace(context, inputs).jaxpr, structure.unflatten(range(len(leaves)))
         meeting, number = asked.meeting, len(asked.operands)
-        self._check_waits(context, given, meeting.place)
+        self._check_waits(context, inputs, meeting.place)
         what = f"an argument by name of gdjax.{meeting.place.name}"
         common = {i: (meeting.place.rule, what) for i in range(number - meeting.common, number)}
         self._check_numbers(closed, common, places)
@@ -120,48 +121,48 @@ class OneLeaf:
             return self.rules(context, structure.unflatten([reads.apart(x)[0] for x in leaves]))
         return asked
 
-    def _written(self, done: Done, context: Any, given: Given) -> Done:
+    def _written(self, done: Done, context: Any, inputs: LeafInputs) -> Done:
         """The results, after checks, in the order in which a CPU is to write them."""
-        leaves, structure = jax.tree.flatten(given)
-        closed, places = self.rules.trace(context, given).jaxpr, structure.unflatten(range(len(leaves)))
+        leaves, structure = jax.tree.flatten(inputs)
+        closed, places = self.rules.trace(context, inputs).jaxpr, structure.unflatten(range(len(leaves)))
         values, of_values = jax.tree.flatten((done.update, done.slots))
         numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
         self._check_numbers(closed, numbers, places)
         again = lambda leaves: jax.tree.leaves(self.rules(context, structure.unflatten(leaves)))
         overwritten = [places.param, *jax.tree.leaves(places.slots)]
-        values = write_order.in_order(closed, values, leaves, overwritten, given.chosen, again)
+        values = write_order.in_order(closed, values, leaves, overwritten, inputs.chosen, again)
         return Done(*of_values.unflatten(values), done.numbers)
 
-    def _divided(self, context: Any, given: Given) -> Done | Asked:
+    def _divided(self, context: Any, inputs: LeafInputs) -> Done | Asked:
         """`__call__` in a mesh of automatic axes, with results divided as the old arrays are."""
         kinds: list[Done | Asked] = []
-        apply = functools.partial(self._apply, context)
+        apply = functools.partial(self._ordered, context)
 
-        def note(given: Given) -> Array:
-            kinds.append(jax.eval_shape(apply, given))
+        def note(inputs: LeafInputs) -> Array:
+            kinds.append(jax.eval_shape(apply, inputs))
             return jnp.zeros(())
 
-        meshes.partitioned(note, None, given)
-        (kind,), g = kinds, given.gradient
+        meshes.partitioned(note, None, inputs)
+        (kind,), g = kinds, inputs.gradient
         results, structure = jax.tree.flatten(kind)
         olds = (
-            [g, *jax.tree.leaves(given.slots)]
+            [g, *jax.tree.leaves(inputs.slots)]
             if isinstance(kind, Done)
             else [g if x.shape == g.shape else None for x in results]
         )
         like = olds + [None] * (len(results) - len(olds))  # the numbers come last
-        return structure.unflatten(meshes.partitioned(lambda given: jax.tree.leaves(apply(given)), like, given))
+        return structure.unflatten(meshes.partitioned(lambda inputs: jax.tree.leaves(apply(inputs)), like, inputs))
 
-    def _check_waits(self, context: Any, given: Given, place: Place) -> None:
+    def _check_waits(self, context: Any, inputs: LeafInputs, place: Place) -> None:
         """Raises if a rule brings to a meeting arrays computed from the updates of rules before it."""
         if not place.rule:
             return
-        direction = numerics.widen(given.gradient, _real(given.gradient, given.param))
+        direction = numerics.widen(inputs.gradient, _real(inputs.gradient, inputs.param))
 
         def asked(direction: Array) -> Any:
-            with replayed(Replay(context[0], given.results, self.axes)) as replay:
+            with replayed(Replay(context[0], inputs.results, self.axes)) as replay:
                 try:
-                    return _applied(self.kernels, replay, given, begins=(place.rule, direction)).update
+                    return run_rules(self.kernels, replay, inputs, begins=(place.rule, direction)).update
                 except Suspended as e:
                     return e.operands
 
@@ -169,7 +170,7 @@ class OneLeaf:
         if any(0 in inputs_of(closed, i) for i in range(len(closed.jaxpr.outvars))):
             raise rule_checks.ReadsUpdates(place.rule)
 
-    def _check_numbers(self, closed: Any, numbers: Mapping[int, tuple[int, str]], places: Given) -> None:
+    def _check_numbers(self, closed: Any, numbers: Mapping[int, tuple[int, str]], places: LeafInputs) -> None:
         """Raises if a rule computes a number of the whole tree from arguments that differ by leaf.
 
         Args:
@@ -181,8 +182,8 @@ class OneLeaf:
             of_leaf |= {name: jax.tree.leaves(scalars[name]) for name in kernel.per_leaf}
         for i, (rule, what) in numbers.items():
             found = inputs_of(closed, i)
-            for name, inputs in of_leaf.items():
-                if found.isdisjoint(inputs):
+            for name, mine in of_leaf.items():
+                if found.isdisjoint(mine):
                     continue
                 remedy = "take the gdjax.total or gdjax.largest of it"
                 if name != "one array":
@@ -200,17 +201,19 @@ def _real(g: Array, p: Array | None) -> Any:
     return max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
 
 
-def _applied(kernels: Sequence[Kernel], replay: Replay, given: Given, begins: tuple[int, Array] | None = None) -> Done:
+def run_rules(
+    kernels: Sequence[Kernel], replay: Replay, inputs: LeafInputs, begins: tuple[int, Array] | None = None
+) -> Done:
     """The results of the rules for a leaf, one after the other.
 
     Args:
       begins: the place of a rule, and its input in place of the update of the rules before it.
     """
-    g, p = given.gradient, given.param
+    g, p = inputs.gradient, inputs.param
     real = _real(g, p)
     wide, param = numerics.widen(g, real), numerics.widen(p, real)
     direction, news, found = wide, [], Numbers()
-    rows = zip(kernels, given.slots, given.counts, given.shared, given.scalars, given.raws, strict=True)
+    rows = zip(kernels, inputs.slots, inputs.counts, inputs.shared, inputs.scalars, inputs.raws, strict=True)
     for index, (kernel, slot, count, numbers, scalar, raw) in enumerate(rows):
         replay.rule = index
         if begins is not None and begins[0] == index:

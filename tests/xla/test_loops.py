@@ -28,7 +28,6 @@ def written(tx: Any, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") ->
 
     monkeypatch.setattr(write_order, "loops_of", noted)
     tree = jax.ShapeDtypeStruct((N,), dtype)
-    one_leaf.kernel_of.cache_clear()
     jax.clear_caches()
     jax.eval_shape(tx.update, tree, jax.eval_shape(tx.init, tree), tree)
     return [(loop.index, loop.waits) for loop in found[-1]]
