@@ -13,7 +13,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.groups import partition, routed
 from gdjax.core.base import GradientTransformation, init_empty_state, transform
 from gdjax.core.growth import SAME
-from gdjax.core.number_domains import POSITIVE, RATE, SIZE, Integer, Kind
+from gdjax.core.number_domains import POSITIVE, RATE, SIZE, AtLeast, Check
 from gdjax.core.parts import holding
 from gdjax.core.paths import paths_of
 from gdjax.core.types import (
@@ -45,9 +45,9 @@ from gdjax.transforms.qk_clip import qk_clip
 from gdjax.transforms.scaling import scale_by_learning_rate
 from gdjax.tree.updates import apply_updates
 
-Overrides = Annotated[Mapping[Any, Any], Kind("mapping")] | None
+Overrides = Annotated[Mapping[Any, Any], Check("mapping")] | None
 Number = Annotated[Scalar, RATE]
-Total = Annotated[int, Integer(100, static=True)]
+Total = Annotated[int, AtLeast(100, static=True)]
 
 # modded-nanogpt's Polar Express: of five steps, for singular values of which the largest is at most 1 / 1.02.
 _SPEEDRUN = (

@@ -17,7 +17,7 @@ from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOf
 from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
 from gdjax.codes.rounding import LARGEST, Salt, bits_of, float_of, number, random_bits, stochastically, uniform
 from gdjax.codes.words import WORDS, InWord, Word
-from gdjax.core.part import Kind
+from gdjax.core.part import SlotKind
 from gdjax.core.types import Array, ArrayTree, Format
 from gdjax.xla.reads import as_integers
 
@@ -132,8 +132,8 @@ SIGNED, SQUARES = Logs(signed=True), Logs(signed=False)
 
 
 Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
-MOMENT_KINDS: Sequence[Kind] = ("moment", "slow", "matrix")
-PLURAL: dict[Kind, str] = dict.fromkeys(MOMENT_KINDS, "moments")
+MOMENT_KINDS: Sequence[SlotKind] = ("moment", "slow", "matrix")
+PLURAL: dict[SlotKind, str] = dict.fromkeys(MOMENT_KINDS, "moments")
 PLURAL |= {"square": "squares", "basis": "bases", "factor": "factors"}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
@@ -151,7 +151,7 @@ MOMENTS: Mapping[str, Sequence[Format]] = {
     "bfloat16": [NarrowFloats()],
     "float32": [],
 }
-TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
+TABLE: Mapping[SlotKind, Mapping[str, Sequence[Format]]] = {
     **dict.fromkeys(MOMENT_KINDS, MOMENTS),
     "square": {
         "log": [Logs(False)],
@@ -251,13 +251,13 @@ def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Salt | Non
     return structure.unflatten([kept(i, c, x) for i, (c, x) in enumerate(zip(codes, xs, strict=True))])
 
 
-def of_kinds(label: str, names: Mapping[Kind, str], block: int, scale_dtype: str) -> dict[Kind, list[Format]]:
+def of_kinds(label: str, names: Mapping[SlotKind, str], block: int, scale_dtype: str) -> dict[SlotKind, list[Format]]:
     """The formats of each kind that is named, in the order in which they are tried.
 
     Raises:
       ValueError: a kind has no format of that name.
     """
-    found: dict[Kind, list[Format]] = {"exact": []}
+    found: dict[SlotKind, list[Format]] = {"exact": []}
     for kind, name in names.items():
         if name not in TABLE[kind]:
             raise ValueError(

@@ -43,7 +43,7 @@ class Chain(Part):
         rate = next((i for i, tx in enumerate(self.parts[:-1]) if _descends(tx)), None)
         if rate is not None:
             late = Chain(self.label, self.parts[rate + 1 :])
-            order.check_growth(self.label, rate, self.parts, late, params)
+            order.check_decay_after_rate(self.label, rate, self.parts, late, params)
         return self.pack(states)
 
     def update(

@@ -12,7 +12,7 @@ from gdjax.combine.chain import leaf_rules
 from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
 from gdjax.core import base, callers, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.paths import is_masked, paths_of
@@ -49,7 +49,7 @@ class Labels:
 
 @transform
 def partition(
-    transforms: Annotated[Mapping[Any, Transform], Kind("mapping")], param_labels: Any,
+    transforms: Annotated[Mapping[Any, Transform], Check("mapping")], param_labels: Any,
     *, mask_compatible_extra_args: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Applies to each group of leaves its own transform.

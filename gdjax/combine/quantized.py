@@ -12,7 +12,7 @@ from gdjax.combine.edits import sites
 from gdjax.core import arrays, base, callers, checks, meshes, structures, types
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.growth import divides_by_norm
-from gdjax.core.part import Kind
+from gdjax.core.part import SlotKind
 from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import (
@@ -146,7 +146,7 @@ def quantize_state(
     if (moment == "log") != (square == "log"):
         both = f"moments as {moment!r} and squares as {square!r}"
         raise ValueError(f"{LABEL}: {both}: 'log' ends at a largest number, where the other goes on; name it for both")
-    names: dict[Kind, str] = dict.fromkeys(formats.MOMENT_KINDS, moment)
+    names: dict[SlotKind, str] = dict.fromkeys(formats.MOMENT_KINDS, moment)
     names |= {"square": square, "basis": bases or coarse or "blocks", "factor": factors}
     names |= {"fine": "bfloat16" if "bfloat16" in (moment, square) else "float32"}
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import callers, checks
-from gdjax.core.number_domains import RATE, SIZE, SQUARES, Domain, Fact, Integer, Kind, asked
+from gdjax.core.number_domains import RATE, SIZE, SQUARES, AtLeast, Check, Domain, Fact, asked
 from gdjax.core.types import PerLeaf
 from gdjax.core.values import UNIONS, facts_of
 
@@ -76,8 +76,8 @@ def integer(label: str, name: str, value: object, least: int) -> None:
 def is_no_number(signature: inspect.Signature, parameter: inspect.Parameter) -> bool:
     """Whether an argument of a factory is known to be a size, a mask, a dtype, a function or the like: no schedule."""
     declared = parameter.annotation in (int, int | None) or bool(_choices(parameter.annotation))
-    kinds = [x for x in facts_of(signature, parameter.name) if isinstance(x, Kind)]
-    return (declared or bool(kinds)) and Kind("key") not in kinds  # Optax injects seeds
+    kinds = [x for x in facts_of(signature, parameter.name) if isinstance(x, Check)]
+    return (declared or bool(kinds)) and Check("key") not in kinds  # Optax injects seeds
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -114,7 +114,7 @@ def fulfil(fact: Fact, label: str, name: str, value: Any) -> None:
     """Raises unless the value of an argument is what its annotation says."""
     if isinstance(fact, Domain):
         number(fact, label, name, value)
-    elif isinstance(fact, Integer):
+    elif isinstance(fact, AtLeast):
         (checks.structural if fact.static else integer)(label, name, value, fact.least)
     else:
         getattr(kinds, fact.name)(label, name, value)

@@ -15,20 +15,20 @@ class Domain(NamedTuple):
     inside: Callable[[float], bool]
 
 
-class Integer(NamedTuple):
+class AtLeast(NamedTuple):
     """An integer of at least that. One that shapes the program is no schedule, and is not traced."""
 
     least: int
     static: bool = False
 
 
-class Kind(NamedTuple):
+class Check(NamedTuple):
     """What is checked by the function of this name in `gdjax.core.argument_kinds`."""
 
     name: str
 
 
-Fact = Domain | Integer | Kind
+Fact = Domain | AtLeast | Check
 
 FINITE = Domain("finite", math.isfinite)
 RATE = Domain("finite and at least 0 (gdjax.scale takes a negative factor)", lambda x: 0 <= x < math.inf)

@@ -22,7 +22,7 @@ Axes = tuple[int | None, ...]  # for each axis of an array the number of the par
 # one of squares; numbers that bear 16 bits and no less, which a maximum remembers or gradients are compared with;
 # orthonormal columns; a Kronecker factor; or numbers that must stay exact: a sum that never fades, a copy of
 # parameters, a count.
-Kind = Literal["moment", "slow", "matrix", "square", "fine", "basis", "factor", "exact"]
+SlotKind = Literal["moment", "slow", "matrix", "square", "fine", "basis", "factor", "exact"]
 
 
 HIDDEN: Any = object()  # in place of the hyperparameters of a transform that cannot be read
@@ -61,7 +61,7 @@ class Kept(NamedTuple):
     # these differ, None where they are unknown.
     axes: Callable[[tuple[int, ...], int], Axes | list[Axes]] | None = None
     of: Literal["each", "several", "unknown"] = "each"  # several: each array belongs to several parameters
-    kind: Kind = "exact"
+    kind: SlotKind = "exact"
     layers: Callable[[ArrayTree], list[int]] | None = None  # for all parameters their numbers of such axes; None for 0
     bounds: Path | None = None  # of squares: the tree of moments that are at most some times their roots
 

@@ -26,7 +26,7 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey, tree_leaves_with_pat
 from gdjax.core import base, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.closures import value_of
-from gdjax.core.part import HIDDEN, Axes, Inside, Kept, Kind, Pair, Part, Path, Position, lookup, numbers_of, whole
+from gdjax.core.part import HIDDEN, Axes, Inside, Kept, Pair, Part, Path, Position, SlotKind, lookup, numbers_of, whole
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.core.values import Call
 
@@ -103,14 +103,14 @@ class Guess(Part):
 
 # The kind of a field by Optax's name for it, and the states in which the field keeps something else: nu enters a
 # maximum, the gradient is subtracted from mu, the difference of both is a variance, nu may be negative.
-_KINDS: Mapping[str, Kind] = {"mu": "moment", "trace": "moment", "m": "moment", "ema": "moment", "nu": "square"}
+_KINDS: Mapping[str, SlotKind] = {"mu": "moment", "trace": "moment", "m": "moment", "ema": "moment", "nu": "square"}
 _OTHERWISE = {
     ("ScaleByAmsgradState", "nu"), ("ScaleByBeliefState", "mu"), ("ScaleByRStdDevState", "mu"), ("SophiaState", "nu"),
     ("ScaleByRStdDevState", "nu"), ("ScaleByRStdDevWithCountState", "mu"), ("ScaleByRStdDevWithCountState", "nu"),
 }  # fmt: skip
 
 
-def _kind(state: OptState, path: Path) -> Kind:
+def _kind(state: OptState, path: Path) -> SlotKind:
     """The kind of the field in which a path ends."""
     last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=None)
     if last is None:
@@ -182,7 +182,7 @@ class Owned(NamedTuple):
     axes: Axes | None  # the axes of the parameter that its own follow; None where unknown
     array: Any
     of_several: bool = False  # whether it belongs to several parameters
-    kind: Kind = "exact"
+    kind: SlotKind = "exact"
     bounds: Path | None = None  # of squares: the field of moments of the same parameters that their roots bound
 
 

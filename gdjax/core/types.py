@@ -16,7 +16,7 @@ from jax.typing import ArrayLike as ArrayLike
 from jax.typing import DTypeLike as DTypeLike
 
 from gdjax.core.contexts import WHERE, within
-from gdjax.core.number_domains import BOUND, DECAY, FINITE, POSITIVE, RATE, SHARE, SIZE, SQUARES, Integer, Kind
+from gdjax.core.number_domains import BOUND, DECAY, FINITE, POSITIVE, RATE, SHARE, SIZE, SQUARES, AtLeast, Check
 from gdjax.core.values import key_of
 
 __all__ = [
@@ -214,17 +214,17 @@ Positive = Annotated[ScalarOrSchedule, POSITIVE]
 Finite = Annotated[ScalarOrSchedule, FINITE]
 Bound = Annotated[ScalarOrSchedule, BOUND]  # infinite for none
 Share = Annotated[ScalarOrSchedule, SHARE]
-Steps = Annotated[ScalarOrSchedule, Integer(1)]
-Count = Annotated[int, Integer(1, static=True)]
-Natural = Annotated[int, Integer(0, static=True)]
-DType = Annotated[DTypeLike | Codec, Kind("dtype_or_codec")]  # in which a slot is kept: a dtype, or a codec
-Floating = Annotated[DTypeLike, Kind("dtype")]
-KeyLike = Annotated[Array | np.ndarray | int, Kind("key")]  # a PRNG key, typed or raw, or an int that makes one
-Seed = Annotated[int, Kind("key")]
-Mask = Annotated[Any, Kind("mask")]  # a tree of booleans, a prefix of the parameters, or a function of them to one
-Roles = Annotated[Any, Kind("roles")]  # a dict from patterns to roles, a tree of dimension numbers, or a function
-Dimensions = Annotated[Any, Kind("dimensions")]  # a tree of dimension numbers, or a function of the parameters to one
-LayerAxes = Annotated[Any, Kind("layer_axes")]  # an int, a pattern, a dict from patterns to ints, or a function
+Steps = Annotated[ScalarOrSchedule, AtLeast(1)]
+Count = Annotated[int, AtLeast(1, static=True)]
+Natural = Annotated[int, AtLeast(0, static=True)]
+DType = Annotated[DTypeLike | Codec, Check("dtype_or_codec")]  # in which a slot is kept: a dtype, or a codec
+Floating = Annotated[DTypeLike, Check("dtype")]
+KeyLike = Annotated[Array | np.ndarray | int, Check("key")]  # a PRNG key, typed or raw, or an int that makes one
+Seed = Annotated[int, Check("key")]
+Mask = Annotated[Any, Check("mask")]  # a tree of booleans, a prefix of the parameters, or a function of them to one
+Roles = Annotated[Any, Check("roles")]  # a dict from patterns to roles, a tree of dimension numbers, or a function
+Dimensions = Annotated[Any, Check("dimensions")]  # a tree of dimension numbers, or a function of the parameters to one
+LayerAxes = Annotated[Any, Check("layer_axes")]  # an int, a pattern, a dict from patterns to ints, or a function
 
 
 class TransformUpdateFn(Protocol):

@@ -19,7 +19,7 @@ from jax.core import Tracer
 
 from gdjax.core import misuse
 from gdjax.core.misuse import NOT_CALLED, bound_arguments
-from gdjax.core.number_domains import Domain, Fact, Integer, Kind, interval
+from gdjax.core.number_domains import AtLeast, Check, Domain, Fact, interval
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -125,7 +125,7 @@ def _fact(x: Any) -> Fact | None:
     """What metadata of an annotation say of an argument; None where they are not for us."""
     if isinstance(x, str) and x.lstrip().startswith(("[", "(")):
         return interval(x)
-    return x if isinstance(x, Domain | Integer | Kind) else None
+    return x if isinstance(x, Domain | AtLeast | Check) else None
 
 
 def code_of(f: Any) -> Any:

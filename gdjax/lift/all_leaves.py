@@ -308,7 +308,7 @@ def check_fits(running: Sequence[Running], leaves: Leaves) -> None:
 
 def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     """The update of each leaf; `rules` receive their new slots and numbers."""
-    turns = _Turns()
+    turns = _LargeLeaves()
     works = {
         i: _Work(active, leaves, i, turns) for i in range(len(leaves.gs)) if (active := _active(running, leaves, i))
     }
@@ -326,7 +326,7 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
 
 
 @dataclass
-class _Turns:
+class _LargeLeaves:
     """Orders large leaves one after the other, so that a temporary of one reuses the memory of the one before."""
 
     before: Array | None = None  # the next one waits for this
@@ -335,7 +335,7 @@ class _Turns:
 class _Work:
     """The work on one leaf."""
 
-    def __init__(self, active: list[Running], leaves: Leaves, i: int, turns: _Turns):
+    def __init__(self, active: list[Running], leaves: Leaves, i: int, turns: _LargeLeaves):
         self.active, self.leaves, self.i, self.turns = active, leaves, i, turns
         self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
         self.selection: Selection | None = PASS.get().selection

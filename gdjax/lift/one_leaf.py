@@ -131,7 +131,8 @@ class OneLeaf:
         again = lambda leaves: jax.tree.leaves(self.rules(context, structure.unflatten(leaves)))
         overwritten = [places.param, *jax.tree.leaves(places.slots)]
         values = write_order.in_order(closed, values, leaves, overwritten, inputs.chosen, again)
-        return Done(*of_values.unflatten(values), done.numbers)
+        update, news = of_values.unflatten(values)
+        return Done(update, news, done.numbers)
 
     def _divided(self, context: Any, inputs: LeafInputs) -> Done | Asked:
         """`__call__` in a mesh of automatic axes, with results divided as the old arrays are."""

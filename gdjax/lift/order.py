@@ -49,7 +49,7 @@ def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Param
                     break
 
 
-def check_growth(label: str, first: int, parts: Sequence[Any], late: Transform, params: Params) -> None:
+def check_decay_after_rate(label: str, first: int, parts: Sequence[Any], late: Transform, params: Params) -> None:
     """Warns where parameters times a positive number are added to updates that a learning rate has negated.
 
     Args:

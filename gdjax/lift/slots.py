@@ -12,7 +12,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import arrays, base, checks, meshes
-from gdjax.core.part import Kind
+from gdjax.core.part import SlotKind
 from gdjax.core.types import Array, ArrayTree, Codec, OptState, Params, Transform, is_skipped
 from gdjax.lift.one_leaf import stored
 
@@ -80,7 +80,7 @@ class Moment:
     wide: bool = False
     real: bool = False
     fill: str | float = 0.0
-    kind: Kind | None = None
+    kind: SlotKind | None = None
     bounds: str = ""
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
@@ -309,7 +309,7 @@ def _dtype_of(p: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
 
 
-def kind_of(slot: Any) -> Kind:
+def kind_of(slot: Any) -> SlotKind:
     """The kind of a slot."""
     if isinstance(slot, Moment):
         return slot.kind or ("square" if slot.real else "moment")
@@ -366,7 +366,7 @@ class Whole:
     reads: str = ""
     of_several: bool = False
     seen: bool = False
-    kind: Kind = "exact"
+    kind: SlotKind = "exact"
     check: Callable[[Mapping[str, Any]], object] | None = None
 
 

@@ -10,7 +10,7 @@ from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
-from gdjax.core.number_domains import ABOVE_0, BOUND, FRACTION, Integer
+from gdjax.core.number_domains import ABOVE_0, BOUND, FRACTION, AtLeast
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
@@ -60,7 +60,7 @@ class _Search(NamedTuple):
 
 @transform
 def scale_by_backtracking_linesearch(
-    max_backtracking_steps: Annotated[int | Array, Integer(1)], slope_rtol: Annotated[Scalar, BOUND] = 1e-4,
+    max_backtracking_steps: Annotated[int | Array, AtLeast(1)], slope_rtol: Annotated[Scalar, BOUND] = 1e-4,
     decrease_factor: Annotated[Scalar, FRACTION] = 0.8, increase_factor: Annotated[Scalar, ABOVE_0] = 1.5,
     max_learning_rate: Annotated[Scalar, ABOVE_0] = 1.0, atol: Annotated[Scalar, BOUND] = 0.0,
     rtol: Annotated[Scalar, BOUND] = 0.0, store_grad: bool = False, verbose: bool = False,

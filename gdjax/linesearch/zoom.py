@@ -10,7 +10,7 @@ from gdjax import numerics, tree
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
-from gdjax.core.number_domains import ABOVE_0, BOUND, Integer
+from gdjax.core.number_domains import ABOVE_0, BOUND, AtLeast
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
@@ -48,7 +48,7 @@ class ScaleByZoomLinesearchState(NamedTuple):
 
 @transform
 def scale_by_zoom_linesearch(
-    max_linesearch_steps: Annotated[int | Array, Integer(1)],
+    max_linesearch_steps: Annotated[int | Array, AtLeast(1)],
     max_learning_rate: Annotated[Scalar, ABOVE_0] | None = None, tol: Annotated[Scalar, BOUND] = 0.0,
     increase_factor: Annotated[Scalar, ABOVE_0] = 2.0, slope_rtol: Annotated[Scalar, BOUND] = 1e-4,
     curv_rtol: Annotated[Scalar, BOUND] = 0.9, approx_dec_rtol: Annotated[Scalar, BOUND] | None = 1e-6,

@@ -24,7 +24,7 @@ from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import Key, Moment, Shared, Tree, first_moment
 from gdjax.matrices.in_turns import Runs, Turns, spread
 from gdjax.matrices.plan import Leaf
-from gdjax.matrices.slots import LIFTED, Blocks, Shape, Slot, arguments_of, as_declared, blocks_for
+from gdjax.matrices.slots import LIFTED, MatrixBlocks, Shape, Slot, arguments_of, as_declared, blocks_for
 from gdjax.numerics import Array, bounded
 from gdjax.xla import at_home, write_order
 from gdjax.xla.loops import inputs_of, made_of_nothing
@@ -46,7 +46,7 @@ class Declared(NamedTuple):
         return [f for f, x in self.kinds.items() if isinstance(x, kinds)]
 
 
-class Given(NamedTuple):
+class StackInputs(NamedTuple):
     """What a step is of: the gradients, and the fields of the state by what they are."""
 
     gs: Any  # for each leaf the gradient, or None
@@ -77,7 +77,7 @@ class OneShape:
     """
 
     def __init__(
-        self, rule: Declared, found: Blocks, shape: Shape, constants: Any, kinds: Any, given: Given
+        self, rule: Declared, found: MatrixBlocks, shape: Shape, constants: Any, kinds: Any, given: StackInputs
     ):  # fmt: skip
         self.rule, self.given, self.constants, self.kinds = rule, given, constants, kinds
         name, *self.sides = shape
@@ -95,7 +95,7 @@ class OneShape:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
 
     def _of_one(
-        self, turns: Turns, given: Given, old: OneMatrix, keys: dict[str, Array]
+        self, turns: Turns, given: StackInputs, old: OneMatrix, keys: dict[str, Array]
     ) -> tuple[OneMatrix, list[Any]]:
         """What the rule makes of one matrix, and the new numbers of the whole tree."""
         g, real = old.g, numerics.widest_real(old.g)
@@ -219,14 +219,14 @@ def of_matrices(
     now = lambda key: jax.random.key_data(jax.random.split(jax.random.fold_in(key, s.count), number))
     kinds = {f: jax.random.key_impl(key) for f, key in of(Key).items()}
     keys = {f: now(key) for f, key in of(Key).items()}
-    given = Given(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
+    given = StackInputs(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
     run = functools.partial(_stepped, rule, found, constants, kinds, then)
     return meshes.partitioned(run, {"u": gs, **moments, **stacks, **shared}, given)
 
 
 def _blocks_and(
     tree: Tree, lists: Sequence[Sequence[Array]], kept: Mapping[str, Any], arguments: Mapping[str, Any]
-) -> tuple[Blocks, list[list[Array | None]]]:
+) -> tuple[MatrixBlocks, list[list[Array | None]]]:
     """The blocks that the state was made for, and the lists with an entry for each leaf of theirs.
 
     Args:
@@ -264,7 +264,8 @@ def _lead(trees: Any) -> tuple[int, ...] | None:
 
 
 def _stepped(
-    rule: Declared, found: Blocks, constants: Mapping[str, Any], kinds: Mapping[str, Any], then: Any, given: Given
+    rule: Declared, found: MatrixBlocks, constants: Mapping[str, Any], kinds: Mapping[str, Any], then: Any,
+    given: StackInputs,
 ) -> dict[str, Any]:  # fmt: skip
     of, start = {}, 0
     for shape in found.members:

@@ -17,7 +17,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import arrays, checks, meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.part import Kind
+from gdjax.core.part import SlotKind
 from gdjax.core.parts import placeholder
 from gdjax.core.types import ArrayTree, Params, PerLeaf, base_of, is_skipped
 from gdjax.lift.all_leaves import factors_of_each
@@ -36,14 +36,14 @@ Sides = Literal["both", "short", "rows", "columns"]
 SIDES: tuple[str, ...] = get_args(Sides)
 
 
-class Layout(NamedTuple):
+class BlockLayout(NamedTuple):
     """How matrices are cut, and which sides of a block have factors."""
 
     block_size: int | None = None  # the longest side of a block
     sides: str = "both"
     max_precond_dim: int | None = None  # the longest side that has a factor
 
-    def checked(self, label: str) -> "Layout":
+    def checked(self, label: str) -> "BlockLayout":
         """The layout; raises where an argument is wrong."""
         for name in ("block_size", "max_precond_dim"):
             if (size := getattr(self, name)) is not None:
@@ -111,7 +111,7 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blocks:
+class MatrixBlocks:
     """The blocks of all leaves, and their stacks.
 
     Args:
@@ -122,7 +122,7 @@ class Blocks:
 
     cuts: Sequence[Cut | None]
     complexes: Sequence[bool]
-    layout: Layout
+    layout: BlockLayout
 
     @functools.cached_property
     def members(self) -> dict[Shape, list[Member]]:
@@ -228,7 +228,7 @@ class Slot:
         return {}
 
     @property
-    def keeps(self) -> Kind:
+    def keeps(self) -> SlotKind:
         """The kind of its arrays, as in `gdjax.Moment`."""
         return "exact"
 
@@ -254,7 +254,7 @@ class Block(Slot):
         return {self.dtype: None} if self.dtype else {}
 
     @property
-    def keeps(self) -> Kind:
+    def keeps(self) -> SlotKind:
         return "square" if self.real else "matrix"
 
     def start(self, stack: Stack) -> Any:
@@ -280,7 +280,7 @@ class Side(Slot):
     identity: bool = False
 
     @property
-    def keeps(self) -> Kind:
+    def keeps(self) -> SlotKind:
         return "exact" if self.identity else "factor"
 
     def start(self, stack: Stack) -> Any:
@@ -297,7 +297,7 @@ class Basis(Side):
     identity: bool = True
 
     @property
-    def keeps(self) -> Kind:
+    def keeps(self) -> SlotKind:
         return "basis"
 
 
@@ -371,11 +371,11 @@ def _wanted(slot: Slot, given: Mapping[str, Any]) -> bool:
     return slot.only is None or given[slot.only[0]] == slot.only[1]
 
 
-def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
+def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> MatrixBlocks:
     """The blocks of a tree; `given` has the arguments that differ from `LIFTED`."""
     given = {**LIFTED, **given}
-    layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
+    layout = BlockLayout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
     roles = given["roles"]
     leaves = plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves
     cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]
-    return Blocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)
+    return MatrixBlocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)

@@ -10,7 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.misuse import Dialect, dialects
-from gdjax.core.number_domains import Integer, Kind
+from gdjax.core.number_domains import AtLeast, Check
 from gdjax.core.types import (
     Bound,
     Decay,
@@ -78,7 +78,7 @@ def all_but(left_out: int | None, axes_of: Callable[..., tuple[int, int] | None]
 @leafwise(FactoredState, v_row=all_but(1), v_col=all_but(0), v=all_but(None), growth="elementwise")
 def _by_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
-    factored: bool, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)], epsilon: hyper.Size,
+    factored: bool, min_dim_size_to_factor: Annotated[int, AtLeast(0, static=True)], epsilon: hyper.Size,
     b2: hyper.Squares, clipping_threshold: hyper.Bound = None,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, FactoredState]:  # fmt: skip
@@ -103,7 +103,7 @@ def _by_factored_rms(
 )
 def _by_torchs_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
-    factored: bool, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)], epsilon: hyper.Size,
+    factored: bool, min_dim_size_to_factor: Annotated[int, AtLeast(0, static=True)], epsilon: hyper.Size,
     b2: hyper.Squares, clipping_threshold: hyper.Bound = None,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, FactoredState]:  # fmt: skip
@@ -196,8 +196,8 @@ def _relative(rate: ScalarOrSchedule) -> ScalarOrSchedule:
 @transform
 def scale_by_factored_rms(
     factored: bool = True, decay_rate: Size = 0.8, step_offset: Finite = 0,
-    min_dim_size_to_factor: Annotated[int, Integer(0, static=True)] = 128, epsilon: Size = 1e-30,
-    decay_rate_fn: Annotated[Callable[[Any, Any], Any], Kind("function")] = power_decay,
+    min_dim_size_to_factor: Annotated[int, AtLeast(0, static=True)] = 128, epsilon: Size = 1e-30,
+    decay_rate_fn: Annotated[Callable[[Any, Any], Any], Check("function")] = power_decay,
     *, layer_axes: LayerAxes = None,
 ) -> Any:  # fmt: skip
     """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns.
@@ -237,7 +237,7 @@ _RELATIVE = {"learning_rate": 0.01, "min_dim_size_to_factor": 0}
 @transform
 @dialects(torch=_RELATIVE | {"eps": 2.0**-23}, paper=_RELATIVE)
 def adafactor(
-    learning_rate: Rate | None = None, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)] = 128,
+    learning_rate: Rate | None = None, min_dim_size_to_factor: Annotated[int, AtLeast(0, static=True)] = 128,
     decay_rate: Size = 0.8, decay_offset: Finite = 0, multiply_by_parameter_scale: bool = True,
     clipping_threshold: Bound | None = 1.0, momentum: Decay | None = None, dtype_momentum: DType = jnp.float32,
     weight_decay_rate: Size | None = None, eps: Size = 1e-30, factored: bool = True, weight_decay_mask: Mask = None,

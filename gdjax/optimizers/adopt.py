@@ -5,7 +5,7 @@ from typing import Annotated
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.types import Decay, DType, Rate, Schedule, Size, Squares
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Moment
@@ -25,7 +25,7 @@ def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.9999, eps: hyper.Size = 1e-6, mu_dtype: DType | None = None,
     *, nesterov: bool = False, use_clipping: bool = True,
-    clip_value_fn: Annotated[Hyper, Kind("function")] = _fourth_root,
+    clip_value_fn: Annotated[Hyper, Check("function")] = _fourth_root,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """ADOPT's direction: an average of gradients, each over the root of the second moment before it.
 
@@ -66,7 +66,7 @@ def _clip(x: Array, bound: Array) -> Array:
 def adopt(
     learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.9999, eps: Size = 1e-6, mu_dtype: DType | None = None,
     *, nesterov: bool = False, use_clipping: bool = True,
-    clip_value_fn: Annotated[Schedule, Kind("function")] = _fourth_root,
+    clip_value_fn: Annotated[Schedule, Check("function")] = _fourth_root,
 ) -> GradientTransformation:  # fmt: skip
     """ADOPT: Adam with the gradient divided first and averaged then, by a second moment that does not contain it.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Rate, Transform, Updates
 from gdjax.linalg import quasi_newton, vectors
@@ -35,7 +35,10 @@ class ScaleByBFGSState(NamedTuple):
 
 @transform
 def scale_by_bfgs(
-    scale_init_precond: bool = False, *, self_scaling: bool = False, bounds: Annotated[Bounds, Kind("bounds")] = None
+    scale_init_precond: bool = False,
+    *,
+    self_scaling: bool = False,
+    bounds: Annotated[Bounds, Check("bounds")] = None,
 ) -> GradientTransformation:
     """Multiplies the gradient by the BFGS approximation of the inverse Hessian: u = H g.
 
@@ -86,7 +89,7 @@ def scale_by_bfgs(
 
 @transform
 def scale_by_ssbroyden(
-    scale_init_precond: bool = False, *, bounds: Annotated[Bounds, Kind("bounds")] = None
+    scale_init_precond: bool = False, *, bounds: Annotated[Bounds, Check("bounds")] = None
 ) -> GradientTransformation:
     """Multiplies the gradient by the self-scaled Broyden approximation of the inverse Hessian: u = H g.
 
@@ -129,7 +132,7 @@ def scale_by_ssbroyden(
 @transform
 def bfgs(
     learning_rate: Rate | None = None, scale_init_precond: bool = False, linesearch: Transform | None = NEWTON_SEARCH,
-    *, self_scaling: bool = False, bounds: Annotated[Bounds, Kind("bounds")] = None,
+    *, self_scaling: bool = False, bounds: Annotated[Bounds, Check("bounds")] = None,
 ) -> GradientTransformation:  # fmt: skip
     """BFGS, a quasi-Newton method for up to some thousands of parameters, with a line search.
 
@@ -167,7 +170,7 @@ def bfgs(
 @transform
 def ssbroyden(
     learning_rate: Rate | None = None, scale_init_precond: bool = False, linesearch: Transform | None = NEWTON_SEARCH,
-    *, bounds: Annotated[Bounds, Kind("bounds")] = None,
+    *, bounds: Annotated[Bounds, Check("bounds")] = None,
 ) -> GradientTransformation:  # fmt: skip
     """The self-scaled Broyden method, for physics-informed networks and other problems of very different curvatures.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import arrays
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.types import Decay, DType, KeyLike, Mask, Params, Rate, Roles, Size, Transform
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Planned, matrix_moment
@@ -80,7 +80,7 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 )
 def scale_by_dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,
-    mu: hyper.Decay = 0.95, rank_fraction: Annotated[float, Kind("share")] = 1.0, eps: hyper.Size = 1e-8,
+    mu: hyper.Decay = 0.95, rank_fraction: Annotated[float, Check("share")] = 1.0, eps: hyper.Size = 1e-8,
     *, key: KeyLike = 0, mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     """Dion's direction: orthonormal, of low rank, with the remainder kept.
@@ -104,7 +104,7 @@ def scale_by_dion(
 
 @transform
 def dion(
-    learning_rate: Rate, mu: Decay = 0.95, rank_fraction: Annotated[float, Kind("share")] = 1.0, eps: Size = 1e-8,
+    learning_rate: Rate, mu: Decay = 0.95, rank_fraction: Annotated[float, Check("share")] = 1.0, eps: Size = 1e-8,
     *, key: KeyLike = 0, weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
     roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95,
     adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Transform | None = None,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Steps, Transform
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
@@ -64,7 +64,7 @@ def _submatrix(
 )
 def scale_by_dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
-    fraction: Annotated[float, Kind("share")] = 0.25, ef_decay: hyper.Decay = 0.95, eps: hyper.Size = 1e-8,
+    fraction: Annotated[float, Check("share")] = 0.25, ef_decay: hyper.Decay = 0.95, eps: hyper.Size = 1e-8,
     ns_coeffs: Any = "polar_express", ns_steps: hyper.Steps = 5,
     *, preconditioning: Preconditioning = "frobenius", ns_dtype: Floating | None = None, mu_dtype: DType | None = None,
     roles: Roles = None,
@@ -94,7 +94,7 @@ def scale_by_dion2(
 
 @transform
 def dion2(
-    learning_rate: Rate, fraction: Annotated[float, Kind("share")] = 0.25, ef_decay: Decay = 0.95, eps: Size = 1e-8,
+    learning_rate: Rate, fraction: Annotated[float, Check("share")] = 0.25, ef_decay: Decay = 0.95, eps: Size = 1e-8,
     ns_coeffs: Any = "polar_express", ns_steps: Steps = 5,
     *, preconditioning: Preconditioning = "frobenius", ns_dtype: Floating | None = None, weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,

@@ -10,7 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.closures import value_of
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Rate, ScalarOrSchedule, Transform, Updates
 from gdjax.linalg import quasi_newton, vectors
@@ -43,7 +43,7 @@ class ScaleByLBFGSState(NamedTuple):
 @transform
 def scale_by_lbfgs(
     memory_size: int = 10, scale_init_precond: bool = True,
-    *, curvature: Curvature = "skip", bounds: Annotated[Bounds, Kind("bounds")] = None,
+    *, curvature: Curvature = "skip", bounds: Annotated[Bounds, Check("bounds")] = None,
 ) -> GradientTransformation:  # fmt: skip
     """Multiplies the gradient by the L-BFGS approximation of the inverse Hessian: u = H g.
 
@@ -170,7 +170,7 @@ def scale_by_lbfgs(
 def lbfgs(
     learning_rate: Rate | None = None, memory_size: int = 10, scale_init_precond: bool = True,
     linesearch: Transform | None = NEWTON_SEARCH,
-    *, curvature: Curvature = "skip", bounds: Annotated[Bounds, Kind("bounds")] = None,
+    *, curvature: Curvature = "skip", bounds: Annotated[Bounds, Check("bounds")] = None,
 ) -> GradientTransformation:  # fmt: skip
     """L-BFGS, a quasi-Newton method for smooth functions without noise, with a line search.
 

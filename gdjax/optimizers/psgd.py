@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import Integer
+from gdjax.core.number_domains import AtLeast
 from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Rate, Roles, Share, Size
 from gdjax.lift.leafwise import hyper
 from gdjax.lift.slots import Key, Shared, start
@@ -90,7 +90,7 @@ def scale_by_psgd_kron(
     G: Array, s: PSGDKronState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, preconditioner_update_probability: hyper.Share = PROBABILITY, precond_lr: hyper.Rate = 0.1,
     precond_init_scale: hyper.Positive = 1.0,
-    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, AtLeast(0, static=True)] = 8192,
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
     beta_lip: hyper.Decay = 0.9, damping: hyper.Size = 1e-9, max_update_rms: hyper.Bound = 1.1, key: KeyLike = 0,
     mu_dtype: DType | None = None, roles: Roles = None, delayed: bool = False,
@@ -131,7 +131,7 @@ def scale_by_psgd_kron(
 def psgd_kron(
     learning_rate: Rate, b1: Decay = 0.9, preconditioner_update_probability: Share = PROBABILITY,
     precond_lr: Rate = 0.1, precond_init_scale: Positive = 1.0,
-    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, AtLeast(0, static=True)] = 8192,
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
     beta_lip: Decay = 0.9, damping: Size = 1e-9, max_update_rms: Bound = 1.1, key: KeyLike = 0,
     weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax.combine.conditional import evaluated
-from gdjax.core.number_domains import Integer
+from gdjax.core.number_domains import AtLeast
 from gdjax.core.types import DType, Floating, Params
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
@@ -46,7 +46,7 @@ def schedule_free_plus(
     g: Array, s: ScheduleFreePlusState, y: Array, t: Array,
     learning_rate: hyper.Rate = 1.0, b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.95, eps: hyper.Size = 1e-8,
     weight_decay: hyper.Size = 0.0, sf_b1: Annotated[Hyper, "(0, 1)"] = 0.9, weight_lr_power: hyper.Finite = 2.0,
-    r: hyper.Finite = 0.0, polyak_beta: hyper.Decay = 0.0, c_warmup: Annotated[Hyper, Integer(0)] = 0,
+    r: hyper.Finite = 0.0, polyak_beta: hyper.Decay = 0.0, c_warmup: Annotated[Hyper, AtLeast(0)] = 0,
     mu_dtype: DType | None = None, state_dtype: Floating | None = None,
     *, value: Any = None,
 ) -> tuple[Array, ScheduleFreePlusState]:  # fmt: skip

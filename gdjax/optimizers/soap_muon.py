@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import Integer
+from gdjax.core.number_domains import AtLeast
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg.newton_schulz import Preconditioning
@@ -36,7 +36,7 @@ class SoapMuonState(NamedTuple):
 
 
 def whole(
-    Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
+    Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, AtLeast(1)] = 5,
     by_shape: bool = False, block_size: int | None = None, preconditioning: Preconditioning = "frobenius",
 ) -> Sequence[Array]:  # fmt: skip
     """Of blocks the polar factors of the matrices; by shape times sqrt(max(1, columns / rows))."""
@@ -55,7 +55,7 @@ def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,
     beta: Hyper, b2: hyper.Squares, eps: hyper.Size, precondition_frequency: hyper.Steps, max_precond_dim: Count | None,
     block_size: Count | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
-    shampoo_beta: hyper.Decay | None = None, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
+    shampoo_beta: hyper.Decay | None = None, ns_coeffs: Any = "standard", ns_steps: Annotated[int, AtLeast(1)] = 5,
     preconditioning: Preconditioning = "frobenius", **of_whole: Any,
 ) -> tuple[Array, SoapMuonState]:  # fmt: skip
     b3 = b2 if shampoo_beta is None else shampoo_beta
@@ -75,7 +75,7 @@ def _soap_muon(
 def scale_by_soap_muon(
     beta: Decay = 0.95, b2: Decay = 0.9, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
-    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
+    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, AtLeast(1)] = 5,
     preconditioning: Preconditioning = "frobenius", block_size: Count | None = None, sides: Sides = "both",
     refresh: Refresh = "qr", mu_dtype: DType | None = None, roles: Roles = None,
 ) -> GradientTransformation:  # fmt: skip
@@ -105,7 +105,7 @@ def scale_by_soap_muon(
 def soap_muon(
     learning_rate: Rate, beta: Decay = 0.95, b2: Decay = 0.9, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
-    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,
+    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, AtLeast(1)] = 5,
     preconditioning: Preconditioning = "frobenius", block_size: Count | None = None, sides: Sides = "both",
     refresh: Refresh = "qr", weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
     mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9,

@@ -7,7 +7,7 @@ from gdjax.combine.groups import routed
 from gdjax.combine.transfer import transfer
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import RATE, Integer
+from gdjax.core.number_domains import RATE, AtLeast
 from gdjax.core.types import Decay, Floating, Params, Roles, Scalar, Size
 from gdjax.matrices.plan import routing
 from gdjax.optimizers.adam import adam
@@ -24,9 +24,9 @@ LABEL = "gdjax.transformer_optimizer"
 
 @transform
 def transformer_optimizer(
-    learning_rate: Annotated[Scalar, RATE], steps: Annotated[int, Integer(1)],
+    learning_rate: Annotated[Scalar, RATE], steps: Annotated[int, AtLeast(1)],
     *, adam_learning_rate: Annotated[Scalar, RATE] | None = None,
-    warmup_steps: Annotated[int, Integer(1)] | None = None, weight_decay: Size = 0.1,
+    warmup_steps: Annotated[int, AtLeast(1)] | None = None, weight_decay: Size = 0.1,
     hyperball_learning_rate: Annotated[Scalar, RATE] | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95,
     adam_eps: Size = 1e-8, ns_dtype: Floating | None = None, roles: Roles = None, consistent_rms: Size | None = 0.2,
     base: Params = None,

@@ -16,7 +16,7 @@ from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
 from gdjax.training.agreement import Checks, MeshStep, check_mesh
-from gdjax.training.rounds import LABEL, Layout, Rounds
+from gdjax.training.rounds import LABEL, ReplicaLayout, Rounds
 from gdjax.training.sharded_step import Rows, check_trainable, counted, loss_of_part, rows_of
 from gdjax.tree.updates import apply_updates
 
@@ -147,7 +147,7 @@ def diloco_step(
     lie, shares = sharding.shares(LABEL, params, mesh, by, least)
     own = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, lie)
     _check_places(lie, axis)
-    layout = Layout(mesh, axis, lie, shares)
+    layout = ReplicaLayout(mesh, axis, lie, shares)
     take = jax.value_and_grad(loss_of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
     local = _inner_step(take, inner, layout, has_aux)
     rounds = Rounds(outer, layout, own, fragments, every, delay, alpha)
@@ -210,7 +210,7 @@ def _warn_of_averages(inner: Transform, params: Params) -> None:
         )
 
 
-def _inner_step(take: Callable[..., Any], inner: Transform, layout: Layout, has_aux: bool) -> Callable[..., Any]:
+def _inner_step(take: Callable[..., Any], inner: Transform, layout: ReplicaLayout, has_aux: bool) -> Callable[..., Any]:
     """A step of each replica by itself."""
     lie, shares = (jax.tree.map(lambda how: how.spec, hows) for hows in (layout.lie, layout.shares))
 

@@ -232,7 +232,7 @@ def names_of(layers: Layers) -> tuple[dict[int, str], dict[int, str]]:
 Parts = dict[Any, tuple[Meeting, Array]]  # of meetings, by their keys, what comes of them for some of the leaves
 
 
-class Model(NamedTuple):
+class LayeredModel(NamedTuple):
     before: Callable[..., Any]
     layer: Callable[..., Any]
     after: Callable[..., Any]
@@ -259,10 +259,10 @@ class _Tree(NamedTuple):
         return self.structure.unflatten([both[i] for i in range(len(both))])
 
 
-class Pass:
+class LayeredStep:
     """One step."""
 
-    model: Model
+    model: LayeredModel
     inputs: tuple[Any, ...]
     loss: Array
 
@@ -274,7 +274,7 @@ class Pass:
         self.state_of_rest = {j: x for j, x in state.items() if j not in layers.axes}  # of the rest, and of the tree
         self.x: Any = None  # x_0, whose structure all have
 
-    def run(self, model: Model, *inputs: Any) -> tuple[Params, OptState, Any]:
+    def run(self, model: LayeredModel, *inputs: Any) -> tuple[Params, OptState, Any]:
         """The new parameters, the new state and what is told of the loss."""
         self.model, self.inputs = model, inputs
         layers, rest = self.layers, self.trained(self.rest)

@@ -67,7 +67,7 @@ class TransferCheck(NamedTuple):
     __repr__ = __str__
 
 
-class Model(NamedTuple):
+class ModelsOfWidth(NamedTuple):
     """The models of one width, one for each seed."""
 
     loss: Callable[..., Any]
@@ -179,17 +179,17 @@ def _rising(name: str, given: Sequence[int], fewest: int) -> tuple[int, ...]:
     return found
 
 
-def _model(make: Make, width: int, seeds: int, data: Any, has_aux: bool, numbers: Any) -> Model:
+def _model(make: Make, width: int, seeds: int, data: Any, has_aux: bool, numbers: Any) -> ModelsOfWidth:
     pairs = [objective.made(LABEL, f"make({width}, {seed})", make(width, seed)) for seed in range(seeds)]
     objective.check_arguments(LABEL, pairs[0][0], data, None)
     shapes = shapes_of(LABEL, pairs[0][1])
     leaves = plan_of(LABEL, shapes, numbers, quiet=True).leaves
     named = {path: leaf for (path, x), leaf in zip(paths_of(shapes), leaves, strict=True) if is_trained(x)}
     loss = objective.checked(LABEL, pairs[0][0], has_aux, data)
-    return Model(loss, [params for _, params in pairs], shapes, named)
+    return ModelsOfWidth(loss, [params for _, params in pairs], shapes, named)
 
 
-class Kind(NamedTuple):
+class LeafGrowth(NamedTuple):
     """How the movement of a leaf is measured."""
 
     name: str  # its role; a matrix of which only the inputs grow is a head
@@ -203,10 +203,10 @@ class Kind(NamedTuple):
         return LIMITS.get(self.name, 0.25) if both else 0.25
 
 
-ACTIVATION = Kind("activation", (), matrix=False)
+ACTIVATION = LeafGrowth("activation", (), matrix=False)
 
 
-def _kinds(widths: Sequence[int], models: Sequence[Model]) -> dict[str, Kind]:
+def _kinds(widths: Sequence[int], models: Sequence[ModelsOfWidth]) -> dict[str, LeafGrowth]:
     first, last = models[0].leaves, models[-1].leaves
     for width, model in zip(widths, models, strict=True):
         if lacking := sorted(set(first) ^ set(model.leaves)):
@@ -225,24 +225,29 @@ def _kinds(widths: Sequence[int], models: Sequence[Model]) -> dict[str, Kind]:
     return kinds
 
 
-def _kind(small: Leaf, large: Leaf) -> Kind:
+def _kind(small: Leaf, large: Leaf) -> LeafGrowth:
     grown = tuple(i for i, (x, y) in enumerate(zip(small.shape, large.shape, strict=True)) if y > x)
     if small.is_matrix:
         sides = zip(("inputs", "outputs"), small.axes[1:], strict=True)
         grows = ", ".join(side for side, axes in sides if any(i in grown for i in axes))
-        return Kind("head" if grows == "inputs" else "matrix", grown, True, grows)
+        return LeafGrowth("head" if grows == "inputs" else "matrix", grown, True, grows)
     alone = small.role in ("head", "router") and 0 < len(grown) < len(small.shape)
-    return Kind(small.role, grown, alone, "inputs" if alone else "")
+    return LeafGrowth(small.role, grown, alone, "inputs" if alone else "")
 
 
-def _transform_of(tx: Any, first: Model, model: Model) -> Transform:
+def _transform_of(tx: Any, first: ModelsOfWidth, model: ModelsOfWidth) -> Transform:
     of_shapes = callable(tx) and not misuse.is_transform(tx)
     made: Any = tx(first.shapes, model.shapes) if of_shapes else tx
     return base.check_transform(LABEL, "tx(base, params)" if of_shapes else "tx", made)
 
 
 def _moved(
-    tx: Transform, model: Model, width: int, kinds: dict[str, Kind], steps: Sequence[int], data: Iterable[Any] | None
+    tx: Transform,
+    model: ModelsOfWidth,
+    width: int,
+    kinds: dict[str, LeafGrowth],
+    steps: Sequence[int],
+    data: Iterable[Any] | None,
 ) -> dict[str, np.ndarray]:
     """From the path of a leaf to how far it moved, (steps, seeds)."""
 
@@ -285,7 +290,7 @@ def _numbers(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     return {path: x.astype(np.result_type(x, float) if np.iscomplexobj(x) else float) for path, x in arrays.items()}
 
 
-def _size(d: np.ndarray, leaf: Leaf | None, kind: Kind | None) -> float:
+def _size(d: np.ndarray, leaf: Leaf | None, kind: LeafGrowth | None) -> float:
     """How far a leaf moved by its change `d`; of an activation, which is no leaf, the root mean square."""
     if leaf is None or kind is None:
         return float(np.sqrt(np.mean(np.abs(d) ** 2)))
@@ -316,7 +321,7 @@ def exponents(widths: Sequence[int], moved: np.ndarray) -> np.ndarray:
 
 def _table(
     widths: tuple[int, ...], steps: tuple[int, ...], moved: dict[str, np.ndarray], standard: dict[str, np.ndarray],
-    kinds: dict[str, Kind], models: Sequence[Model], kept: set[str],
+    kinds: dict[str, LeafGrowth], models: Sequence[ModelsOfWidth], kept: set[str],
 ) -> Table:  # fmt: skip
     rows, warnings = [], []
     for path, sizes in moved.items():

@@ -25,7 +25,7 @@ from gdjax.xla.at_home import REDUCES_AND_DIVIDES
 __all__ = ["Plan", "plan"]
 
 
-class Planned(NamedTuple):
+class PlanRow(NamedTuple):
     """A row of `Plan.memory`."""
 
     part: str  # parameters, gradients, state, temporaries, activations, total
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     """What `plan` returns. It prints as two tables."""
 
     mesh: Mapping[str, int]  # the axes and their sizes
-    memory: Table  # rows `Planned`, the last the total
+    memory: Table  # rows `PlanRow`, the last the total
     exchanges: Table  # rows `Exchange`, the last the total
     capacity: float | None  # bytes of memory that a device has
     notes: tuple[str, ...]  # what is not counted
@@ -202,12 +202,12 @@ def plan(
     temporaries += _decoded(made, where) if kind == "cpu" else 0
 
     total = sum(map(bytes_of, jax.tree.leaves(shapes)))
-    rows = [Planned("parameters", "", total, sum(p.held for p in pieces))]
-    rows += [Planned("gradients", "", None, gradients)]
-    rows += [Planned("state", _name(x), x.bytes, x.bytes_per_device) for x in state if x.bytes]
-    rows += [Planned("temporaries", "", None, temporaries)]
-    rows += [Planned("activations", "", None, round(activations))] if activations else []
-    rows += [Planned("total", "", None, sum(x.bytes_per_device for x in rows))]
+    rows = [PlanRow("parameters", "", total, sum(p.held for p in pieces))]
+    rows += [PlanRow("gradients", "", None, gradients)]
+    rows += [PlanRow("state", _name(x), x.bytes, x.bytes_per_device) for x in state if x.bytes]
+    rows += [PlanRow("temporaries", "", None, temporaries)]
+    rows += [PlanRow("activations", "", None, round(activations))] if activations else []
+    rows += [PlanRow("total", "", None, sum(x.bytes_per_device for x in rows))]
 
     dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
     found = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes)]

@@ -22,7 +22,17 @@ from gdjax.core.types import Array, OptState, Params, Transform
 from gdjax.lift import probe
 from gdjax.lift.order import name_of
 from gdjax.numerics import is_key
-from gdjax.training.layers import LABEL, Arrays, Layers, Model, Pass, layers_of, names_of, refuse, structure_of
+from gdjax.training.layers import (
+    LABEL,
+    Arrays,
+    LayeredModel,
+    LayeredStep,
+    Layers,
+    layers_of,
+    names_of,
+    refuse,
+    structure_of,
+)
 from gdjax.tree.updates import apply_updates
 
 __all__ = ["gradient_release"]
@@ -172,7 +182,7 @@ def _drawn(random: np.random.Generator, shape: tuple[int, ...]) -> Any:
     return random.standard_normal(shape) * sizes.reshape(shape[:1] + (1,) * len(shape[1:]))
 
 
-class _Apart(Pass):
+class _Apart(LayeredStep):
     """A step with gradients that are known, and so of all layers at once: without a loop it is compiled sooner."""
 
     def __init__(
@@ -298,13 +308,13 @@ def gradient_release(
         if not callable(f):
             raise TypeError(f"{LABEL}: {name} must be a function, got {f!r}")
 
-    model = Model(before, layer, after, has_aux)
+    model = LayeredModel(before, layer, after, has_aux)
 
     def released(params: Params, state: OptState, *inputs: Any) -> tuple[Params, OptState, Any]:
         layers = layers_of(tx, params, state, stack)
         check_apart(layers, params)
         params, state = (dict(enumerate(map(jnp.asarray, jax.tree.leaves(x)))) for x in (params, state))
-        return Pass(layers, params, state).run(model, *inputs)
+        return LayeredStep(layers, params, state).run(model, *inputs)
 
     compiled = jax.jit(released)  # `meetings.answered` is for traces
 

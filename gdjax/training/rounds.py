@@ -17,7 +17,7 @@ from gdjax.tree.updates import apply_updates
 LABEL = "gdjax.diloco_step"
 
 
-class Layout(NamedTuple):
+class ReplicaLayout(NamedTuple):
     """Where parameters lie on the mesh, with a replica at each place of an axis."""
 
     mesh: Mesh
@@ -44,7 +44,14 @@ class Rounds:
     """The exchanges between the replicas: which fragment when, and what they do with it."""
 
     def __init__(
-        self, outer: Transform, layout: Layout, params: Params, fragments: Any, every: int, delay: int, alpha: float
+        self,
+        outer: Transform,
+        layout: ReplicaLayout,
+        params: Params,
+        fragments: Any,
+        every: int,
+        delay: int,
+        alpha: float,
     ):
         self.outer, self.layout = outer, layout
         self.every = checks.structural(LABEL, "every", every, 1)

@@ -20,7 +20,7 @@ from gdjax.core import base, checks, domains, meshes
 from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, MaskedNode, transform
 from gdjax.core.closures import value_of
 from gdjax.core.contexts import PASS, within
-from gdjax.core.number_domains import Integer
+from gdjax.core.number_domains import AtLeast
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, ArrayTree, DTypeLike, OptState, Params, Transform, Updates
@@ -465,7 +465,7 @@ def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Hyper) -> tuple[Arra
 
 
 @transform
-def apply_every(k: Annotated[int | Array, Integer(1)] = 1) -> GradientTransformation:
+def apply_every(k: Annotated[int | Array, AtLeast(1)] = 1) -> GradientTransformation:
     """Adds up updates and returns the sum in every k-th call, zeros in the others.
 
     The transforms before it in a chain are updated in every call: to make the step of one large batch use `MultiSteps`.

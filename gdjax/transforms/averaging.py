@@ -11,7 +11,7 @@ from gdjax.combine.conditional import as_before, evaluated
 from gdjax.core import base, checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import SIZE, Integer
+from gdjax.core.number_domains import SIZE, AtLeast
 from gdjax.core.parts import holding
 from gdjax.core.types import DType, Floating, OptState, Params, Scalar, Transform, Updates
 from gdjax.lift import order, slots
@@ -366,7 +366,7 @@ def params_ema(
 )  # fmt: skip
 def swa(
     u: Array, g: Array, s: SWAState, p: Array, t: Array,
-    start: Annotated[Hyper, Integer(0)], every: hyper.Steps = 1,
+    start: Annotated[Hyper, AtLeast(0)], every: hyper.Steps = 1,
     *, dtype: Floating | None = None,
 ) -> tuple[Array, SWAState]:  # fmt: skip
     """Stochastic weight averaging: the updates of `inner`, and in the state the equal average of the parameters.
@@ -417,7 +417,7 @@ def swa(
 )  # fmt: skip
 def tail_ema(
     u: Array, g: Array, s: TailEmaState, p: Array, t: Array,
-    start: Annotated[Hyper, Integer(0)], horizon: Annotated[Hyper, "[1, inf)"] = 150.0, blend: hyper.Share = 0.6,
+    start: Annotated[Hyper, AtLeast(0)], horizon: Annotated[Hyper, "[1, inf)"] = 150.0, blend: hyper.Share = 0.6,
     *, dtype: Floating | None = None,
 ) -> tuple[Array, TailEmaState]:  # fmt: skip
     """The updates of `inner`, and in the state an average of the last part of a run, to blend with its last parameters.

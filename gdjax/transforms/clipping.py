@@ -10,7 +10,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import callers, checks
 from gdjax.core.base import EmptyState
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.paths import label_by_path
 from gdjax.core.types import Axis, LayerAxes
 from gdjax.lift.leafwise import hyper, leafwise
@@ -62,7 +62,13 @@ def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: hyper.Bound) ->
 
 @leafwise(static={"groups": _group}, growth="same")
 def clip_by_global_norm(
-    g: Array, s: EmptyState, p: Array, t: Array, max_norm: hyper.Bound, *, groups: Annotated[Any, Kind("groups")] = None
+    g: Array,
+    s: EmptyState,
+    p: Array,
+    t: Array,
+    max_norm: hyper.Bound,
+    *,
+    groups: Annotated[Any, Check("groups")] = None,
 ) -> tuple[Array, EmptyState]:
     """Scales all updates by one factor so that their global norm is at most max_norm.
 
@@ -151,7 +157,7 @@ def normalize(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, Empty
 @leafwise(growth="same")
 def centralize(
     g: Array, s: EmptyState, p: Array, t: Array,
-    *, output_axis: Annotated[int, Kind("axes")] = 0, layer_axes: LayerAxes = None,
+    *, output_axis: Annotated[int, Check("axes")] = 0, layer_axes: LayerAxes = None,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Subtracts its mean from the gradient of each output's weights; scalars and vectors stay as they are.
 
@@ -267,7 +273,7 @@ def unitwise_clip(
 @leafwise(growth="same")
 def adaptive_grad_clip(
     g: Array, s: EmptyState, p: Array, t: Array,
-    clipping: hyper.Size, eps: hyper.Size = 1e-3, axis: Annotated[Axis, Kind("axes")] = None,
+    clipping: hyper.Size, eps: hyper.Size = 1e-3, axis: Annotated[Axis, Check("axes")] = None,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales the gradient of each unit so that its norm is at most a fraction of the norm of the unit's weights.

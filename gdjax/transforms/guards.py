@@ -12,7 +12,7 @@ from gdjax import numerics, tree
 from gdjax.combine.conditional import all_finite, apply_or, apply_where, owners, zeros
 from gdjax.core import base, checks, closures, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import Integer, Kind
+from gdjax.core.number_domains import AtLeast, Check
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Scalar, Transform, Updates
 from gdjax.core.values import short_types
@@ -129,7 +129,7 @@ class ConditionFn(Protocol):
 
 @transform
 def apply_if_finite(
-    inner: Transform, max_consecutive_errors: Annotated[int, Integer(0)], *, check_outputs: bool = True
+    inner: Transform, max_consecutive_errors: Annotated[int, AtLeast(0)], *, check_outputs: bool = True
 ) -> GradientTransformation:
     """Skips the calls in which a number is NaN or infinite: the updates are zero and the inner state stays as it is.
 
@@ -212,7 +212,9 @@ def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
 
 @transform
 def conditionally_transform(
-    inner: Transform, should_transform_fn: Annotated[ConditionFn, Kind("function")], forward_extra_args: bool = False
+    inner: Transform,
+    should_transform_fn: Annotated[ConditionFn, Check("function")],
+    forward_extra_args: bool = False,
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates pass through as they are.
 
@@ -241,7 +243,9 @@ def conditionally_transform(
 
 @transform
 def conditionally_mask(
-    inner: Transform, should_transform_fn: Annotated[ConditionFn, Kind("function")], forward_extra_args: bool = False
+    inner: Transform,
+    should_transform_fn: Annotated[ConditionFn, Check("function")],
+    forward_extra_args: bool = False,
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
 

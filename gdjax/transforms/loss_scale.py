@@ -9,7 +9,7 @@ from gdjax import numerics
 from gdjax.combine.conditional import all_finite, apply_where
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import FINITE_FROM_1, FRACTION, POSITIVE, Integer
+from gdjax.core.number_domains import FINITE_FROM_1, FRACTION, POSITIVE, AtLeast
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Scalar, Transform, Updates
 from gdjax.numerics import Array
@@ -31,7 +31,7 @@ class DynamicLossScaleState(NamedTuple):
 def dynamic_loss_scale(
     inner: Transform, init_scale: Annotated[Scalar, POSITIVE] = 2.0**15,
     *, growth_factor: Annotated[Scalar, FINITE_FROM_1] = 2.0, backoff_factor: Annotated[Scalar, FRACTION] = 0.5,
-    growth_interval: Annotated[int | Array, Integer(1)] = 2000, minimum_scale: Annotated[Scalar, POSITIVE] = 1.0,
+    growth_interval: Annotated[int | Array, AtLeast(1)] = 2000, minimum_scale: Annotated[Scalar, POSITIVE] = 1.0,
 ) -> GradientTransformation:  # fmt: skip
     """Takes gradients of the loss times a scale, and chooses the scale: as large as float16 lets it be.
 

@@ -11,7 +11,7 @@ from gdjax import tree
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.structures import as_formed
 from gdjax.core.types import Array, ArrayLike, ArrayTree, Decay, DType, OptState, Params, Updates
 from gdjax.transforms.averaging import ema
@@ -35,7 +35,7 @@ class MonitorState(NamedTuple):
 
 @transform
 def snapshot(
-    measure_name: Annotated[str, Kind("string")], measure: Annotated[Callable[[Any], Any], Kind("function")]
+    measure_name: Annotated[str, Check("string")], measure: Annotated[Callable[[Any], Any], Check("function")]
 ) -> GradientTransformation:
     """Measures the updates that pass through: `gdjax.tree.get(state, measure_name)` is what was measured last.
 
@@ -68,7 +68,7 @@ def snapshot(
 
 
 @transform
-def monitor(measures: Annotated[Mapping[str, Any], Kind("mapping")]) -> GradientTransformation:
+def monitor(measures: Annotated[Mapping[str, Any], Check("mapping")]) -> GradientTransformation:
     """Takes several measurements of the updates that pass through; a measure may have a memory.
 
     Args:
@@ -122,7 +122,7 @@ def monitor(measures: Annotated[Mapping[str, Any], Kind("mapping")]) -> Gradient
 
 @transform
 def measure_with_ema(
-    measure: Annotated[Callable[[Any], Any], Kind("function")], decay: Decay, debias: bool = True,
+    measure: Annotated[Callable[[Any], Any], Check("function")], decay: Decay, debias: bool = True,
     accumulator_dtype: DType | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """A measure with a memory, for `monitor`: the exponential moving average of a measurement.

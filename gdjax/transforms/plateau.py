@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.number_domains import FRACTION, SHARE, SIZE, Integer
+from gdjax.core.number_domains import FRACTION, SHARE, SIZE, AtLeast
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, Floating, LayerAxes, OptState, Params, Scalar, Updates
 from gdjax.lift.leafwise import hyper, leafwise
@@ -37,9 +37,9 @@ class ReduceLROnPlateauState(NamedTuple):
 
 @transform
 def reduce_on_plateau(
-    factor: Annotated[Scalar, FRACTION] = 0.1, patience: Annotated[int | Array, Integer(0)] = 10,
+    factor: Annotated[Scalar, FRACTION] = 0.1, patience: Annotated[int | Array, AtLeast(0)] = 10,
     rtol: Annotated[Scalar, SHARE] = 1e-4, atol: Annotated[Scalar, SIZE] = 0.0,
-    cooldown: Annotated[int | Array, Integer(0)] = 0, accumulation_size: Annotated[int | Array, Integer(1)] = 1,
+    cooldown: Annotated[int | Array, AtLeast(0)] = 0, accumulation_size: Annotated[int | Array, AtLeast(1)] = 1,
     min_scale: Annotated[Scalar, SIZE] = 0.0,
 ) -> GradientTransformation:  # fmt: skip
     """Multiplies the updates by a scale, from 1 on, which is reduced when the value has stopped falling.

@@ -7,7 +7,7 @@ import jax
 
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, init_empty_state, map_arrays, transform
-from gdjax.core.number_domains import Kind
+from gdjax.core.number_domains import Check
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import ScaleByScheduleState
@@ -17,7 +17,7 @@ __all__ = ["scale", "scale_by_learning_rate", "scale_by_schedule", "stateless", 
 
 
 @transform
-def stateless(f: Annotated[Callable[[Updates, Params], Updates], Kind("function")]) -> GradientTransformation:
+def stateless(f: Annotated[Callable[[Updates, Params], Updates], Check("function")]) -> GradientTransformation:
     """A transform without state from a function of whole trees, `f(updates, params) -> updates`.
 
     `params` is None in `f` where `update` got none. For a function of one array see `leafwise`.
@@ -45,7 +45,7 @@ def stateless(f: Annotated[Callable[[Updates, Params], Updates], Kind("function"
 
 
 @transform
-def stateless_with_tree_map(f: Annotated[Callable[[Any, Any], Any], Kind("function")]) -> GradientTransformation:
+def stateless_with_tree_map(f: Annotated[Callable[[Any, Any], Any], Check("function")]) -> GradientTransformation:
     """A transform without state from a function of one array and its parameter, `f(g, p) -> update`.
 
     `p` is None in `f` where `update` got no parameters.
@@ -93,7 +93,7 @@ def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: hyper.Finite) 
 
 @leafwise(ScaleByScheduleState, growth="same")
 def scale_by_schedule(
-    g: Array, s: ScaleByScheduleState, p: Array, t: Array, step_size_fn: Annotated[Hyper, Kind("schedule_or_none")]
+    g: Array, s: ScaleByScheduleState, p: Array, t: Array, step_size_fn: Annotated[Hyper, Check("schedule_or_none")]
 ) -> tuple[Array, ScaleByScheduleState]:
     """Multiplies the updates by a schedule.
 

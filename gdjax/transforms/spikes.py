@@ -8,7 +8,7 @@ from gdjax import numerics, tree
 from gdjax.combine.conditional import apply_where
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import POSITIVE, Integer
+from gdjax.core.number_domains import POSITIVE, AtLeast
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, Count, OptState, Params, Scalar, Transform, Updates
 from gdjax.lift.leafwise import hyper, leafwise
@@ -40,7 +40,7 @@ class ZClipState(NamedTuple):
 
 @transform
 def skip_spikes(
-    inner: Transform, rolling_interval_length: Annotated[int, Integer(4, static=True)] = 128,
+    inner: Transform, rolling_interval_length: Annotated[int, AtLeast(4, static=True)] = 128,
     sigma_factor: Annotated[Scalar, POSITIVE] = 6.0,
 ) -> GradientTransformation:  # fmt: skip
     """Skips the steps whose loss or gradient norm is far above what it was: a spike moves nothing.
