@@ -1,40 +1,10 @@
 """NovoGrad."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles
-
-
-def novograd(
-    x: Any, gradient: Any, learning_rate: Any, b1: float = 0.9, b2: float = 0.25, eps: float = 1e-6,
-    eps_root: float = 0.0, weight_decay: Any = 0.0,
-) -> Iterator[Any]:  # fmt: skip
-    """One layer; after the reference's loop, whose first step stands before it."""
-    v, m = 0.0, 0.0
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        v = np.sum(g**2) if t == 1 else b2 * v + (1 - b2) * np.sum(g**2)
-        term = g / (np.sqrt(v + eps_root) + eps) + oracles.at(weight_decay, t) * x
-        m = term if t == 1 else b1 * m + term
-        x = x - oracles.at(learning_rate, t) * m
-        yield x, {"mu": m, "nu": v}
-
-
-CASES = {
-    "default": {},
-    "schedules": {"learning_rate": oracles.fall, "weight_decay": oracles.fall},
-    "reference": {"b1": 0.95, "b2": 0.98, "weight_decay": 0.001},
-    "options": {"b1": 0.5, "eps": 0.25, "eps_root": 0.125, "weight_decay": 0.25},
-}
-
-
-test_oracle = oracles.follows(gdjax.novograd, novograd, CASES, learning_rate=0.01)
 
 
 def test_the_second_moment_is_a_number_for_each_leaf():

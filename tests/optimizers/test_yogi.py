@@ -1,8 +1,6 @@
 """Yogi."""
 
 import functools
-from collections.abc import Iterator
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,30 +8,7 @@ import pytest
 
 import gdjax
 from tests import oracles
-
-
-def yogi(
-    x: Any, gradient: Any, learning_rate: Any = 0.01, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-3,
-    eps_root: float = 0.0, initial_accumulator_value: float = 1e-6,
-) -> Iterator[Any]:  # fmt: skip
-    m, v = np.zeros(np.shape(x)), np.full(np.shape(x), initial_accumulator_value)
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        m = b1 * m + (1 - b1) * g
-        v = v - (1 - b2) * np.sign(v - g**2) * g**2
-        step = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
-        x = x - oracles.at(learning_rate, t) * step
-        yield x, {"mu": m, "nu": v}
-
-
-CASES = {
-    "default": {},
-    "schedule": {"learning_rate": oracles.fall},
-    "options": {"b1": 0.75, "b2": 0.9, "eps": 0.25},
-}
-
-
-test_oracle = oracles.follows(gdjax.yogi, yogi, CASES, learning_rate=0.01)
+from tests.papers.adam import yogi
 
 
 def test_oracle_of_the_part():
