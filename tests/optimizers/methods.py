@@ -414,3 +414,19 @@ METHODS: dict[str, Method] = {
         "options": {"b1": 0.75, "b2": 0.9, "eps": 0.25},
     }),
 }  # fmt: skip
+
+# Without an eps, or with one that is 0 in 16 bits: where a gradient is 0, so is what it is divided by.
+QUIET = {
+    "adabelief": gdjax.adabelief(0.1, eps=0.0, eps_root=0.0),
+    "adadelta": gdjax.adadelta(eps=0.0),
+    "adafactor": gdjax.adafactor(0.1, 2, eps=0.0),
+    "adafactor/eps": gdjax.adafactor(0.1, 2, eps=1e-30),
+    "adamax": gdjax.adamax(0.1, eps=0.0),
+    "adamax/eps": gdjax.adamax(0.1, eps=1e-8),
+    "amsgrad": gdjax.amsgrad(0.1),
+    "novograd": gdjax.novograd(0.1, eps=0.0),
+    "scale_by_ademamix": gdjax.scale_by_ademamix(eps=0.0),
+    "scale_by_simplified_ademamix": gdjax.scale_by_simplified_ademamix(eps=0.0),
+    "scale_by_sm3": gdjax.scale_by_sm3(eps=0.0),
+    "yogi": gdjax.yogi(0.1),
+}

@@ -2,18 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import gdjax
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_zero_gradients_without_eps(dtype):
-    zero = jnp.zeros(3, dtype)
-    tx = gdjax.adabelief(0.1, eps=0.0, eps_root=0.0)
-    u, state = tx.update(zero, tx.init(zero))
-    np.testing.assert_array_equal(u, zero)
-    assert state[0].nu.dtype == jnp.float32
 
 
 def test_belief_in_a_steady_gradient():

@@ -33,11 +33,6 @@ def test_the_state_is_a_vector_for_each_axis():
     np.testing.assert_array_equal(state[0].mu["a"][1], [16, 4, 9])
 
 
-def test_zero_gradients_without_eps():
-    tx, zero = gdjax.scale_by_sm3(eps=0.0), jnp.zeros((2, 2), "float16")
-    np.testing.assert_array_equal(tx.update(zero, tx.init(zero))[0], zero)
-
-
 @pytest.mark.parametrize("b2", [-0.1, 1.1])
 def test_b2_is_checked(b2):
     with pytest.raises(ValueError, match=r"^gdjax.scale_by_sm3: b2 must be in \[0, 1\]"):
