@@ -35,7 +35,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # those where roundings grow from step to step. In other files such tests are marked: `@pytest.mark.optimized`.
 OPTIMIZED = (
     "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_numerics test_norms test_golden "
-    "linesearch/test_parity test_novograd inspection/test_metrics"
+    "linesearch/test_parity inspection/test_metrics"
 ).split()
 
 
@@ -138,6 +138,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # A test with so many cases is a sweep, of which one case in 24 is in the ordinary suite: fewer of a method's own.
+# A test over the entries of a table of methods is one for each of them.
 WIDE, OF_METHODS, ONE_IN = 3, 4, 24
 METHODS = "optimizers transforms schedules losses golden linesearch".split()
 WHOLE = "repository pages".split()  # folders whose tests are about one file or page each
@@ -145,12 +146,12 @@ WHOLE = "repository pages".split()  # folders whose tests are about one file or 
 
 def thin_out(items: list[pytest.Item]) -> None:
     """Marks most cases of each sweep as slow: the same ones in every run, not the first, none of those in `SAMPLE`."""
-    tests = [item.nodeid.partition("[")[0] for item in items]
-    number, seen = Counter(tests), set[str]()
-    for item, test in zip(items, tests, strict=True):
+    params = [item.callspec.params if hasattr(item, "callspec") else {} for item in items]
+    tests = [(item.nodeid.partition("[")[0], x.get("entry")) for item, x in zip(items, params, strict=True)]
+    number, seen = Counter(tests), set[Any]()
+    for item, x, test in zip(items, params, tests, strict=True):
         folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
-        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        chosen = test not in seen or any(getattr(x, "sampled", False) for x in params)
+        chosen = test not in seen or any(getattr(value, "sampled", False) for value in x.values())
         chosen = chosen or not zlib.crc32(item.nodeid.encode()) % ONE_IN
         seen.add(test)
         whole = folder in WHOLE or item.get_closest_marker("whole")

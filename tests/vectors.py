@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import gdjax
-from tests import oracles
 from tests.oracles import NOISE, PARAMS, STEPS, fields, gradient, precision
 
 Oracle = Callable[[Any, Any, Any], Iterator[tuple[Any, dict[str, Any]]]]
@@ -70,6 +69,3 @@ def assert_follows(tx: Any, oracle: Oracle, dtype: str, **tolerance: float) -> N
     for name in want_states[0]:
         got, want = ([s[name] for s in numbers] for numbers in (states, want_states))
         np.testing.assert_allclose(got, want, **tolerance, err_msg=name)
-
-
-follows = functools.partial(oracles.follows, check=assert_follows)

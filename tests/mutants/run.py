@@ -53,6 +53,7 @@ COMPARED = (
     "contracts/test_variants.py",
     "numerics/test_turns.py",
 )
+TABLE = "optimizers/test_methods.py"
 EVERY_KIND = set("adamw sgd lion lamb adafactor muon clip_by_global_norm".split())
 LIMIT = 600  # seconds for the tests of one mutant: a loop may not end
 
@@ -70,6 +71,7 @@ def stages(module: str) -> tuple[list[str], list[str]]:
     tests = ROOT / "tests"
     own = list(tests.glob(f"{folder or 'functions'}/test_{name}.py"))
     own += tests.glob(f"functions/test_{folder or '-'}.py")
+    own += tests.glob(TABLE) if own and folder == "optimizers" else []
     own += sorted(tests.glob(f"{folder}/test_*.py")) if not own or folder == "losses" else []
     return [str(p) for p in dict.fromkeys(own)], [str(p) for c in COMPARED for p in tests.glob(c)]
 
@@ -88,12 +90,14 @@ class Chosen:
         self.covers, self.kills, self.note = covers, kills, note
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items[:] = [item for item in items if not str(item.path).endswith(COMPARED) or self._is_about(item)]
+        of_all = (*COMPARED, TABLE)
+        items[:] = [item for item in items if not str(item.path).endswith(of_all) or self._is_about(item)]
         items.sort(key=lambda item: -self.kills.get(item.nodeid, 0))
 
     def _is_about(self, item: Any) -> bool:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        return any(getattr(params.get(key), "covers", None) in self.covers for key in ("twin", "case"))
+        names = [getattr(params.get(key), "covers", None) for key in ("twin", "case")]
+        return not self.covers.isdisjoint([*names, params.get("entry", "").partition("/")[0]])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:

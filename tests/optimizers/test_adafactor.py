@@ -1,7 +1,6 @@
 """Adafactor."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,99 +10,7 @@ import pytest
 
 import gdjax
 from tests import oracles
-from tests.declare import matrices
-
-
-def rms(x: Any) -> Any:
-    return np.sqrt(np.mean(x**2))
-
-
-def adafactor(
-    x: Any, gradient: Any, learning_rate: Any = None, min_dim_size_to_factor: int = 128, decay_rate: float = 0.8,
-    decay_offset: int = 0, multiply_by_parameter_scale: bool = True, clipping_threshold: Any = 1.0,
-    momentum: Any = None, weight_decay_rate: Any = None, eps: float = 1e-30, factored: bool = True,
-    weight_decay_mask: Any = None,
-) -> Iterator[Any]:  # fmt: skip
-    """Algorithms 4 and 5 of the reference, with Optax's options; a matrix as R C^T / mean(R), anything else whole."""
-    matrix = factored and np.ndim(x) == 2 and min(np.shape(x)) >= min_dim_size_to_factor
-    rows, columns, whole, average = 0.0, 0.0, 0.0, 0.0
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        b2 = 1 - max(t - oracles.at(decay_offset, t), 1) ** -oracles.at(decay_rate, t)
-        square = g**2 + eps
-        rows = b2 * rows + (1 - b2) * square.mean(-1) if matrix else 0
-        columns = b2 * columns + (1 - b2) * square.mean(0) if matrix else 0
-        whole = b2 * whole + (1 - b2) * square
-        v = np.outer(rows, columns) / np.mean(rows) if matrix else whole
-        u = g / np.sqrt(v)
-        if clipping_threshold is not None:
-            u = u / max(1, rms(u) / clipping_threshold)
-        u = u * (1.0 if learning_rate is None else oracles.at(learning_rate, t))
-        if multiply_by_parameter_scale:
-            u = u * max(1e-3, rms(x))
-        if momentum is not None:
-            u = average = momentum * average + (1 - momentum) * u
-        if weight_decay_rate is not None and (weight_decay_mask is None or np.ndim(x) > 1):
-            u = u + oracles.at(weight_decay_rate, t) * x
-        x = x - u
-        yield x, {}
-
-
-CASES = {
-    "default": {},
-    "factored": {"learning_rate": 0.0625, "min_dim_size_to_factor": 3},
-    "relative steps": {"learning_rate": lambda count: jnp.minimum(0.01, jnp.float32(count + 1) ** -0.5),
-                       "min_dim_size_to_factor": 1},
-    "whole": {"learning_rate": 0.0625, "min_dim_size_to_factor": 3, "factored": False},
-    "no clipping": {"learning_rate": 0.0625, "clipping_threshold": None, "multiply_by_parameter_scale": False},
-    "momentum": {"learning_rate": oracles.fall, "momentum": 0.5, "min_dim_size_to_factor": 2},
-    "decay": {"weight_decay_rate": oracles.fall, "weight_decay_mask": matrices, "learning_rate": 0.0625},
-    "options": {"decay_rate": 0.5, "decay_offset": 7, "eps": 0.25, "clipping_threshold": 0.5, "learning_rate": 0.0625,
-                "weight_decay_rate": 0.125, "min_dim_size_to_factor": 2},
-    "scheduled decay": {"decay_rate": lambda count: 0.5 + count % 2 / 4, "decay_offset": lambda count: count // 8,
-                        "learning_rate": 0.0625},
-}  # fmt: skip
-
-
-def torchs_adafactor(
-    x: Any, gradient: Any, lr: Any = 0.01, beta2_decay: float = -0.8, eps1: float = 2.0**-23, d: Any = 1.0,
-    weight_decay: float = 0.0,
-) -> Iterator[Any]:  # fmt: skip
-    """As the documentation of `torch.optim.Adafactor` has it."""
-    rows, columns, whole = 0.0, 0.0, 0.0
-    for t in range(1, oracles.STEPS + 1):
-        g, b2, rate = gradient(t, x), 1 - t**beta2_decay, oracles.at(lr, t)
-        step = max(1e-3, rms(x)) * min(rate, 1 / np.sqrt(t))
-        if np.ndim(x) > 1:
-            rows = b2 * rows + (1 - b2) * (g**2).mean(-1, keepdims=True)
-            columns = b2 * columns + (1 - b2) * (g**2).mean(-2, keepdims=True)
-            v = rows * columns / np.maximum(rows.mean(-2, keepdims=True), eps1)
-        else:
-            v = whole = b2 * whole + (1 - b2) * g**2
-        u = g / np.sqrt(np.maximum(v, eps1**2))
-        u = u if d is None else u / max(1, rms(u) / d)
-        x = x - rate * weight_decay * x - step * u
-        yield x, {}
-
-
-TORCHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "default": ({}, {}),
-    "schedule": ({"lr": oracles.fall, "weight_decay": 0.5}, {"learning_rate": oracles.fall, "weight_decay_rate": 0.5}),
-    "options": (
-        {"lr": 0.5, "beta2_decay": -0.5, "eps1": 0.25, "d": 0.5},
-        {"learning_rate": 0.5, "decay_rate": 0.5, "eps": 0.25, "clipping_threshold": 0.5},
-    ),
-    "no clipping": ({"d": None, "lr": 1.0}, {"clipping_threshold": None, "learning_rate": None}),
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", TORCHS)
-def test_torchs(name, dtype):
-    theirs, ours = TORCHS[name]
-    params, _ = oracles.run(gdjax.adafactor(**ours, like="torch"), dtype)
-    tolerance = {"float32": {"rtol": 4e-6, "atol": 4e-6}, "float64": {"rtol": 2e-6, "atol": 2e-7}}[dtype]
-    oracles.assert_same((params, {}), oracles.expected(functools.partial(torchs_adafactor, **theirs)), **tolerance)
+from tests.papers.descent import adafactor
 
 
 def test_the_papers_relative_rate():
@@ -134,16 +41,6 @@ def test_torchs_axes_are_the_last_two():
     whole = gdjax.adafactor(like="torch", min_dim_size_to_factor=5).init(params)[0]
     assert {k: x.shape for k, x in whole.v.items()} == {k: x.shape for k, x in params.items()}
     assert gdjax.adafactor(like="torch", factored=False).init(params)[0].v["cube"].shape == (6, 5, 4)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = CASES[name]
-    params, _ = oracles.run(gdjax.adafactor(**kwargs), dtype)
-    # The decays are computed in float32 in both dtypes.
-    tolerance = {"float32": {"rtol": 4e-6, "atol": 4e-6}, "float64": {"rtol": 2e-6, "atol": 2e-7}}[dtype]
-    oracles.assert_same((params, {}), oracles.expected(functools.partial(adafactor, **kwargs)), **tolerance)
 
 
 def test_what_is_kept():
@@ -183,16 +80,6 @@ def test_the_mean_of_squares_does_not_overflow(shape, size):
     # It recovers: once forgotten, gradients of 1 give steps of 1 again.
     state = state._replace(count=jnp.int32(0))
     np.testing.assert_allclose(tx.update(jnp.ones(shape), state)[0], np.ones(shape), rtol=1e-5)
-
-
-@pytest.mark.parametrize("eps", [0.0, 1e-30])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_zero_gradients(dtype, eps):
-    params = {"a": jnp.ones((4, 4), dtype), "b": jnp.ones(3, dtype)}
-    zero = jax.tree.map(jnp.zeros_like, params)
-    tx = gdjax.adafactor(0.1, 2, eps=eps)
-    u, _ = tx.update(zero, tx.init(params), params)
-    assert all((x == 0).all() for x in jax.tree.leaves(u))
 
 
 def test_a_row_of_zeros_without_eps():

@@ -1,45 +1,10 @@
 """ADana against the paper's equations in NumPy, and its averages against sums of the gradients."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import gdjax
-from tests import oracles
-
-
-def adana(
-    x: Any, gradient: Any, learning_rate: Any = 0.01, kappa: float = 0.85, delta: float = 8.0, eps: float = 1e-8,
-    weight_decay: Any = 0.0,
-) -> Iterator[Any]:  # fmt: skip
-    mu, nu = np.zeros((2, *np.shape(x)))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        b = 1 - delta / (delta + t)
-        mu = b * mu + (1 - b) * g
-        nu = b * nu + (1 - b) * g**2
-        direction = (g + (1 + t) ** (1 - kappa) * mu) / (np.sqrt(nu) + eps)
-        x = x - oracles.at(learning_rate, t) * (direction + oracles.at(weight_decay, t) * x)
-        yield x, {"mu": mu, "nu": nu}
-
-
-def falling(count: Any) -> Any:
-    return jnp.where(count < 20, 0.5, 0.125)
-
-
-test_oracle = oracles.follows(
-    gdjax.adana,
-    adana,
-    {
-        "default": {},
-        "all": {"kappa": 0.5, "delta": 3.0, "eps": 0.125, "weight_decay": falling, "learning_rate": oracles.fall},
-    },
-    float32=5e-6,
-    learning_rate=0.01,
-)
 
 
 def test_the_averages_reach_back_over_a_share_of_the_steps():

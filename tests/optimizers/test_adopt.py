@@ -1,6 +1,5 @@
 """ADOPT, with and without clipping."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,35 +9,7 @@ import pytest
 
 import gdjax
 from tests import oracles
-
-
-def adopt(
-    x: Any, gradient: Any, learning_rate: Any = 0.01, b1: float = 0.9, b2: float = 0.9999, eps: float = 1e-6,
-    nesterov: bool = False, use_clipping: bool = True,
-) -> Iterator[Any]:  # fmt: skip
-    """Algorithms 1 and 2: the first gradient, g_0, makes v_0 and no step."""
-    nu, mu = gradient(1, x) ** 2, np.zeros(np.shape(x))
-    yield x, {"mu": mu, "nu": nu}
-    for t in range(1, oracles.STEPS):
-        g = gradient(t + 1, x)
-        n = g / np.maximum(np.sqrt(nu), eps)
-        n = np.clip(n, -(t**0.25), t**0.25) if use_clipping else n
-        mu = b1 * mu + (1 - b1) * n
-        nu = b2 * nu + (1 - b2) * g**2
-        x = x - oracles.at(learning_rate, t + 1) * (b1 * mu + (1 - b1) * n if nesterov else mu)
-        yield x, {"mu": mu, "nu": nu}
-
-
-CASES = {
-    "default": {},
-    "all": {"b1": 0.8, "b2": 0.9, "eps": 0.5, "nesterov": True},
-    "no clipping": {"use_clipping": False, "eps": 0.25},
-    "schedule": {"learning_rate": oracles.fall},
-}
-
-
-# An element whose first gradient is 0.05 is divided by that: 20 times the rounding, in directions of order 10.
-test_follows_the_paper = oracles.follows(gdjax.adopt, adopt, CASES, float32=5e-5, learning_rate=0.01)
+from tests.papers.adam import adopt
 
 
 def test_clipping_makes_a_difference():

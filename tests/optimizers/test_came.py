@@ -1,68 +1,11 @@
 """CAME."""
 
-import functools
-from collections.abc import Iterator
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles
-from tests.declare import matrices
-
-
-def rms(x: Any) -> Any:
-    return np.sqrt(np.mean(x**2))
-
-
-def came(
-    x: Any, gradient: Any, lr: Any = 0.01, b1: float = 0.9, b2: float = 0.999, b3: float = 0.9999, eps1: float = 1e-30,
-    eps2: float = 1e-16, clip_threshold: Any = 1.0, weight_decay: float = 0.0, mask: Any = None,
-) -> Iterator[Any]:  # fmt: skip
-    """Algorithm 2, with the means of the authors' code for sums; their step for what is no matrix is m."""
-    matrix = np.ndim(x) == 2
-    r = c = R = C = v = m = 0.0
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        if matrix:
-            r = b2 * r + (1 - b2) * (g**2 + eps1).mean(1)
-            c = b2 * c + (1 - b2) * (g**2 + eps1).mean(0)
-            v = np.outer(r, c) / r.mean()
-        else:
-            v = b2 * v + (1 - b2) * (g**2 + eps1)
-        u = g / np.sqrt(v)
-        u = u if clip_threshold is None else u / max(1, rms(u) / clip_threshold)
-        step = m = b1 * m + (1 - b1) * u
-        if matrix:
-            U = (u - m) ** 2 + eps2
-            R = b3 * R + (1 - b3) * U.mean(1)
-            C = b3 * C + (1 - b3) * U.mean(0)
-            step = m / np.sqrt(np.outer(R, C) / R.mean())
-        decay = weight_decay if mask is None or np.ndim(x) > 1 else 0
-        x = x - oracles.at(lr, t) * (step + decay * x)
-        yield x, {"m": m}
-
-
-CASES = {
-    "default": {},
-    "all": {"b1": 0.8, "b2": 0.9, "b3": 0.95, "eps1": 0.25, "eps2": 0.125, "clip_threshold": 0.5},
-    "no clipping": {"clip_threshold": None},
-    "decay": {"weight_decay": 0.125, "mask": matrices},
-    "schedule": {"lr": oracles.fall},
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name: str, dtype: str):
-    given = CASES[name]
-    tx = gdjax.came(given.get("lr", 0.01), **{k: x for k, x in given.items() if k != "lr"})
-    params, state = oracles.run(tx, dtype)
-    tolerance = {"float32": {"rtol": 2e-5, "atol": 1e-5}, "float64": {"rtol": 2e-6, "atol": 1e-7}}[dtype]
-    oracles.assert_same((params, {"m": state["m"]}), oracles.expected(functools.partial(came, **given)), **tolerance)
 
 
 def test_what_is_kept():

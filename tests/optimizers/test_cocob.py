@@ -1,44 +1,11 @@
 """COCOB."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles
 from tests.trees import steps
-
-
-def cocob(
-    x: Any, gradient: Any, learning_rate: Any = 1.0, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0
-) -> Iterator[Any]:
-    """Algorithm 2, with its signs: it is given -g, and theta adds that up."""
-    start = np.array(x)
-    L, G, reward, theta = np.full(np.shape(x), eps), *np.zeros((3, *np.shape(x)))
-    for t in range(1, oracles.STEPS + 1):
-        negative = -oracles.at(learning_rate, t) * (gradient(t, x) + weight_decay * x)
-        L = np.maximum(L, np.abs(negative))
-        G = G + np.abs(negative)
-        reward = np.maximum(reward + (x - start) * negative, 0)
-        theta = theta + negative
-        x = start + theta / (L * np.maximum(G + L, alpha * L)) * (L + reward)
-        yield x, {
-            "init_particles": start, "cumulative_gradients": theta, "scale": L, "subgradients": G, "reward": reward,
-        }  # fmt: skip
-
-
-CASES = {
-    "default": {},
-    "all": {"alpha": 4.0, "eps": 0.5, "weight_decay": 0.25},
-    "schedule": {"learning_rate": oracles.fall, "alpha": 8.0},
-}
-
-
-# The sums G, of order 100 after 50 steps, carry 50 roundings.
-test_follows_the_paper = oracles.follows(gdjax.cocob, cocob, CASES, float32=1e-5, float64=1e-13, learning_rate=1.0)
 
 
 def test_it_does_not_depend_on_the_scale_of_the_gradients():

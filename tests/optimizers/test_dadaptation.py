@@ -1,7 +1,5 @@
 """D-Adaptation and Prodigy."""
 
-import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,85 +8,8 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles, vectors
+from tests import vectors
 from tests.trees import finite, steps
-
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-def over(x: Any, y: Any) -> Any:
-    return np.divide(x, y, where=y > 0, out=np.zeros_like(x))
-
-
-def prodigy(
-    x: Any, gradient: Any, value: Any, learning_rate: Any = 1.0, betas: Any = (0.9, 0.999), beta3: Any = None,
-    eps: float = 1e-8, estim_lr0: float = 1e-6, estim_lr_coef: float = 1.0, weight_decay: float = 0.0,
-    safeguard_warmup: bool = False, bias_correction: bool = True,
-) -> Iterator[Any]:  # fmt: skip
-    (b1, b2), start, d, r = betas, x, estim_lr0, 0.0
-    b3 = np.sqrt(b2) if beta3 is None else beta3
-    m, v, s = np.zeros((3, x.size))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        c = np.sqrt(1 - b2**t) / (1 - b1**t) if bias_correction else 1
-        w = d * oracles.at(learning_rate, t) * c
-        r = b3 * r + d / estim_lr0 * w * (g @ (start - x))
-        s = b3 * s + d / estim_lr0 * (d if safeguard_warmup else w) * g
-        m = b1 * m + (1 - b1) * d * g
-        v = b2 * v + (1 - b2) * d**2 * g**2
-        d = max(d, estim_lr_coef * r / np.sum(np.abs(s)))
-        x = x - w * (over(m, np.sqrt(v) + d * eps) + weight_decay * x)
-        yield x, {"estim_lr": d, "numerator_weighted": r, "count": t}
-
-
-def dadapt_adamw(
-    x: Any, gradient: Any, value: Any, learning_rate: Any = 1.0, betas: Any = (0.9, 0.999), eps: float = 1e-8,
-    estim_lr0: float = 1e-6, weight_decay: float = 0.0, bias_correction: bool = True,
-) -> Iterator[Any]:  # fmt: skip
-    (b1, b2), d, r = betas, estim_lr0, 0.0
-    b3 = np.sqrt(b2)
-    m, v, s = np.zeros((3, x.size))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        c = np.sqrt(1 - b2**t) / (1 - b1**t) if bias_correction else 1
-        w = d * oracles.at(learning_rate, t) * c
-        r = b3 * r + (1 - b3) * w * (g @ over(s, np.sqrt(v) + eps))
-        s = b3 * s + (1 - b3) * w * g
-        m = b1 * m + (1 - b1) * w * g
-        v = b2 * v + (1 - b2) * g**2
-        d = max(d, r / ((1 - b3) * np.sum(np.abs(s))))
-        x = x - over(m, np.sqrt(v) + eps) - weight_decay * w * x
-        yield x, {"estim_lr": d, "numerator_weighted": r, "count": t}
-
-
-ALL = {"betas": (0.8, 0.9), "eps": 0.125, "estim_lr0": 0.01, "weight_decay": 0.25, "bias_correction": False}
-PRODIGY = {
-    "default": {},
-    "all": {**ALL, "beta3": 0.75, "estim_lr_coef": 0.5, "safeguard_warmup": True},
-    "schedule": {"learning_rate": oracles.fall, "estim_lr0": 0.01},
-}
-DADAPT = {"default": {}, "all": ALL, "schedule": {"learning_rate": oracles.fall, "estim_lr0": 0.01}}
-
-
-def tolerance(dtype: str, float32: float) -> dict[str, float]:
-    # Estimates grow by quotients of sums, and with them their rounding. The numbers of prodigy's state go up to 1e6.
-    rtol = float32 if dtype == "float32" else 1e-10
-    return {"rtol": rtol, "atol": rtol}
-
-
-@DTYPES
-@pytest.mark.parametrize("name", PRODIGY)
-def test_prodigy(name: str, dtype: str):
-    # By default the first x - x_0, which the estimate is made from, are near 1e-6: float32 has them to 2 %.
-    tx, digits = gdjax.prodigy(**PRODIGY[name]), 5e-2 if name == "default" else 1e-4
-    vectors.assert_follows(tx, functools.partial(prodigy, **PRODIGY[name]), dtype, **tolerance(dtype, digits))
-
-
-@DTYPES
-@pytest.mark.parametrize("name", DADAPT)
-def test_dadapt_adamw(name: str, dtype: str):
-    tx = gdjax.dadapt_adamw(**DADAPT[name])
-    vectors.assert_follows(tx, functools.partial(dadapt_adamw, **DADAPT[name]), dtype, **tolerance(dtype, 2e-5))
 
 
 def test_the_estimates_do_grow():

@@ -1,7 +1,5 @@
 """DoG and DoWG."""
 
-import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,66 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles, vectors
 from tests.trees import finite, steps
-
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-def norm(x: Any) -> Any:
-    return np.sqrt(np.sum(x**2))
-
-
-def dog(
-    x: Any, gradient: Any, value: Any,
-    learning_rate: Any = 1.0, init_step: Any = ("heuristic", 1e-6), eps: float = 1e-8, weight_decay: float = 0.0,
-) -> Iterator[Any]:  # fmt: skip
-    start, (kind, size), total = x, init_step, 0.0
-    r = {"heuristic": size * (1 + norm(x)), "distance": size, "learning_rate": 0.0}[kind]
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x) + weight_decay * x
-        r = max(r, norm(x - start))
-        total += g @ g
-        rate = size if t == 1 and kind == "learning_rate" else r / np.sqrt(total + eps)
-        x = x - oracles.at(learning_rate, t) * rate * g
-        yield x, {"max_dist": r, "sum_sq_norm_grads": total, "is_init_step": False}
-
-
-def dowg(
-    x: Any, gradient: Any, value: Any,
-    learning_rate: Any = 1.0, init_estim_sq_dist: Any = None, eps: float = 1e-4, weight_decay: float = 0.0,
-) -> Iterator[Any]:  # fmt: skip
-    start, v, r2 = x, 0.0, eps if init_estim_sq_dist is None else init_estim_sq_dist
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x) + weight_decay * x
-        r2 = max(r2, norm(x - start) ** 2)
-        v += r2 * (g @ g)
-        x = x - oracles.at(learning_rate, t) * r2 / (np.sqrt(v) + eps) * g
-        yield x, {"estim_sq_dist": r2, "weighted_sq_norm_grads": v}
-
-
-DOG = {
-    "default": {},
-    "distance": {"init_step": ("distance", 0.5), "eps": 2.0, "weight_decay": 0.25},
-    "learning_rate": {"init_step": ("learning_rate", 0.125)},
-    "schedule": {"learning_rate": oracles.fall, "init_step": ("heuristic", 0.25)},
-}
-DOWG = {
-    "default": {},
-    "all": {"learning_rate": 0.5, "init_estim_sq_dist": 0.25, "eps": 0.5, "weight_decay": 0.25},
-}
-
-
-@DTYPES
-@pytest.mark.parametrize("name", DOG)
-def test_dog(name: str, dtype: str):
-    # By default the first step is 3e-6 long, which float32 measures to 2 %.
-    tolerance = {"rtol": 2e-4, "atol": 2e-4} if (name, dtype) == ("default", "float32") else {}
-    vectors.assert_follows(gdjax.dog(**DOG[name]), functools.partial(dog, **DOG[name]), dtype, **tolerance)
-
-
-test_dowg = vectors.follows(gdjax.dowg, dowg, DOWG)
-
 
 EVERY = pytest.mark.parametrize(
     "tx",

@@ -9,22 +9,7 @@ import numpy as np
 
 import gdjax
 from tests import oracles
-from tests.declare import matrices
-
-
-def laprop(
-    x: Any, gradient: Any, learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-15,
-    weight_decay: Any = 0.0, mask: Any = None,
-) -> Iterator[Any]:  # fmt: skip
-    """The paper's rule, with b1 for its mu and b2 for its nu, and decoupled decay."""
-    n, m = np.zeros(np.shape(x)), np.zeros(np.shape(x))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        n = b2 * n + (1 - b2) * g**2
-        m = b1 * m + (1 - b1) * g / (np.sqrt(n / (1 - b2**t)) + eps)
-        decay = oracles.at(weight_decay, t) if mask is None or np.ndim(x) > 1 else 0
-        x = x - oracles.at(learning_rate, t) * (m / (1 - b1**t) + decay * x)
-        yield x, {"mu": m, "nu": n}
+from tests.papers.adam import laprop
 
 
 def of_the_authors(x: Any, gradient: Any, learning_rate: Any, weight_decay: float = 0.0) -> Iterator[Any]:
@@ -38,16 +23,6 @@ def of_the_authors(x: Any, gradient: Any, learning_rate: Any, weight_decay: floa
         x = x - m / (rates / rate)
         x = x - weight_decay * x
         yield x, {"mu": m / rate, "nu": n}
-
-
-CASES = {
-    "default": {},
-    "all": {"b1": 0.75, "b2": 0.5, "eps": 0.25, "weight_decay": 0.5, "mask": matrices},
-    "schedules": {"learning_rate": oracles.fall, "weight_decay": oracles.fall},
-}
-
-
-test_follows_the_paper = oracles.follows(gdjax.laprop, laprop, CASES, learning_rate=0.01)
 
 
 def test_a_constant_rate_is_that_of_the_authors_code():

@@ -1,51 +1,21 @@
 """Lion with its three shapes of the sign."""
 
 import functools
-from collections.abc import Iterator
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import gdjax
 from tests import oracles
+from tests.papers.descent import lion
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-def lion(
-    x: Any, gradient: Any, learning_rate: Any = 0.01, b1: float = 0.9, b2: float = 0.99, mu_dtype: Any = np.float64,
-    weight_decay: Any = 0.0, mask: Any = None, mode: str = "hard", smooth_beta: float = 1.0,
-) -> Iterator[Any]:  # fmt: skip
-    shapes = {"hard": np.sign, "smooth": lambda c: np.tanh(smooth_beta * c), "refined": lambda c: np.clip(c, -1, 1)}
-    mu = np.zeros(np.shape(x))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        u = shapes[mode](b1 * mu + (1 - b1) * g)
-        if mask is None or mask(x):
-            u = u + oracles.at(weight_decay, t) * x
-        x = x - oracles.at(learning_rate, t) * u
-        mu = np.float64((b2 * mu + (1 - b2) * g).astype(mu_dtype))
-        yield x, {"mu": mu}
-
-
-MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
-CASES = {
-    "default": {},
-    "schedule": {"learning_rate": oracles.fall},
-    "b1, b2": {"b1": 0.5, "b2": 0.75},
-    "b1 = b2 = 0": {"b1": 0.0, "b2": 0.0},  # sign descent
-    "weight_decay": {"weight_decay": 0.5},
-    "mask, schedules": {"weight_decay": oracles.fall, "learning_rate": oracles.fall, "mask": MATRICES},
-}
 MODES = [{"mode": "hard"}, {"mode": "smooth"}, {"mode": "smooth", "smooth_beta": 4.0}, {"mode": "refined", "b1": 0.25}]
 
 
 oracle = functools.partial(lion, weight_decay=1e-3)
-test_oracle = oracles.follows(gdjax.lion, oracle, CASES, learning_rate=0.01)
-test_optax = oracles.like_optax("lion", CASES, learning_rate=0.01)
 
 
 @DTYPES

@@ -1,6 +1,5 @@
 """MADGRAD."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,32 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles
 from tests.trees import steps
-
-
-def madgrad(
-    x: Any, gradient: Any, learning_rate: Any, momentum: float = 0.9, weight_decay: float = 0.0, eps: float = 1e-6
-) -> Iterator[Any]:
-    start, nu, s = np.array(x), np.zeros(np.shape(x)), np.zeros(np.shape(x))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x) + weight_decay * x
-        lamb = (oracles.at(learning_rate, t) + eps) * np.sqrt(t)
-        nu = nu + lamb * g**2
-        s = s + lamb * g
-        z = start - s / (np.cbrt(nu) + eps)
-        x = momentum * x + (1 - momentum) * z
-        yield x, {"grad_sum_sq": nu, "s": s, "x0": start}
-
-
-CASES = {
-    "default": {},
-    "all": {"momentum": 0.5, "weight_decay": 0.25, "eps": 0.125},
-    "schedule": {"learning_rate": oracles.fall},
-}
-
-
-test_follows_the_paper = oracles.follows(gdjax.madgrad, madgrad, CASES, float32=1e-5, float64=1e-13, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -1,6 +1,5 @@
 """MoMo and MoMo-Adam."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,77 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles, vectors
 from tests.trees import finite
-
-
-def momo(
-    x: Any, gradient: Any, value: Any, learning_rate: Any = 1.0, beta: float = 0.9, lower_bound: float = 0.0,
-    weight_decay: float = 0.0, adapt_lower_bound: bool = False,
-) -> Iterator[Any]:  # fmt: skip
-    """The authors' code, with the proximal step for the weight decay."""
-    d, f, gamma, lb, taken = gradient(1, x), value(1, x), gradient(1, x) @ x, lower_bound, set()
-    for t in range(1, oracles.STEPS + 1):
-        g, lr = gradient(t, x), oracles.at(learning_rate, t)
-        d = beta * d + (1 - beta) * g
-        f = beta * f + (1 - beta) * value(t, x)
-        gamma = beta * gamma + (1 - beta) * (g @ x)
-        a = 1 + lr * weight_decay
-        if adapt_lower_bound and a * (f - gamma) + d @ x < a * lb:
-            lb = max((a * (f - gamma) + d @ x) / (2 * a), lower_bound)
-        step = max(a * (f - gamma - lb) + d @ x, 0) / (d @ d)
-        taken.add(step < lr)
-        tau = min(lr, step)
-        if adapt_lower_bound:
-            lb = max(f - gamma + d @ x - tau * (d @ d) / 2, lower_bound)
-        x = (x - tau * d) / a
-        yield x, {"barf": f, "gamma": gamma, "lb": lb, "count": t}
-    assert taken == {True, False}, "both steps are to be taken"
-
-
-def momo_adam(
-    x: Any, gradient: Any, value: Any, learning_rate: Any = 1e-2, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
-    lower_bound: float = 0.0, weight_decay: float = 0.0, adapt_lower_bound: bool = False,
-) -> Iterator[Any]:  # fmt: skip
-    (d, v), f, gamma, lb, taken = np.zeros((2, x.size)), 0.0, 0.0, lower_bound, set()
-    for t in range(1, oracles.STEPS + 1):
-        g, lr, rho = gradient(t, x), oracles.at(learning_rate, t), 1 - b1**t
-        d, v = b1 * d + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-        f = b1 * f + (1 - b1) * value(t, x)
-        gamma = b1 * gamma + (1 - b1) * (g @ x)
-        D = np.sqrt(v / (1 - b2**t)) + eps
-        a = 1 + lr * weight_decay
-        if adapt_lower_bound and a * (f - gamma) + d @ x < a * rho * lb:
-            lb = max((a * (f - gamma) + d @ x) / (2 * a * rho), lower_bound)
-        step = max(a * (f - rho * lb - gamma) + d @ x, 0) / (d @ (d / D))
-        taken.add(step < lr / rho)
-        tau = min(lr / rho, step)
-        if adapt_lower_bound:
-            lb = max((f - gamma + d @ x - tau * (d @ (d / D)) / 2) / rho, lower_bound)
-        x = (x - tau * d / D) / a
-        yield x, {"barf": f, "gamma": gamma, "lb": lb, "count": t}
-    assert taken == {True, False}, "both steps are to be taken"
-
-
-MOMO = {
-    "default": {"lower_bound": -6.0},
-    "all": {"learning_rate": 0.5, "beta": 0.75, "lower_bound": -6.0, "weight_decay": 0.25},
-    "adapted": {"learning_rate": 0.5, "lower_bound": -20.0, "weight_decay": 0.125, "adapt_lower_bound": True},
-    "schedule": {"learning_rate": lambda count: 16 * oracles.fall(count), "lower_bound": -6.0},
-}
-ADAM = {
-    "default": {"learning_rate": 0.25, "lower_bound": -6.0, "eps": 1e-6},
-    "all": {"learning_rate": 0.5, "b1": 0.75, "b2": 0.875, "eps": 0.5, "lower_bound": -6.0, "weight_decay": 0.25},
-    "adapted": {"learning_rate": 0.5, "lower_bound": -20.0, "weight_decay": 0.125, "adapt_lower_bound": True,
-                "eps": 1e-6},
-}  # fmt: skip
-
-
-test_momo = vectors.follows(gdjax.momo, momo, MOMO)
-
-
-test_momo_adam = vectors.follows(gdjax.momo_adam, momo_adam, ADAM)
-
 
 FACTORIES = pytest.mark.parametrize("factory", [gdjax.momo, gdjax.momo_adam])
 X, G = jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0])

@@ -113,12 +113,12 @@ def test_the_norms_are_those_of_the_outputs_of_each_matrix():
     params = {name: jnp.asarray(gradients(size, 1)[0], "float32") for name, size in sizes.items()}
     roles = {"linear": Matrix(), "torch": Matrix(1, 0), "stack": Matrix(parts=3)}
     tx = gdjax.muown(0.01, roles=lambda tree: roles)
-    u, state = tx.update(params, tx.init(params), params)
+    u, state = jax.jit(tx.update)(params, tx.init(params), params)
     norm = gdjax.tree.get(state, "MuownState").norm
     assert jax.tree.map(jnp.shape, norm) == {"linear": (1, 3), "torch": (3, 1), "stack": (2, 1, 6)}
     turned = {"w": params["torch"].T}
     alone = gdjax.muown(0.01)
-    wanted = alone.update(turned, alone.init(turned), turned)[0]["w"].T
+    wanted = jax.jit(alone.update)(turned, alone.init(turned), turned)[0]["w"].T
     np.testing.assert_allclose(u["torch"], wanted, rtol=1e-5, atol=1e-7)
 
 

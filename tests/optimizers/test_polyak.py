@@ -1,6 +1,5 @@
 """Gradient descent with Polyak's step size."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,34 +8,8 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles, vectors
 
 X, G = jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0])
-
-
-def polyak(
-    x: Any, gradient: Any, value: Any,
-    max_learning_rate: float = 1.0, scaling: Any = 1.0, f_min: float = 0.0, eps: float = 0.0, variant: str = "sps",
-) -> Iterator[Any]:  # fmt: skip
-    taken = set()
-    for t in range(1, oracles.STEPS + 1):
-        g, gap = gradient(t, x), value(t, x) - f_min
-        gap = max(gap, 0) if variant == "sps+" else gap
-        step = gap / (g @ g + eps)
-        taken |= {step > max_learning_rate, gap <= 0}
-        x = x - oracles.at(scaling, t) * min(step, max_learning_rate) * g
-        yield x, {}
-    assert taken == {True, False}, "every branch is to be taken"
-
-
-CASES = {
-    "default": {"f_min": -4.0, "max_learning_rate": 0.25},
-    "all": {"f_min": -4.0, "max_learning_rate": 0.5, "scaling": 0.5, "eps": 0.25, "variant": "sps+"},
-    "schedule": {"f_min": -6.0, "max_learning_rate": 0.5, "scaling": oracles.fall},
-}
-
-
-test_follows_the_paper = vectors.follows(gdjax.polyak_sgd, polyak, CASES)
 
 
 def update(tx: Any, g: Any = G, **extra: Any) -> Any:

@@ -228,10 +228,10 @@ def test_with_a_number_each_step_has_a_share_of_the_matrices():
     alone = {}
     for p in (1 / 3, lambda count: 1 / 3):
         tx = gdjax.scale_by_psgd_kron(preconditioner_update_probability=p)
-        state, shares = tx.init(params), []
+        state, shares, update = tx.init(params), [], jax.jit(tx.update)
         for _ in range(6):
             old = state.Q["3x4"][0]
-            _, state = jax.jit(tx.update)(params, state, params)
+            _, state = update(params, state, params)
             shares.append([i for i in range(5) if not np.array_equal(old[i], state.Q["3x4"][0][i])])
         alone[callable(p)] = shares
     assert alone[True] == [[], [], [0, 1, 2, 3, 4]] * 2
@@ -262,12 +262,12 @@ def test_stacks_and_parts_are_matrices_each_by_itself():
     split = lambda x: {"e0": x["experts"][0], "e1": x["experts"][1], "q": x["qkv"][:, :3], "k": x["qkv"][:, 3:]}
     one = gdjax.scale_by_psgd_kron(dQ="QUAD", roles=lambda tree: roles)
     each = gdjax.scale_by_psgd_kron(dQ="QUAD")
-    states = one.init(params), each.init(apart)
+    states, together, alone = (one.init(params), each.init(apart)), jax.jit(one.update), jax.jit(each.update)
     shapes = {name: [q.shape for q in pair] for name, pair in states[0].Q.items()}
     assert shapes == {"2x4": [(1, 2, 2), (1, 4, 4)], "3x4": [(3, 3, 3), (3, 4, 4)]}
     for t in range(3):
         g = grads_of(params, t)
-        (u, first), (v, second) = one.update(g, states[0], params), each.update(split(g), states[1], apart)
+        (u, first), (v, second) = together(g, states[0], params), alone(split(g), states[1], apart)
         states = first, second
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0.1, atol=0.05), split(u), v)
 
@@ -303,12 +303,12 @@ def test_zeros_and_small_and_huge_gradients():
 def test_rank_one_and_nan():
     params = {"w": jnp.ones((4, 3)), "v": jnp.ones((4, 3))}
     tx = gdjax.scale_by_psgd_kron()
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(200):
-        updates, state = jax.jit(tx.update)(params, state, params)  # of rank 1, always the same
+        updates, state = update(params, state, params)  # of rank 1, always the same
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((updates, state._replace(key=0))))
     for bad in (jnp.nan, jnp.inf):
-        updates, _ = tx.update(params | {"w": params["w"].at[1, 1].set(bad)}, state, params)
+        updates, _ = update(params | {"w": params["w"].at[1, 1].set(bad)}, state, params)
         assert np.isnan(updates["w"]).all() and np.isfinite(updates["v"]).all()
 
 
@@ -342,7 +342,7 @@ def test_16_bit_parameters():
 def test_the_rest_goes_to_adamw_or_another():
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
     grads = grads_of(params, 0)
-    one = lambda tx: tx.update(grads, tx.init(params), params)[0]["b"]
+    one = lambda tx: jax.jit(lambda g: tx.update(g, tx.init(params), params)[0]["b"])(grads)
     np.testing.assert_array_equal(one(gdjax.psgd_kron(0.1)), one(gdjax.adamw(0.1, weight_decay=0.0)))
     np.testing.assert_array_equal(one(gdjax.psgd_kron(0.1, others=gdjax.sgd(0.5))), -0.5 * grads["b"])
     other = gdjax.psgd_kron(0.1, adam_learning_rate=0.2, adam_b1=0.5, adam_weight_decay=0.1)

@@ -1,9 +1,6 @@
 """RAdam."""
 
 import functools
-from collections.abc import Iterator
-from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,52 +10,7 @@ import pytest
 import gdjax
 from gdjax.optimizers.radam import sma_length
 from tests import oracles
-
-
-def radam(
-    x: Any, gradient: Any, learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
-    eps_root: float = 0.0, threshold: float = 5.0, nesterov: bool = False, like: str = "optax",
-) -> Iterator[Any]:  # fmt: skip
-    m, v = np.zeros(np.shape(x)), np.zeros(np.shape(x))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        m = b1 * m + (1 - b1) * g
-        v = b2 * v + (1 - b2) * g**2
-        m_hat = m / (1 - b1**t)
-        if nesterov:
-            m_hat = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
-        rho_inf, rho = 2 / (1 - b2) - 1, length(b2, t)
-        step = m_hat
-        if rho >= threshold:
-            r = np.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-            if like == "torch":
-                step = r * m_hat * np.sqrt(1 - b2**t) / (np.sqrt(v + eps_root) + eps)
-            else:
-                root = np.sqrt(v / (1 - b2**t) + eps_root) + eps
-                step = r * m_hat / np.where(root == 0, 1, root)
-        x = x - oracles.at(learning_rate, t) * step
-        yield x, {"mu": m, "nu": v}
-
-
-def length(b: float, t: int) -> float:
-    """rho_t, exactly."""
-    b_ = Fraction(b)
-    return float(2 / (1 - b_) - 1 - 2 * t * b_**t / (1 - b_**t))
-
-
-CASES = {
-    "default": {},
-    "schedule": {"learning_rate": oracles.fall},
-    "options": {"b1": 0.75, "b2": 0.9, "eps": 0.25, "eps_root": 0.125, "threshold": 4.5},
-    "never": {"b2": 0.5},
-    "nesterov": {"b2": 0.99, "nesterov": True},
-    "torch": {"b2": 0.99, "eps": 0.25, "eps_root": 0.125, "like": "torch"},
-    "torch, nesterov": {"b1": 0.75, "b2": 0.99, "nesterov": True, "learning_rate": oracles.fall, "like": "torch"},
-}
-
-
-# A rounding of rho, amplified by 1 / (rho - 4), and the double precision of the oracle's own powers.
-test_oracle = oracles.follows(gdjax.radam, radam, CASES, 4e-6, 1e-12, learning_rate=0.01)
+from tests.papers.adam import length, radam
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

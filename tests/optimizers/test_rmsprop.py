@@ -10,31 +10,10 @@ import pytest
 
 import gdjax
 from tests import oracles
+from tests.papers.descent import rmsprop
 from tests.support import relaxed
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-def rmsprop(
-    x: Any, gradient: Any, learning_rate: Any = 0.01, decay: float = 0.9, eps: float = 1e-8, initial_scale: float = 0.0,
-    eps_in_sqrt: bool = True, centered: bool = False, momentum: Any = None, nesterov: bool = False,
-    bias_correction: bool = False,
-) -> Iterator[Any]:  # fmt: skip
-    nu, mu, v = np.full(np.shape(x), initial_scale), np.zeros(np.shape(x)), np.zeros(np.shape(x))
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        nu = decay * nu + (1 - decay) * g**2
-        mu = decay * mu + (1 - decay) * g
-        c = 1 - decay**t if bias_correction else 1
-        # The variance is not negative, but for rounding.
-        average = np.maximum(nu / c - (mu / c) ** 2, 0) if centered else nu / c
-        root = np.sqrt(average + eps) if eps_in_sqrt else np.sqrt(average) + eps
-        step = -oracles.at(learning_rate, t) * g / root
-        if momentum is not None:
-            v = momentum * v + step
-            step = momentum * v + step if nesterov else v
-        x = x + step
-        yield x, {"nu": nu} | ({"mu": mu} if centered else {}) | ({"trace": v} if momentum is not None else {})
 
 
 def rmsprop_as_listed(x: Any, gradient: Any, lr: float = 0.01, decay: float = 0.9, eps: float = 1e-8) -> Iterator[Any]:
@@ -45,24 +24,6 @@ def rmsprop_as_listed(x: Any, gradient: Any, lr: float = 0.01, decay: float = 0.
         cache += decay * cache + (1 - decay) * dx**2
         x = x - lr * dx / np.sqrt(cache + eps)
         yield x, {"nu": cache}
-
-
-CASES = {
-    "default": {},
-    "decay, eps": {"decay": 0.75, "eps": 0.25},
-    "schedule": {"learning_rate": oracles.fall},
-    "initial_scale": {"initial_scale": 0.5},
-    "eps outside": {"eps_in_sqrt": False, "eps": 0.25},
-    "bias_correction": {"bias_correction": True},
-    "momentum": {"momentum": 0.9},
-    "nesterov": {"momentum": 0.8, "nesterov": True, "learning_rate": oracles.fall},
-    "centered": {"centered": True},
-    "centered, eps outside": {"centered": True, "eps_in_sqrt": False, "eps": 0.25},
-    "all": {
-        "decay": 0.75, "eps": 0.25, "initial_scale": 0.5, "eps_in_sqrt": False, "centered": True, "momentum": 0.5,
-        "nesterov": True, "bias_correction": True,
-    },
-}  # fmt: skip
 
 
 def rmsprop_as_torch(
@@ -76,10 +37,6 @@ def rmsprop_as_torch(
         v = momentum * v + g / (np.sqrt(nu) + eps)
         x = x - oracles.at(lr, t) * v
         yield x, {"nu": nu, "trace": v}
-
-
-test_oracle = oracles.follows(gdjax.rmsprop, rmsprop, CASES, learning_rate=0.01)
-test_optax = oracles.like_optax("rmsprop", CASES, learning_rate=0.01)
 
 
 # With bias correction and nu_0 = 0 the first variance, g^2 - g^2, is rounding alone, and the first step g / sqrt(eps):

@@ -1,42 +1,10 @@
 """Rprop."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles
-
-
-def rprop(
-    x: Any, gradient: Any, learning_rate: float, eta_minus: float = 0.5, eta_plus: float = 1.2,
-    min_step_size: float = 1e-6, max_step_size: float = 50.0,
-) -> Iterator[Any]:  # fmt: skip
-    """iRprop-, element by element."""
-    delta, before, step = np.full(np.shape(x), learning_rate), np.zeros(np.shape(x)), np.zeros(np.shape(x))
-    for t in range(1, oracles.STEPS + 1):
-        g = np.array(gradient(t, x))
-        for i in np.ndindex(np.shape(x)):
-            if g[i] * before[i] > 0:
-                delta[i] = min(delta[i] * eta_plus, max_step_size)
-            elif g[i] * before[i] < 0:
-                delta[i] = max(delta[i] * eta_minus, min_step_size)
-                g[i] = 0
-            step[i] = delta[i] * np.sign(g[i])
-        x, before = x - step, g
-        yield x, {"step_sizes": delta.copy(), "prev_updates": step.copy()}
-
-
-CASES = {
-    "default": {},
-    "options": {"eta_minus": 0.75, "eta_plus": 1.5, "min_step_size": 0.01, "max_step_size": 0.25},
-}
-
-
-test_oracle = oracles.follows(gdjax.rprop, rprop, CASES, learning_rate=0.0625)
 
 
 def test_delayed_is_one_step_behind():

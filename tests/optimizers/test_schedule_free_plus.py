@@ -1,77 +1,12 @@
 """ScheduleFree+ against its authors' code, which keeps x, y and z, in NumPy."""
 
-import functools
-from collections.abc import Iterator
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gdjax
-from tests import oracles, vectors
 from tests.trees import finite, precision, random_tree, signature
-
-
-def authors(
-    x: Any, gradient: Any, value: Any, lr: Any = 1.0, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
-    weight_decay: float = 0.0, sf_b1: Any = 0.9, power: float = 2.0, r: float = 0.0, polyak_beta: float = 0.0,
-    c_warmup: int = 0, offset: float = 8.0,
-) -> Iterator[Any]:  # fmt: skip
-    """`AdamCScheduleFreePlusPaper.step_func`."""
-    y, z, m, v, l1, top, total = x, x, 0 * x, 0 * x, 0.0, eps, 0.0
-    for t in range(1, oracles.STEPS + 1):
-        g, beta = gradient(t, y), oracles.at(sf_b1, t)
-        ip = beta * (g @ (z - x))
-        l1 = polyak_beta * l1 + (1 - polyak_beta) * np.abs(g).sum() * np.sqrt(np.pi / 2)
-        rate = oracles.at(lr, t) * max(0.0, value(t, y) + offset + ip) / (l1 / (1 - polyak_beta**t))
-        top = max(top, rate)
-        if t <= c_warmup:
-            c = 1.0
-        else:
-            total += t**r * top**power
-            c = t**r * top**power / total
-        z = z - rate**2 * weight_decay * y
-        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-        z = z - rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
-        x = (1 - c) * x + c * z
-        y = beta * x + (1 - beta) * z
-        yield y, {"norm": l1, "max_lr": top, "weight_sum": total, "sf_b1": beta, "count": t}
-
-
-def annealed(count: Any) -> Any:
-    """The authors' way from 0.9 to 0.965."""
-    return 1 - gdjax.exponential_decay(0.1, 20, 0.35, end_value=0.035)(count)
-
-
-def annealed_in_doubles(count: int) -> float:
-    return 1 - max(0.1 * 0.35 ** (count / 20), 0.035)
-
-
-def above(**hyper: Any) -> Any:
-    """The function of the oracles, lifted: the method takes 0 for its least value."""
-    tx = gdjax.schedule_free_plus(**hyper)
-
-    def update(g: Any, state: Any, params: Any = None, *, value: Any) -> Any:
-        return tx.update(g, state, params, value=value + 8.0)
-
-    return gdjax.GradientTransformation(tx.init, update)
-
-
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "defaults": ({}, {}),
-    "weights": ({"weight_decay": 0.5, "r": 2.0, "weight_lr_power": 1.0}, {"weight_decay": 0.5, "r": 2.0, "power": 1.0}),
-    "averaged": ({"polyak_beta": 0.75, "c_warmup": 5}, {"polyak_beta": 0.75, "c_warmup": 5}),
-    "rate": ({"learning_rate": oracles.fall, "sf_b1": annealed}, {"lr": oracles.fall, "sf_b1": annealed_in_doubles}),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_follows_the_authors(name: str, dtype: str):
-    ours, theirs = CASES[name]
-    vectors.assert_follows(above(**ours), functools.partial(authors, **theirs), dtype)
 
 
 def test_x_is_recovered():

@@ -14,15 +14,6 @@ from tests import oracles
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-def sgd(x: Any, gradient: Any, learning_rate: Any, momentum: float = 0.0, nesterov: bool = False) -> Iterator[Any]:
-    v, mu = 0.0, momentum
-    for t in range(1, oracles.STEPS + 1):
-        g = gradient(t, x)
-        v = mu * v + g
-        x = x - oracles.at(learning_rate, t) * (g + mu * v if nesterov else v)
-        yield x, {"trace": v} if mu else {}
-
-
 def sgd_of_the_notes(x: Any, gradient: Any, lr: float = 0.05, mu: float = 0.9) -> Iterator[Any]:
     v = 0.0
     for t in range(1, oracles.STEPS + 1):
@@ -48,17 +39,6 @@ def nesterov_look_ahead(x: Any, gradient: Any, lr: float = 0.05, mu: float = 0.9
         v = mu * v - lr * gradient(t, x + mu * v)
         x = x + v
         yield x + mu * v, {"trace": v / -lr}
-
-
-CASES = {
-    "plain": {},
-    "schedule": {"learning_rate": oracles.fall},
-    "momentum": {"momentum": 0.9},
-    "momentum, schedule": {"momentum": 0.9, "learning_rate": oracles.fall},
-    "nesterov": {"momentum": 0.8, "nesterov": True},
-}
-test_oracle = oracles.follows(gdjax.sgd, sgd, CASES, learning_rate=0.05)
-test_optax = oracles.like_optax("sgd", CASES, learning_rate=0.05)
 
 
 @DTYPES
