@@ -133,7 +133,7 @@ def outer_steps(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def beside_adam(make: Callable[..., Any], **fixed: Any) -> Callable[[Any, Any], Any]:
-    """Of methods for hidden matrices, with their own Adam for the rest, but for its rate and a b2 of 0.95."""
+    """Of methods for hidden matrices, each with its own Adam for the rest, but at another rate and a b2 of 0.95."""
     b1, nesterov = 0.95 if make is gdjax.soap else 0.9, make is gdjax.muon
 
     def of(h: Any, steps: Any) -> Any:
