@@ -133,13 +133,12 @@ def outer_steps(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def beside_adam(make: Callable[..., Any], **fixed: Any) -> Callable[[Any, Any], Any]:
-    """Of methods for hidden matrices, with Adam at a rate of its own for the rest."""
+    """Of methods for hidden matrices, each with its own Adam for the rest, but at another rate and a b2 of 0.95."""
+    b1, nesterov = 0.95 if make is gdjax.soap else 0.9, make is gdjax.muon
 
     def of(h: Any, steps: Any) -> Any:
-        return make(
-            rate(h["rate"], steps), adam_learning_rate=rate(h["adam_rate"], steps), adam_b2=0.95,
-            weight_decay=h["weight_decay"], **fixed,
-        )  # fmt: skip
+        adam = gdjax.adam(rate(h["adam_rate"], steps), b1, 0.95, nesterov=nesterov)
+        return make(rate(h["rate"], steps), others=adam, weight_decay=h["weight_decay"], **fixed)
 
     return of
 

@@ -47,6 +47,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "epsilon": ("eps",),
     "wd": ("weight_decay", "weight_decay_rate"),
     "adafactor.weight_decay": ("weight_decay_rate",),
+    **{f"adam_{x}": ("others",) for x in ("b1", "b2", "eps", "eps_root", "weight_decay")},
     "muon.momentum": ("beta",),
     "rmsprop.alpha": ("decay",),
     "rmsprop.rho": ("decay",),

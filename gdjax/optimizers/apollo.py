@@ -129,8 +129,7 @@ def apollo(
     scale_type: ScaleType = "channel", b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-6, weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None,
     *, norm_growth: Annotated[ScalarOrSchedule, FROM_1] = 1.01, key: KeyLike = 0, roles: Roles = None,
-    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-6,
-    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+    adam_learning_rate: Rate | None = None, others: Transform | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """APOLLO for hidden matrices: gradients scaled by columns as Adam scales random projections. AdamW for the rest.
 
@@ -163,9 +162,8 @@ def apollo(
       key: a PRNG key, or an int to seed one, for P.
       roles: which leaves are hidden matrices: by role (None, or a dict from pattern to role), a tree of `gdjax.Matrix`
         and None, or a function from the parameters to one. Matrices beside each other, as q, k, v, are taken as one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's, for all that is no hidden matrix; its
-        rate is lr by default.
-      others: a transform in AdamW's place.
+      adam_learning_rate: AdamW's, for all that is no hidden matrix; lr by default. It has eps = 1e-6 and no decay.
+      others: a transform in AdamW's place, as `gdjax.adamw(rate, weight_decay=0.1)`.
 
     Departures: the authors' code adds 1e-8 to |R_t,j| and to |U_{t-1}|; here a quotient by 0 is not taken. It draws P
     from other random numbers.
@@ -193,5 +191,5 @@ def apollo(
     )
     return with_adam(
         "gdjax.apollo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay,
+        adam_learning_rate, eps=1e-6,
     )  # fmt: skip

@@ -106,8 +106,7 @@ def scale_by_dion(
 def dion(
     learning_rate: Rate, mu: Decay = 0.95, rank_fraction: Annotated[float, Check("share")] = 1.0, eps: Size = 1e-8,
     *, key: KeyLike = 0, weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
-    roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95,
-    adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Transform | None = None,
+    roles: Roles = None, adam_learning_rate: Rate | None = None, others: Transform | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """Dion for hidden matrices, AdamW for the rest: orthonormal updates of low rank, with the remainder kept.
 
@@ -159,5 +158,5 @@ def dion(
     direction = scale_by_dion(mu, rank_fraction, eps, key=key, mu_dtype=mu_dtype, roles=routing(roles))
     return with_adam(
         "gdjax.dion", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, adams_rates=False,
+        adam_learning_rate, mu_dtype, b2=0.95, adams_rates=False,
     )  # fmt: skip

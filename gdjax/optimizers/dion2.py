@@ -98,8 +98,7 @@ def dion2(
     ns_coeffs: Any = "polar_express", ns_steps: Steps = 5,
     *, preconditioning: Preconditioning = "frobenius", ns_dtype: Floating | None = None, weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
-    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+    adam_learning_rate: Rate | None = None, others: Transform | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """Dion2 for hidden matrices, AdamW for the rest: Muon on the largest rows of each matrix, the others kept.
 
@@ -149,5 +148,5 @@ def dion2(
     )  # fmt: skip
     return with_adam(
         "gdjax.dion2", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, adams_rates=False,
+        adam_learning_rate, mu_dtype, b2=0.95, adams_rates=False,
     )  # fmt: skip

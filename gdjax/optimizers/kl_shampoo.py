@@ -102,8 +102,7 @@ def kl_shampoo(
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
     *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
     refresh: Refresh = "qr", weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
-    roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999,
-    adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
+    roles: Roles = None, adam_learning_rate: Rate | None = None, others: Any = None,
 ) -> GradientTransformation:  # fmt: skip
     """KL-Shampoo for hidden matrices: Shampoo whose two factors are fitted together. AdamW for the rest.
 
@@ -156,5 +155,5 @@ def kl_shampoo(
     )  # fmt: skip
     return with_adam(
         "gdjax.kl_shampoo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+        adam_learning_rate, mu_dtype,
     )  # fmt: skip

@@ -66,8 +66,7 @@ def kl_soap(
     *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
     refresh: Refresh = "qr", bias_correction: bool = False, max_update_rms: Bound | None = None,
     weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
-    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Any = None,
+    adam_learning_rate: Rate | None = None, others: Any = None,
 ) -> GradientTransformation:  # fmt: skip
     """KL-SOAP for hidden matrices: Adam in the eigenbases of KL-Shampoo's factors. AdamW for the rest.
 
@@ -110,5 +109,5 @@ def kl_soap(
     )  # fmt: skip
     return with_adam(
         "gdjax.kl_soap", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+        adam_learning_rate, mu_dtype,
     )  # fmt: skip

@@ -132,8 +132,7 @@ def normuon(
     equilibrate: Equilibrate = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
     weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
     neurons: Neurons = "outputs", roles: Roles = None,
-    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+    adam_learning_rate: Rate | None = None, others: Transform | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """NorMuon for hidden matrices, AdamW for the rest: Muon's update with its outputs, the neurons, made alike in size.
 
@@ -171,8 +170,8 @@ def normuon(
         outputs, as in modded-nanogpt.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in the place of AdamW.
+      adam_learning_rate: AdamW's, lr by default. Its b2 is 0.95, and it has no decay.
+      others: a transform in the place of AdamW, as `gdjax.adamw(rate, weight_decay=0.1)`.
 
     Departures: the paper and the authors' code take five steps with Muon's coefficients, in bfloat16: write
     ns_coeffs="jordan", ns_dtype="bfloat16".
@@ -202,5 +201,5 @@ def normuon(
     )  # fmt: skip
     return with_adam(
         "gdjax.normuon", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+        adam_learning_rate, mu_dtype, b2=0.95,
     )  # fmt: skip

@@ -135,8 +135,7 @@ def psgd_kron(
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
     beta_lip: Decay = 0.9, damping: Size = 1e-9, max_update_rms: Bound = 1.1, key: KeyLike = 0,
     weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
-    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Any = None, delayed: bool = False,
+    adam_learning_rate: Rate | None = None, others: Any = None, delayed: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """PSGD-Kron for matrices, AdamW for the rest: momentum whitened by factors that are fitted step by step.
 
@@ -180,6 +179,7 @@ def psgd_kron(
       mu_dtype: the dtype of mu, float32 at least by default; of AdamW's too.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
+      adam_learning_rate: AdamW's, lr by default. Its b2 is 0.999, and it has no decay.
       delayed: whether an update uses the P from before its step, so that it does not wait for a step of Q.
 
     Departures: the references update all matrices in one step. psgd_jax has "EQ" alone, without beta_lip, with noise of
@@ -213,5 +213,5 @@ def psgd_kron(
     )  # fmt: skip
     return with_adam(
         "gdjax.psgd_kron", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+        adam_learning_rate, mu_dtype,
     )  # fmt: skip

@@ -145,8 +145,7 @@ def shampoo(
     root_method: RootMethod = "eigh", grafting: Grafting = "adam", grafting_b2: Decay = 0.999,
     grafting_eps: Size = 1e-8, block_size: Count | None = 1024, sides: Sides = "both", weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
-    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
-    adam_weight_decay: Size = 0.0, others: Any = None, delayed: bool = False,
+    adam_learning_rate: Rate | None = None, others: Any = None, delayed: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Shampoo for hidden matrices: gradients times roots of sums of their squares. AdamW for the rest.
 
@@ -209,5 +208,5 @@ def shampoo(
     )  # fmt: skip
     return with_adam(
         "gdjax.shampoo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+        adam_learning_rate, mu_dtype,
     )  # fmt: skip

@@ -102,8 +102,7 @@ def soap(
     precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
     *, block_size: Count | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
     max_update_rms: Bound | None = None, weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.95,
-    adam_b2: Decay = 0.95, adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
+    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, others: Any = None,
 ) -> GradientTransformation:  # fmt: skip
     """SOAP for hidden matrices: Adam in the eigenbases of Shampoo's factors. AdamW for the rest.
 
@@ -142,8 +141,8 @@ def soap(
       mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
       roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
         overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
-      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
-      others: a transform in place of that AdamW.
+      adam_learning_rate: AdamW's, lr by default. It has no decay; in `soap`, but not in its kin, b1 and b2 are 0.95.
+      others: a transform in place of that AdamW, as `gdjax.adamw(rate, weight_decay=0.1)`.
 
     Departures: along directions in which L is 0 up to rounding, L does not determine QL. There QL stays near its old
     value, so an error of rounding in L moves the updates by about as much; the reference then has an arbitrary basis of
@@ -179,5 +178,5 @@ def soap(
     )  # fmt: skip
     return with_adam(
         "gdjax.soap", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+        adam_learning_rate, mu_dtype, b1=0.95, b2=0.95,
     )  # fmt: skip

@@ -108,8 +108,7 @@ def soap_muon(
     *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, AtLeast(1)] = 5,
     preconditioning: Preconditioning = "frobenius", block_size: Count | None = None, sides: Sides = "both",
     refresh: Refresh = "qr", weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9,
-    adam_b2: Decay = 0.999, adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
+    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, others: Any = None,
 ) -> GradientTransformation:  # fmt: skip
     """SOAP-Muon for hidden matrices: momentum whitened as in SOAP, then orthogonalized as in Muon. AdamW for the rest.
 
@@ -170,5 +169,5 @@ def soap_muon(
     )  # fmt: skip
     return with_adam(
         "gdjax.soap_muon", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, adams_rates=False,
+        adam_learning_rate, mu_dtype, adams_rates=False,
     )  # fmt: skip

@@ -12,27 +12,27 @@ from gdjax.transforms.decay import descending
 def with_adam(
     label: str, direction: GradientTransformation, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule,
     weight_decay_mask: Mask, roles: Roles, others: Transform | None, adam_learning_rate: ScalarOrSchedule | None,
-    adam_b1: ScalarOrSchedule, adam_b2: ScalarOrSchedule, adam_eps: ScalarOrSchedule,
-    adam_weight_decay: ScalarOrSchedule, mu_dtype: DType | None = None, *, adams_rates: bool = True,
+    mu_dtype: DType | None = None,
+    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, adams_rates: bool = True,
 ) -> GradientTransformation:  # fmt: skip
     """A direction, a decay and a rate for what is a matrix by `roles`; `others`, or AdamW, for what is not.
 
     Args:
       label: the name in errors, of the direction's too.
+      b1, b2, eps: AdamW's.
       adams_rates: the rates of the matrices are right for AdamW too.
     """
     matrices = descending(base.part_of(direction).labelled(label), learning_rate, weight_decay, weight_decay_mask)
     return beside_adam(
-        label, matrices, learning_rate, roles, others, adam_learning_rate, adam_b1, adam_b2, adam_eps,
-        adam_weight_decay, mu_dtype, adams_rates=adams_rates,
+        label, matrices, learning_rate, roles, others, adam_learning_rate, mu_dtype, b1=b1, b2=b2, eps=eps,
+        adams_rates=adams_rates,
     )  # fmt: skip
 
 
 def beside_adam(
     label: str, matrices: GradientTransformation, learning_rate: ScalarOrSchedule, roles: Roles,
-    others: Transform | None, adam_learning_rate: ScalarOrSchedule | None, adam_b1: ScalarOrSchedule,
-    adam_b2: ScalarOrSchedule, adam_eps: ScalarOrSchedule, adam_weight_decay: ScalarOrSchedule,
-    mu_dtype: DType | None = None, *, adams_rates: bool = True,
+    others: Transform | None, adam_learning_rate: ScalarOrSchedule | None, mu_dtype: DType | None = None,
+    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, adams_rates: bool = True,
 ) -> GradientTransformation:  # fmt: skip
     """An optimizer for what is a matrix by `roles`; `others`, or AdamW, for what is not."""
     own_rate = adam_learning_rate is not None or others is not None
@@ -40,7 +40,7 @@ def beside_adam(
         others = base.check_transform(label, "others", others)
     else:
         rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-        others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
+        others = adamw(rate, b1, b2, eps, mu_dtype=mu_dtype, weight_decay=0.0)
     adams_rates = adams_rates or isinstance(learning_rate, PerLeaf)
     groups = {"matrix": matrices, "other": others}
     return routed(label, groups, routing(roles), adams_rates=adams_rates, own_rate=own_rate)

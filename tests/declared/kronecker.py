@@ -40,16 +40,15 @@ def _own(b1: Any, b2: Any, precondition_frequency: int) -> Any:
     return gdjax.masked(_one_sided(b1, b2, precondition_frequency), matrices)
 
 
-_SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2,
-         "adam_weight_decay": 1e-2}  # fmt: skip
+_SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2}
 _SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-3, "root": 4.0, "grafting_b2": 0.9,
-            "grafting_eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}  # fmt: skip
+            "grafting_eps": 1e-8, "weight_decay": 1e-2}  # fmt: skip
 _IN_TWO = {"precondition_frequency": 2}
 _FEW = {**_IN_TWO, "roles": matrices_by_rank}
 _soap_part, _kl_soap_part, _kl_shampoo_part, _soap_muon_part, _shampoo_part = (
     functools.partial(of_matrices, name) for name in "soap kl_soap kl_shampoo soap_muon shampoo".split()
 )
-_STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
+_STILL = {"weight_decay": 0.0}
 
 CASES = (
     Case("matrixwise", _own, {"b1": 0.9, "b2": 0.9}, _IN_TWO),

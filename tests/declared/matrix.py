@@ -54,9 +54,10 @@ def _apollo_part(b1: Any, b2: Any) -> Any:
 
 _MUON = {"learning_rate": 0.1, "beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
 _PSGD = {"learning_rate": 0.1, "b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1,
-         "precond_init_scale": 1.0, "beta_lip": 0.9, "damping": 1e-9, "max_update_rms": 1.1, "weight_decay": 1e-2,
-         "adam_weight_decay": 1e-2}  # fmt: skip
-_STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
+         "precond_init_scale": 1.0, "beta_lip": 0.9, "damping": 1e-9, "max_update_rms": 1.1,
+         "weight_decay": 1e-2}  # fmt: skip
+_STILL = {"weight_decay": 0.0}
+_MUON_STILL = {**_STILL, "adam_weight_decay": 0.0}
 _SOPHIA = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "gamma": 0.5, "weight_decay": 1e-2}
 
 CASES = (
@@ -70,20 +71,20 @@ CASES = (
          {"roles": matrices_only}, slow=True),
     Case("apollo", gdjax.apollo,
          {"learning_rate": 0.1, "scale": 2.0, "b1": 0.9, "b2": 0.99, "eps": 1e-6, "norm_growth": 4.0,
-          "weight_decay": 1e-2, "adam_weight_decay": 1e-2},
-         {"rank": 2, "update_proj_gap": 2, "adam_eps": 1e-8, "roles": matrices_only}, quiet=_STILL, needs_params=True,
+          "weight_decay": 1e-2},
+         {"rank": 2, "update_proj_gap": 2, "roles": matrices_only}, quiet=_STILL, needs_params=True,
          random=True),
     Case("apollo/tensor", gdjax.apollo, {"learning_rate": 0.1, "scale": 128.0},
-         {"rank": 1, "scale_type": "tensor", "adam_eps": 1e-8, "roles": matrices_only}, random=True, slow=True),
+         {"rank": 1, "scale_type": "tensor", "roles": matrices_only}, random=True, slow=True),
     Case("scale_by_apollo", _apollo_part, {"b1": 0.9, "b2": 0.99}, random=True, slow=True),
-    Case("muon", gdjax.muon, _MUON, quiet=_STILL, needs_params=True),
+    Case("muon", gdjax.muon, _MUON, quiet=_MUON_STILL, needs_params=True),
     Case("muon/schatten", gdjax.muon, {**_MUON, "consistent_rms": 0.2},
-         {"preconditioning": "schatten", "ns_coeffs": "dion", "adaptive": True, "nesterov": False}, quiet=_STILL,
+         {"preconditioning": "schatten", "ns_coeffs": "dion", "adaptive": True, "nesterov": False}, quiet=_MUON_STILL,
          needs_params=True, slow=True),
-    Case("muon/spectral", gdjax.muon, _MUON, {"preconditioning": "spectral", "bias_correction": False}, quiet=_STILL,
-         needs_params=True, slow=True),
+    Case("muon/spectral", gdjax.muon, _MUON, {"preconditioning": "spectral", "bias_correction": False},
+         quiet=_MUON_STILL, needs_params=True, slow=True),
     Case("muon/aol", gdjax.muon, _MUON,
-         {"preconditioning": "aol", "muon_weight_dimension_numbers": matrices_only, "ns_steps": 4}, quiet=_STILL,
+         {"preconditioning": "aol", "muon_weight_dimension_numbers": matrices_only, "ns_steps": 4}, quiet=_MUON_STILL,
          needs_params=True, slow=True),
     Case("scale_by_muon", _muon_part, {"beta": 0.9, "eps": 1e-8}, slow=True),
     Case("psgd_kron", gdjax.psgd_kron, _PSGD, {"dQ": "QUAD", "memory_save_mode": "one_diag"}, quiet=_STILL,

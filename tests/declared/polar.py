@@ -23,8 +23,8 @@ def _first_two(tree: Any) -> Any:
     return Matrix(0, 1)
 
 
-_RATES = {"learning_rate": 0.1, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
-_STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
+_RATES = {"learning_rate": 0.1, "weight_decay": 1e-2}
+_STILL = {"weight_decay": 0.0}
 
 CASES = (
     Case("normuon", gdjax.normuon, {**_RATES, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "consistent_rms": 0.2},

@@ -51,6 +51,8 @@ WRONG = [
     Wrong("rmsprop(0.1, alpha=0.9)", "rmsprop: unknown argument 'alpha': write decay;", "rmsprop(0.1, decay=0.9)"),
     Wrong("rmsprop(0.1, rho=0.9)", "rmsprop: unknown argument 'rho': write decay;", "rmsprop(0.1, decay=0.9)"),
     Wrong("muon(0.1, momentum=0.9)", "muon: unknown argument 'momentum': write beta;", "muon(0.1, beta=0.9)"),
+    Wrong("soap(0.1, adam_b2=0.9)", "soap: unknown argument 'adam_b2': write others;",
+          "soap(0.1, others=adamw(0.1, 0.95, 0.9))"),
     Wrong("rprop(0.1, etas=(0.5, 1.2))", "rprop: unknown argument 'etas': write eta_minus=0.5, eta_plus=1.2;",
           "rprop(0.1, eta_minus=0.5, eta_plus=1.2)"),
     Wrong("rprop(0.1, step_sizes=(1e-6, 50))", "rprop: unknown argument 'step_sizes': write min_step_size=1e-06, max",

@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.append(str(EXAMPLES))
 adamw, muon, soap = (getattr(importlib.import_module(f"plain.{name}"), name) for name in ("adamw", "muon", "soap"))
 
+ADAM = gdjax.adamw(0.02, 0.8, 0.9, 1e-3, weight_decay=0.0)
 PAIRS = {
     "adamw": (adamw(0.01), gdjax.adamw(0.01)),
     "adamw, other numbers": (adamw(0.02, 0.8, 0.9, 1e-3, 0.1), gdjax.adamw(0.02, 0.8, 0.9, 1e-3, weight_decay=0.1)),
@@ -28,9 +29,7 @@ PAIRS = {
     "soap": (soap(0.01), gdjax.soap(0.01, precondition_frequency=lambda count: 10)),
     "soap, other numbers": (
         soap(0.02, 0.8, 0.9, 1e-3, 3, 0.1),
-        gdjax.soap(
-            0.02, 0.8, 0.9, None, 1e-3, lambda count: 3, weight_decay=0.1, adam_b1=0.8, adam_b2=0.9, adam_eps=1e-3
-        ),
+        gdjax.soap(0.02, 0.8, 0.9, None, 1e-3, lambda count: 3, weight_decay=0.1, others=ADAM),
     ),
 }
 SHAPES = {"tall": (16, 8), "wide": (8, 24), "square": (7, 7), "vector": (5,)}

@@ -75,8 +75,8 @@ def test_the_second_moment_has_a_number_for_each_output():
 def test_the_rest_is_adamws():
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
     grads = {"w": jnp.ones((4, 3)), "b": jnp.arange(3.0)}
-    ours = gdjax.normuon(0.1, adam_learning_rate=0.01, adam_b2=0.9, adam_eps=1e-4, adam_weight_decay=0.1)
-    adam = gdjax.adamw(0.01, 0.9, 0.9, 1e-4, weight_decay=0.1)
+    ours = gdjax.normuon(0.1, adam_learning_rate=0.01)
+    adam = gdjax.adamw(0.01, 0.9, 0.95, weight_decay=0.0)
     mine, his = (tx.update(grads, tx.init(params), params)[0]["b"] for tx in (ours, adam))
     np.testing.assert_allclose(mine, his, rtol=1e-6)
     other = gdjax.normuon(0.1, others=gdjax.sgd(0.5))

@@ -21,8 +21,9 @@ GRADS = jax.tree.map(lambda p: 0.5 * p - 1, PARAMS)
 
 
 def made(adam_learning_rate=0.02, others=None):
-    adam = adam_learning_rate, 0.8, 0.9, 1e-6, 0.3
-    return with_adam("gdjax.muon", gdjax.scale_by_sign(), 0.5, 0.1, None, None, others, *adam)
+    return with_adam(
+        "gdjax.muon", gdjax.scale_by_sign(), 0.5, 0.1, None, None, others, adam_learning_rate, b1=0.8, b2=0.9, eps=1e-6
+    )
 
 
 def first(tx, leaf):
@@ -37,7 +38,7 @@ def test_matrices_get_the_direction_the_decay_and_the_rate():
 
 @pytest.mark.parametrize("rate", [0.02, None])
 def test_the_rest_gets_adamw(rate):
-    adam = gdjax.adamw(0.5 if rate is None else rate, 0.8, 0.9, 1e-6, weight_decay=0.3)
+    adam = gdjax.adamw(0.5 if rate is None else rate, 0.8, 0.9, 1e-6, weight_decay=0.0)
     rest = {"bias": PARAMS["up"]["bias"], "embed": PARAMS["embed"]}
     grads = {"bias": GRADS["up"]["bias"], "embed": GRADS["embed"]}
     want, _ = adam.update(grads, adam.init(rest), rest)
@@ -61,6 +62,9 @@ OTHER = {
     "mu_dtype": "float16", "roles": {"up": "matrix"}, "neurons": "longer",
 }  # fmt: skip
 WITH_DIRECTION = "soap kl_soap soap_muon shampoo kl_shampoo psgd_kron normuon dion dion2 apollo".split()
+# Where their AdamW differs from `adamw`, but for its decay of 0.
+ADAM = {"soap": {"b1": 0.95, "b2": 0.95}, "apollo": {"eps": 1e-6}}
+ADAM |= dict.fromkeys(("normuon", "dion", "dion2"), {"b2": 0.95})
 
 
 def rules(tx):
@@ -72,18 +76,16 @@ def rules(tx):
     return [rule for inside in (part.inside() if part else ()) for rule in rules(inside.tx)]
 
 
-def composed(scale_by, given):
+def composed(optimizer, given):
     """The same of the direction, AdamW, and what is around them, each with the arguments that it is to get."""
+    scale_by = getattr(gdjax, f"scale_by_{optimizer}")
     own = {name: x for name, x in given.items() if name in inspect.signature(scale_by).parameters}
     matrices = descending(
         scale_by(**own | {"roles": routing(given["roles"])}), given["learning_rate"], given["weight_decay"],
         given["weight_decay_mask"],
     )  # fmt: skip
     rate = given["learning_rate"] if given["adam_learning_rate"] is None else given["adam_learning_rate"]
-    adam = gdjax.adamw(
-        rate, given["adam_b1"], given["adam_b2"], given["adam_eps"], mu_dtype=given.get("mu_dtype"),
-        weight_decay=given["adam_weight_decay"],
-    )  # fmt: skip
+    adam = gdjax.adamw(rate, **ADAM.get(optimizer, {}), mu_dtype=given.get("mu_dtype"), weight_decay=0.0)
     return [*rules(matrices), *rules(adam)]
 
 
@@ -91,13 +93,13 @@ def composed(scale_by, given):
     "name", "soap kl_soap soap_muon shampoo kl_shampoo psgd_kron normuon dion dion2 apollo".split()
 )
 def test_each_argument_goes_where_its_name_says(name):
-    optimizer, scale_by = getattr(gdjax, name), getattr(gdjax, f"scale_by_{name}")
+    optimizer = getattr(gdjax, name)
     defaults = {k: p.default for k, p in inspect.signature(optimizer).parameters.items()} | {"learning_rate": 0.1}
     for argument, default in defaults.items():
         value = OTHER.get(argument, not default if isinstance(default, bool) else 0.3)
         if argument not in ("weight_decay_mask", "others"):
             given = rules(optimizer(**defaults | {argument: value}))
-            wanted = composed(scale_by, defaults | {argument: value})
+            wanted = composed(name, defaults | {argument: value})
             if name == "soap_muon":  # which multiplies its direction by a factor besides
                 assert [xs.pop("by_shape") for xs in given[0][1] if "by_shape" in xs] == [True]
                 assert [xs.pop("by_shape") for xs in wanted[0][1] if "by_shape" in xs] == [False]

@@ -36,7 +36,7 @@ def test_it_is_the_optimizer_of_that_name(name):
     rates = maxtext_utils.create_learning_rate_schedule(config)
     tx = optimizers.get_optimizer(config, rates, object())
     make = getattr(gdjax, name.removeprefix("gdjax_"))
-    same = make(rates, roles=ROLES, weight_decay=0.2, adam_b1=0.9, adam_b2=0.95, adam_eps=1e-8, adam_weight_decay=0.1)
+    same = make(rates, roles=ROLES, weight_decay=0.2, others=gdjax.adamw(rates, 0.9, 0.95, 1e-8, weight_decay=0.1))
     params = parameters()
     state, other = tx.init(params), same.init(params)
     assert jax.tree.structure(state) == jax.tree.structure(other)
