@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from tests.cases import CASES, LONG, WRAPPERS, Case
 from tests.trees import Pair
 
-FEW, MANY = 3, 50  # examples in the ordinary run and in the slow sweeps
+FEW, MANY = 2, 50  # examples in the ordinary run and in the slow sweeps
 # Every shape costs the compilation of every operation.
 FEW_SHAPES = ((), (3, 2), (0,))
 SHAPES = (*FEW_SHAPES, (2,), (0, 3))
