@@ -11,6 +11,7 @@ import gdjax
 from gdjax.linalg import whitening
 from gdjax.linalg.matrices import Matrix
 from tests.support import slow
+from tests.trees import assert_close, random_tree
 
 EPS = float(np.finfo("float32").eps)
 
@@ -382,3 +383,15 @@ def test_errors(make, error, text):
 def test_a_leaf_that_is_no_matrix():
     with pytest.raises(ValueError, match=r"gdjax.scale_by_psgd_kron: params\['b'\]: shape \(3,\) is no matrix"):
         gdjax.scale_by_psgd_kron().init({"b": jnp.ones(3)})
+
+
+def test_turns_are_those_of_a_compiled_step_outside_of_jit():
+    """A number for the probability spreads the turns of matrices; as an operand of the program it would not."""
+    tx = gdjax.scale_by_psgd_kron(preconditioner_update_probability=0.25)
+    params = {str(i): jnp.ones((3, 4)) for i in range(4)}
+    states = [tx.init(params)] * 2
+    for i in range(3):
+        g = random_tree(i, shapes={k: (3, 4) for k in params})
+        states = [update(g, s, params)[1] for update, s in zip((tx.update, jax.jit(tx.update)), states, strict=True)]
+    assert_close(states[0].Q, states[1].Q, 1e-5, 1e-5)
+    assert states[0].update_counter == states[1].update_counter
