@@ -72,9 +72,9 @@ def apply_where(
     known = list(map(jnp.shape, ps)) == list(map(jnp.shape, us))
     # One call for what belongs together: it is traced once for all that is alike.
     for k, mine in owners(tx, state, updates).items():
-        mine = [i for i in mine if id(news[i]) not in selection.made]
+        mine = [i for i in mine if not selection.has(news[i], olds[i])]
         u = us[k] if isinstance(k, int) and not base.is_float0(us[k]) else None
-        if not mine and (u is None or id(u) in selection.made):
+        if not mine and (u is None or selection.has(u)):
             continue
         p = ps[k] if u is not None and known else None
         chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine])

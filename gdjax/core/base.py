@@ -15,6 +15,7 @@ from gdjax.core import callers, closures, domains, misuse
 from gdjax.core.closures import function_of, value_of
 from gdjax.core.closures import label_of as label_of
 from gdjax.core.closures import part_of as part_of
+from gdjax.core.contexts import PASS, within
 from gdjax.core.part import keywords
 from gdjax.core.structures import as_formed
 from gdjax.core.types import (
@@ -332,7 +333,9 @@ def call_update(
     """`tx.update`, for anything with an `update`; without the extra arguments if it takes none."""
     if isinstance(made := value_of(tx.update), Update):
         return made.from_within(updates, state, params, extra_args)
-    return tx.update(updates, state, params, **(extra_args if closures.takes_extra_args(tx) else {}))
+    # Someone else's may be compiled, and run again with the tracers of an earlier trace.
+    with within(PASS, selection=None):
+        return tx.update(updates, state, params, **(extra_args if closures.takes_extra_args(tx) else {}))
 
 
 def check_transform(label: str, index: Any, tx: Transform) -> Any:

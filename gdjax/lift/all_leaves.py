@@ -150,7 +150,14 @@ class Selection(NamedTuple):
     """
 
     chosen: Array  # a boolean scalar
-    made: dict[int, Any]  # by `id`, the arrays that are selected already
+    pairs: dict[int, tuple[Any, Any]]  # by `id`, each selected array with the old slot, None for an update
+
+    def add(self, new: Any, old: Any = None) -> None:
+        self.pairs[id(new)] = new, old
+
+    def has(self, new: Any, old: Any = None) -> bool:
+        """Whether the rules have selected it already, and between the same two."""
+        return id(new) in self.pairs and self.pairs[id(new)][1] is old
 
 
 @dataclass
@@ -380,7 +387,9 @@ class _Work:
         assert isinstance(self.result, Done)
         update, news, numbers = self.result
         if self.selection is not None:
-            self.selection.made.update({id(x): x for x in [update, *jax.tree.leaves(news)]})
+            self.selection.add(update)
+            for new, old in zip(*map(jax.tree.leaves, (news, [r.slots[self.i] for r in self.active])), strict=True):
+                self.selection.add(new, old)
         for r, new in zip(self.active, news, strict=True):
             r.slots[self.i] = new
         self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers.items()}

@@ -45,8 +45,8 @@ def in_order(
     """
     values, size = list(results), results[0].size
     param = None if overwritten[0] is None else inputs[overwritten[0]]
-    loops = [Loop(i, (), "result", False, False) for i in range(len(values))]
-    for loop in loops_of(closed, overwritten, size, chosen is not None) if ORDERED else loops:
+    plain = (Loop(i, (), "result", False, False) for i in range(len(values)))
+    for loop in loops_of(closed, overwritten, size, chosen is not None) if ORDERED else plain:
         i, x, old = loop.index, values[loop.index], overwritten[loop.index] if loop.index else None
         firsts = [values[j] if j else new_parameter(param, values[0]) for j in loop.waits]
         if loop.tied == "own":

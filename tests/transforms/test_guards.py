@@ -141,6 +141,24 @@ def test_an_inner_transform_of_optax_with_16_bit_parameters():
         assert {u.dtype.name for u in jax.tree.leaves(updates)} == {"float32"}
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_state_that_is_an_update_stays_in_a_step_left_out(compiled: bool):
+    last = gdjax.GradientTransformation(lambda p: jax.tree.map(jnp.ones_like, p), lambda u, s, p=None: (u, u))
+    tx = gdjax.apply_if_finite(gdjax.chain(gdjax.scale(2.0), last), 5)
+    update, state = jax.jit(tx.update) if compiled else tx.update, tx.init(jnp.zeros(3))
+    u, new = update(jnp.array([1.0, jnp.nan, 1.0]), state)
+    assert_equal((u, new.inner_state), (jnp.zeros(3), state.inner_state))
+    assert_equal(update(jnp.ones(3), new)[1].inner_state[1], jnp.full(3, 2.0))
+
+
+def test_a_compiled_transform_of_ours_in_two_programs():
+    adam = gdjax.adam(0.1)
+    tx = gdjax.apply_if_finite(gdjax.GradientTransformation(adam.init, jax.jit(adam.update)), 5, check_outputs=False)
+    for _ in range(2):
+        u, _ = jax.jit(lambda g, s: tx.update(g, s))(jnp.ones(3), tx.init(jnp.zeros(3)))
+        assert_close(u, jnp.full(3, -0.1), 1e-5)
+
+
 def test_under_vmap_every_row_has_its_own_condition():
     tx = gdjax.apply_if_finite(gdjax.sgd(0.1, 0.9), 3)
     rows = jax.tree.map(lambda *xs: jnp.stack(xs), GRADIENTS[1], spoiled(jnp.nan))
