@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from gdjax.core.contexts import WHERE, within
-from gdjax.core.number_domains import NO_DECAYS, SHARE, Domain, Fact
+from gdjax.core.number_domains import NO_DECAYS, PROBABILITY, Domain, Fact
 from gdjax.core.part import Part, keywords
 from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, Updates
 from gdjax.core.values import OF_RULE, Call, Value, facts_of, identity, is_ours, of_plain_dict, value_of
@@ -269,16 +269,17 @@ def _marked(signature: inspect.Signature, name: str, x: Any, of_rule: bool) -> A
 def _is_operand(x: Any, facts: Sequence[Fact], of_rule: bool) -> bool:
     """Whether an argument is a number that a compiled program takes as an operand.
 
-    0 and infinity are constants, since they say that something is left out; so is what shapes the program, as a share
-    may: PSGD's probability says in which step each matrix has its turn. So is a number from 1/2 to 2 that may be a
-    decay: 1 - b loses the digits of b where b is float32.
+    0 and infinity are constants, since they say that something is left out; so is what shapes the program, as the
+    probability of a turn. So is a number from 1/2 to 2 that may be a decay: 1 - b loses the digits of b where b is
+    float32.
 
     Args:
       of_rule: whether it is an argument of a rule, which may be traced where no annotation says more.
     """
     if not isinstance(x, float | np.floating) or x == 0 or not math.isfinite(x):
         return False
-    may_be_traced = SHARE not in facts and (any(isinstance(fact, Domain) for fact in facts) or of_rule and not facts)
+    may_be_traced = any(isinstance(fact, Domain) for fact in facts) or of_rule and not facts
+    may_be_traced &= PROBABILITY not in facts
     return may_be_traced and (not 0.5 < x < 2 or any(fact in NO_DECAYS for fact in facts))
 
 

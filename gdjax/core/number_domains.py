@@ -36,6 +36,7 @@ SIZE = Domain("finite and at least 0", lambda x: 0 <= x < math.inf)
 POSITIVE = Domain("finite and above 0", lambda x: 0 < x < math.inf)
 BOUND = Domain("at least 0", lambda x: x >= 0)
 SHARE = Domain("in [0, 1]", lambda x: 0 <= x <= 1)
+PROBABILITY = Domain("in [0, 1]", lambda x: 0 <= x <= 1)  # of a turn: a number spreads turns over steps of the program
 FINITE_FROM_1 = Domain("finite and at least 1", lambda x: 1 <= x < math.inf)
 FROM_1 = Domain("at least 1", lambda x: x >= 1)
 ABOVE_0 = Domain("above 0", lambda x: x > 0)

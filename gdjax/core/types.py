@@ -16,7 +16,19 @@ from jax.typing import ArrayLike as ArrayLike
 from jax.typing import DTypeLike as DTypeLike
 
 from gdjax.core.contexts import WHERE, within
-from gdjax.core.number_domains import BOUND, DECAY, FINITE, POSITIVE, RATE, SHARE, SIZE, SQUARES, AtLeast, Check
+from gdjax.core.number_domains import (
+    BOUND,
+    DECAY,
+    FINITE,
+    POSITIVE,
+    PROBABILITY,
+    RATE,
+    SHARE,
+    SIZE,
+    SQUARES,
+    AtLeast,
+    Check,
+)
 from gdjax.core.values import key_of
 
 __all__ = [
@@ -214,6 +226,7 @@ Positive = Annotated[ScalarOrSchedule, POSITIVE]
 Finite = Annotated[ScalarOrSchedule, FINITE]
 Bound = Annotated[ScalarOrSchedule, BOUND]  # infinite for none
 Share = Annotated[ScalarOrSchedule, SHARE]
+Probability = Annotated[ScalarOrSchedule, PROBABILITY]
 Steps = Annotated[ScalarOrSchedule, AtLeast(1)]
 Count = Annotated[int, AtLeast(1, static=True)]
 Natural = Annotated[int, AtLeast(0, static=True)]

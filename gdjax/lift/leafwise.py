@@ -52,6 +52,7 @@ class hyper:
     Finite = Annotated[Any, types.Finite]
     Bound = Annotated[Any, types.Bound]
     Share = Annotated[Any, types.Share]
+    Probability = Annotated[Any, types.Probability]
     Steps = Annotated[Any, types.Steps]
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import AtLeast
-from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Rate, Roles, Share, Size
+from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Probability, Rate, Roles, Size
 from gdjax.lift.leafwise import hyper
 from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
@@ -88,7 +88,8 @@ def period(probability: Any) -> int | None:
 )  # fmt: skip
 def scale_by_psgd_kron(
     G: Array, s: PSGDKronState, p: Array, t: Array,
-    b1: hyper.Decay = 0.9, preconditioner_update_probability: hyper.Share = PROBABILITY, precond_lr: hyper.Rate = 0.1,
+    b1: hyper.Decay = 0.9, preconditioner_update_probability: hyper.Probability = PROBABILITY,
+    precond_lr: hyper.Rate = 0.1,
     precond_init_scale: hyper.Positive = 1.0,
     *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, AtLeast(0, static=True)] = 8192,
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
@@ -129,7 +130,7 @@ def scale_by_psgd_kron(
 
 @transform
 def psgd_kron(
-    learning_rate: Rate, b1: Decay = 0.9, preconditioner_update_probability: Share = PROBABILITY,
+    learning_rate: Rate, b1: Decay = 0.9, preconditioner_update_probability: Probability = PROBABILITY,
     precond_lr: Rate = 0.1, precond_init_scale: Positive = 1.0,
     *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, AtLeast(0, static=True)] = 8192,
     memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
