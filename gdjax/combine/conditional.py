@@ -59,7 +59,8 @@ def apply_where(
 ) -> tuple[Any, Any]:
     """The update of `tx` where `chosen`; else updates of 0 and the state as it is.
 
-    There is no branch, whose updates would be written to memory. `tx` runs in any case, on gradients of 0 where it is
+    There is no branch, whose updates would be written to memory. The rules inside select each number where they compute
+    it; what no rule has selected is selected here. `tx` runs in any case, on gradients of 0 where it is
     not chosen, so that nothing there is infinite or NaN.
     """
     given = base.map_arrays(functools.partial(or_zero, chosen), updates)
