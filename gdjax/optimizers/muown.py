@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, part_of, transform
-from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Steps, Transform
+from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Squares, Steps, Transform
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Planned, matrix_moment
 from gdjax.linalg.matrices import Matrix
@@ -24,7 +24,6 @@ from gdjax.transforms.decay import decaying
 __all__ = ["MuownState", "muown"]
 
 LABEL = "gdjax.muown"
-ADAM = 0.9, 0.95, 1e-8  # b1, b2 and eps of the Adam of s
 
 
 class MuownState(NamedTuple):
@@ -92,8 +91,8 @@ def muown(
     learning_rate: Rate, b1: Decay = 0.95, eps: Size = 1e-8, ns_coeffs: Any = "polar_express", ns_steps: Steps = 5,
     *, nesterov: bool = True, consistent_rms: Size | None = 0.2, preconditioning: Preconditioning = "frobenius",
     ns_dtype: Floating | None = None, weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None,
-    others: Transform | None = None,
+    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9,
+    adam_b2: Squares = 0.95, adam_eps: Size = 1e-8, others: Transform | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """Muown for hidden matrices, AdamW for the rest: Muon turns the neurons of a matrix, and Adam sets their norms.
 
@@ -105,8 +104,7 @@ def muown(
         w_{t+1} = s v / |v| - lr weight_decay w_t
 
     for a matrix of m x n. v starts as w. |v| grows with the steps, so that equal steps turn a neuron less and less; the
-    norms do not drift as under Muon. Of v the state keeps |v| alone: its direction is that of w. The Adam of s has
-    b1 = 0.9, b2 = 0.95 and eps = 1e-8, as AdamW.
+    norms do not drift as under Muon. Of v the state keeps |v| alone: its direction is that of w.
 
     Other arguments are those of `gdjax.normuon`.
 
@@ -115,6 +113,7 @@ def muown(
       eps: beside the norm of the momentum in Newton-Schulz, at least 0.
       nesterov: False for the polar factor of mu_t.
       consistent_rms: as above; None for sqrt(max(1, n / m)) in place of the whole factor.
+      adam_b1, adam_b2, adam_eps: those of the Adam of s, at the rate lr; of AdamW too, which has no decay.
 
     Departures: the authors take five steps with Muon's coefficients in bfloat16: write ns_coeffs="jordan",
     ns_dtype="bfloat16". They keep s with a sign; here it is |w|. Weights of 0, of which theirs makes NaN, have no
@@ -140,10 +139,13 @@ def muown(
       https://arxiv.org/abs/2605.10797, and their code, https://github.com/kcc-lion/muown
     """
     rule = _muown(
-        learning_rate, b1, eps, ns_coeffs, ns_steps, *ADAM, nesterov, consistent_rms,
+        learning_rate, b1, eps, ns_coeffs, ns_steps, adam_b1, adam_b2, adam_eps, nesterov, consistent_rms,
         preconditioning, ns_dtype, mu_dtype, routing(roles),
     )  # fmt: skip
     matrices = decaying(
         LABEL, part_of(rule).labelled(LABEL), learning_rate, weight_decay, weight_decay_mask, "decoupled", False, None
     )
-    return beside_adam(LABEL, matrices, learning_rate, roles, others, adam_learning_rate, mu_dtype, b2=0.95)
+    return beside_adam(
+        LABEL, matrices, learning_rate, roles, others, adam_learning_rate, mu_dtype,
+        b1=adam_b1, b2=adam_b2, eps=adam_eps,
+    )  # fmt: skip

@@ -32,7 +32,8 @@ def with_adam(
 def beside_adam(
     label: str, matrices: GradientTransformation, learning_rate: ScalarOrSchedule, roles: Roles,
     others: Transform | None, adam_learning_rate: ScalarOrSchedule | None, mu_dtype: DType | None = None,
-    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, adams_rates: bool = True,
+    *, b1: ScalarOrSchedule = 0.9, b2: ScalarOrSchedule = 0.999, eps: ScalarOrSchedule = 1e-8,
+    adams_rates: bool = True,
 ) -> GradientTransformation:  # fmt: skip
     """An optimizer for what is a matrix by `roles`; `others`, or AdamW, for what is not."""
     own_rate = adam_learning_rate is not None or others is not None

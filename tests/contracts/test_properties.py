@@ -189,7 +189,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain came"),
     (0, False, 0, "psgld lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
     (0, False, 0, "cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol for_batch"),
-    (0, False, 0, "normuon normuon/code dion dion2 scion scale_by_scion"),
+    (0, False, 0, "normuon normuon/code muown dion dion2 scion scale_by_scion"),
     (0, False, 0, "scale_by_adam scale_by_adamax scale_by_adan scale_by_ademamix scale_by_amsgrad"),
     (0, False, 0, "scale_by_belief scale_by_cocob scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms"),
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
@@ -214,7 +214,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, EPS, "split_real_and_imaginary skip_spikes cautious update_floor radial_brake grokfast"),
     (0, False, EPS, "with_weight_decay hyperball spectral params_ema swa tail_ema snoo"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
-    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer apollo apollo/tensor muown"),
+    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer apollo apollo/tensor"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {

@@ -13,8 +13,8 @@ from tests.polar_oracles import gradients, points, polar
 
 
 def muown(
-    w: Any, gs: Any, lr: float = 0.05, b1: float = 0.95, rms: float | None = 0.2, nesterov: bool = True,
-    coeffs: Any = "polar_express", decay: float = 0.0,
+    w: Any, gs: Any, lr: float = 0.05, b1: float = 0.95, adam: Any = (0.9, 0.95, 1e-8), rms: float | None = 0.2,
+    nesterov: bool = True, coeffs: Any = "polar_express", decay: float = 0.0,
 ) -> Any:  # fmt: skip
     """v, s and w = s v / |v|, each by itself; of (inputs, outputs)."""
     v, s = w.copy(), np.linalg.norm(w, axis=0)
@@ -27,8 +27,9 @@ def muown(
         into, out = w.shape
         size = np.sqrt(max(1, out / into)) if rms is None else rms * np.sqrt(max(into, out))
         v = v - lr * size * polar(b1 * mu + (1 - b1) * dv if nesterov else mu, coeffs, eps=0)
-        m, q = 0.9 * m + 0.1 * ds, 0.95 * q + 0.05 * ds**2
-        s = s - lr * (m / (1 - 0.9**t)) / (np.sqrt(q / (1 - 0.95**t)) + 1e-8)
+        c1, c2, eps = adam
+        m, q = c1 * m + (1 - c1) * ds, c2 * q + (1 - c2) * ds**2
+        s = s - lr * (m / (1 - c1**t)) / (np.sqrt(q / (1 - c2**t)) + eps)
         old, w = w, s * v / np.linalg.norm(v, axis=0)
         if decay:
             w = w - lr * decay * old
@@ -41,8 +42,8 @@ CASES = {
     "default": ({}, {}),
     "code": ({"ns_coeffs": "jordan", "weight_decay": 0.1}, {"coeffs": "jordan", "decay": 0.1}),
     "numbers": (
-        {"b1": 0.8, "consistent_rms": None, "nesterov": False},
-        {"b1": 0.8, "rms": None, "nesterov": False},
+        {"b1": 0.8, "adam_b1": 0.7, "adam_b2": 0.8, "adam_eps": 0.1, "consistent_rms": None, "nesterov": False},
+        {"b1": 0.8, "adam": (0.7, 0.8, 0.1), "rms": None, "nesterov": False},
     ),
 }
 
@@ -70,8 +71,7 @@ def test_a_step_is_as_long_as_the_neuron_is_turned(problem: Any):
     params, grads = problem
     w, g = np.asarray(params["w"]), np.asarray(grads["w"])
     across = lambda x: x - w * np.sum(x * w, axis=0) / np.sum(w * w, axis=0)
-    of_muown = gdjax.muown(1e-3)
-    u = of_muown.update(grads, of_muown.init(params), params)[0]["w"]
+    u = gdjax.muown(1e-3, adam_eps=1.0).update(grads, gdjax.muown(1e-3).init(params), params)[0]["w"]
     tx = gdjax.muon(1e-3, "polar_express", consistent_rms=0.2)
     muon = tx.update({"w": jnp.asarray(across(g))}, tx.init(params), params)[0]["w"]
     np.testing.assert_allclose(across(np.asarray(u)), across(np.asarray(muon)), atol=2e-5)
