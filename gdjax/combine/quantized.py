@@ -1,6 +1,6 @@
 """A state in fewer bits, around any transform."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from gdjax.core.types import (
     is_variable,
     unboxed,
 )
-from gdjax.numerics import is_key, safe_increment
+from gdjax.numerics import safe_increment
 from gdjax.xla.write_order import in_loops_of_its_own
 
 __all__ = ["QuantizedState", "quantize_state"]
@@ -139,58 +139,28 @@ def quantize_state(
     """
     base.check_transform(LABEL, 0, inner)
     pairs = bits == 8 and moments is None and squares is None
-    coarse: Any = "4 bits" if bits == 4 else None
-    apart = bits == 8 and {moments, squares} <= {None, "bfloat16", "float32"}  # no number knows its neighbours
-    other: Any = "log" if "log" in (moments, squares) else "bfloat16" if apart else "blocks"
-    moment, square = moments or coarse or other, squares or other
-    if (moment == "log") != (square == "log"):
-        both = f"moments as {moment!r} and squares as {square!r}"
-        raise ValueError(f"{LABEL}: {both}: 'log' ends at a largest number, where the other goes on; name it for both")
-    names: dict[SlotKind, str] = dict.fromkeys(formats.MOMENT_KINDS, moment)
-    names |= {"square": square, "basis": bases or coarse or "blocks", "factor": factors}
-    names |= {"fine": "bfloat16" if "bfloat16" in (moment, square) else "float32"}
-    kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
+    kinds = formats.of_kinds(LABEL, _names(bits, moments, squares, bases, factors), block_size, scale_dtype)
     known = [*kinds.values(), *formats.before(block_size, scale_dtype)] if pairs else [*kinds.values()]
     exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
     types.check_patterns(f"{LABEL}: exempt", exempts)
-
-    def may_be_coded(x: Owned, size: int, exempted: Sequence[bool]) -> bool:
-        real = not is_key(x.array) and jnp.issubdtype(x.array.dtype, jnp.floating) and x.array.dtype.itemsize <= 4
-        return real and size >= min_size and not (exempted and x.leaf is not None and exempted[x.leaf])
-
-    def coded(arrays: Sequence[Owned], sizes: Sequence[int], exempted: Sequence[bool], pairs: bool) -> list[Any]:
-        """What is kept of each array of the state: codes, or the array."""
-        kept: list[Any] = [x.array for x in arrays]
-        each = enumerate(zip(arrays, sizes, strict=True))
-        able = {i: x.array.astype(jnp.float32) for i, (x, size) in each if may_be_coded(x, size, exempted)}
-        places: dict[Any, int] = {(arrays[i].field, arrays[i].leaf): i for i in able}
-        for i, v in able.items():
-            moment = places.get((arrays[i].bounds, arrays[i].leaf))
-            if pairs and moment is not None and v.shape == able[moment].shape:
-                kept[moment], kept[i] = formats.encode(formats.WORDS, (able[moment], v)), formats.InWord()
-        for i, x in able.items():
-            format = formats.of_shape(kinds[arrays[i].kind], x.shape)
-            if format is not None and not formats.is_codes(kept[i]):
-                kept[i] = formats.encode(format, x)
-        return kept
 
     def init(params: Params) -> QuantizedState:
         params = unboxed(params, is_variable)  # nnx makes a State of codes that lie in a Variable
         state = inner.init(params)
         if any(map(formats.is_codes, jax.tree.leaves(state, is_leaf=formats.is_codes))):
             raise ValueError(f"{LABEL}: a transform inside keeps codes already, by a {LABEL} of its own")
-        exempted = jax.tree.leaves(mask_by_path(*exempts)(params)) if exempts else []
-        plain = state
-        if meshes.mesh() is not None:  # where stacks have room for more matrices; what is coded is that of one device
-            with meshes.owned_by(None):
-                plain = jax.eval_shape(lambda params: inner.init(params), params)
-        found, sizes = owned(inner, state, params), [x.size for x in jax.tree.leaves(plain)]
-        large = [x for x, size in zip(found, sizes, strict=True) if may_be_coded(x, size, exempted)]
-        if large and all(x.kind == "exact" for x in large):
-            fields = structures.few(dict.fromkeys(jax.tree_util.keystr(x.field[-1:]).strip(".[]'") for x in large))
+        exempted = {i for i, x in enumerate(jax.tree.leaves(mask_by_path(*exempts)(params) if exempts else [])) if x}
+        slots, sizes = owned(inner, state, params), _sizes(inner, state, params)
+        large = [
+            i for i, (x, size) in enumerate(zip(slots, sizes, strict=True))
+            if _is_narrow_float(x.array) and size >= min_size and x.leaf not in exempted
+        ]  # fmt: skip
+        if large and all(slots[i].kind == "exact" for i in large):
+            names = (jax.tree_util.keystr(slots[i].field[-1:]).strip(".[]'") for i in large)
+            fields = structures.few(dict.fromkeys(names))
             callers.warn(f"{LABEL}: the state is as large as without it: {fields} must stay exact, see docs/memory.md")
         words = pairs and not any(divides_by_norm(site.growth) for site in sites(inner))
-        codes = coded(found, sizes, exempted, words)
+        codes = _coded(slots, large, kinds, words)
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 
     def update(
@@ -216,3 +186,53 @@ def quantize_state(
         )
 
     return holding(init, update, inner_state=inner)
+
+
+def _names(bits: int, moments: Any, squares: Any, bases: Any, factors: str) -> dict[SlotKind, str]:
+    """The name of the format of each kind, with the defaults of `quantize_state`."""
+    coarse = "4 bits" if bits == 4 else None
+    apart = bits == 8 and {moments, squares} <= {None, "bfloat16", "float32"}  # no number knows its neighbours
+    other = "log" if "log" in (moments, squares) else "bfloat16" if apart else "blocks"
+    moment, square = moments or coarse or other, squares or other
+    if (moment == "log") != (square == "log"):
+        both = f"moments as {moment!r} and squares as {square!r}"
+        raise ValueError(f"{LABEL}: {both}: 'log' ends at a largest number, where the other goes on; name it for both")
+    fine = "bfloat16" if "bfloat16" in (moment, square) else "float32"
+    names: dict[SlotKind, str] = dict.fromkeys(formats.MOMENT_KINDS, moment)
+    names |= {"square": square, "basis": bases or coarse or "blocks", "factor": factors, "fine": fine}
+    return names
+
+
+def _sizes(inner: Transform, state: OptState, params: Params) -> list[int]:
+    """The sizes that the arrays of a state have on one device; on a mesh stacks have room for more matrices."""
+    if meshes.mesh() is not None:
+        with meshes.owned_by(None):
+            state = jax.eval_shape(lambda params: inner.init(params), params)
+    return [x.size for x in jax.tree.leaves(state)]
+
+
+def _is_narrow_float(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize <= 4
+
+
+def _coded(
+    slots: Sequence[Owned], large: Sequence[int], kinds: Mapping[SlotKind, Sequence[formats.Format]], words: bool
+) -> list[Any]:
+    """The arrays of a state, with codes in place of large ones whose kind has a format for them.
+
+    Args:
+      large: the places of those that may be coded.
+      words: whether a moment and the square beside it become one word.
+    """
+    codes = [x.array for x in slots]
+    wide = {i: slots[i].array.astype(jnp.float32) for i in large}
+    places: dict[Any, int] = {(slots[i].field, slots[i].leaf): i for i in large}
+    for i, v in wide.items():
+        moment = places.get((slots[i].bounds, slots[i].leaf))
+        if words and moment is not None and v.shape == wide[moment].shape:
+            codes[moment], codes[i] = formats.encode(formats.WORDS, (wide[moment], v)), formats.InWord()
+    for i, x in wide.items():
+        format = formats.of_shape(kinds[slots[i].kind], x.shape)
+        if format is not None and not formats.is_codes(codes[i]):
+            codes[i] = formats.encode(format, x)
+    return codes
