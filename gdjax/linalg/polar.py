@@ -114,21 +114,20 @@ Renormalize = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "
 
 
 class Polar(NamedTuple):
-    """How polar factors are computed: the settings that shape the program."""
+    """How polar factors are computed: the settings of Newton-Schulz beside its numbers."""
 
-    steps: int | Array
     preconditioning: str = "frobenius"
-    products: DTypeLike | None = None
+    products: DTypeLike | None = None  # the dtype that factors are rounded to before they are multiplied
     equilibrate: str | None = None
     renormalize: str | None = None
 
-    def one(self, x: Array, coeffs: Array, eps: ArrayLike) -> Array:
+    def one(self, x: Array, coeffs: Array, steps: int | Array, eps: ArrayLike) -> Array:
         """The polar factor of each matrix (..., rows, columns), without what comes before and after."""
-        return newton_schulz.orthogonalize(x, coeffs, self.steps, self.preconditioning, eps, self.products)
+        return newton_schulz.orthogonalize(x, coeffs, steps, self.preconditioning, eps, self.products)
 
-    def factors(self, stacks: Sequence[Array], coeffs: Array, eps: ArrayLike) -> list[Array]:
+    def factors(self, stacks: Sequence[Array], coeffs: Array, steps: int | Array, eps: ArrayLike) -> list[Array]:
         """The polar factors of stacks (number, rows, columns), those of one shape, or of its transpose, together."""
-        alike = functools.partial(self.one, coeffs=coeffs, eps=eps)
+        alike = functools.partial(self.one, coeffs=coeffs, steps=steps, eps=eps)
         if self.equilibrate:
             stacks = [equilibrated(x, self.equilibrate) for x in stacks]
         os = matrices.in_groups(alike, stacks, rounded=self.products is not None)
@@ -207,6 +206,6 @@ def orthogonalize(
     if not isinstance(ns_steps, jax.Array):
         checks.structural(label, "ns_steps", ns_steps, 1)
     coeffs = coefficients(label, ns_coeffs, ns_steps)
-    polar = Polar(ns_steps, preconditioning, ns_dtype)
+    polar = Polar(preconditioning, ns_dtype)
     wide = numerics.widen(x, numerics.widest_real(x)).reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
-    return polar.one(wide, coeffs, eps).reshape(x.shape).astype(x.dtype)
+    return polar.one(wide, coeffs, ns_steps, eps).reshape(x.shape).astype(x.dtype)

@@ -33,7 +33,7 @@ class ScaleByDion2State(NamedTuple):
 
 
 def _submatrix(
-    m: Array, polar: Polar, coeffs: Array, fraction: float, ef_decay: Any, eps: Hyper
+    m: Array, polar: Polar, coeffs: Array, steps: Hyper, fraction: float, ef_decay: Any, eps: Hyper
 ) -> tuple[Array, Array]:
     """The update of each matrix, and its momentum, of which the rows in use decay.
 
@@ -46,7 +46,7 @@ def _submatrix(
     size = jnp.sum(jnp.abs(M), -1)
     _, chosen = jax.lax.top_k(size, max(1, math.ceil(fraction * M.shape[-2])))
     rows = jnp.take_along_axis(M, chosen[..., None], -2)
-    o = (m.shape[-1] / m.shape[-2]) ** 0.5 * polar.one(rows, coeffs, eps)
+    o = (m.shape[-1] / m.shape[-2]) ** 0.5 * polar.one(rows, coeffs, steps, eps)
     put = lambda x, rows, chosen: x.at[chosen].set(rows, unique_indices=True)
     put = jax.vmap(put) if m.ndim > 2 else put
     used = numerics.scalar(ef_decay, M.real.dtype) * rows
@@ -87,7 +87,7 @@ def scale_by_dion2(
     B = s.mu + bounded(g, "summed")
     u, M = of_stacks(
         InStacks(_submatrix, owned=False), B, leaf=roles, like=(0, 0), coeffs=s.ns_coeffs,
-        polar=Polar(ns_steps, preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
+        steps=ns_steps, polar=Polar(preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
     )  # fmt: skip
     return u, s._replace(mu=M)
 

@@ -61,11 +61,11 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 def orthogonal(
-    ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar, adaptive: bool, scaled: bool, rms: Hyper,
+    ms: list[Array], coeffs: Array, steps: Hyper, eps: Hyper, polar: Polar, adaptive: bool, scaled: bool, rms: Hyper,
     power: Hyper = None,
 ) -> list[Array]:  # fmt: skip
     """Stacks of matrices orthogonalized, those of one shape together, and scaled."""
-    os = polar.factors(ms, coeffs, eps)
+    os = polar.factors(ms, coeffs, steps, eps)
     if power is not None:
         os = in_stacks(functools.partial(_to_the_power, power=power), os, ms)
     if adaptive:
@@ -111,11 +111,10 @@ def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str | Non
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,
     ns_coeffs: Any, ns_steps: hyper.Steps, beta: Hyper, eps: hyper.Size, mu_dtype: DType | None, nesterov: bool,
-    adaptive: bool, preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Floating | None,
-    scaled: bool, consistent_rms: hyper.Size = None, equilibrate: str | None = None, renormalize: str | None = None,
-    power: hyper.Finite = None,
+    adaptive: bool, polar: Polar, dimensions: Any, bias_correction: bool, scaled: bool,
+    consistent_rms: hyper.Size = None, power: hyper.Finite = None,
 ) -> tuple[Array, MuonState]:  # fmt: skip
-    refuse_complex(ns_dtype, g)
+    refuse_complex(polar.products, g)
     g = bounded(g)
     mu = beta * s.mu + (1 - beta) * g
     if bias_correction:
@@ -123,8 +122,7 @@ def _muon(
     else:
         m = beta * mu + (1 - beta) * g if nesterov else mu
     X = of_stacks(
-        orthogonal, m, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps,
-        polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
+        orthogonal, m, leaf=dimensions, coeffs=s.ns_coeffs, steps=ns_steps, eps=eps, polar=polar,
         adaptive=adaptive, scaled=scaled, rms=consistent_rms, power=power,
     )  # fmt: skip
     return X, s._replace(mu=mu)
@@ -157,8 +155,9 @@ def scale_by_muon(
     """
     coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
     return _muon(
-        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning, weight_dimension_numbers,
-        bias_correction, ns_dtype, scaled=False, equilibrate=equilibrate, renormalize=renormalize, power=power,
+        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive,
+        Polar(preconditioning, ns_dtype, equilibrate, renormalize), weight_dimension_numbers, bias_correction,
+        scaled=False, power=power,
     )  # fmt: skip
 
 
@@ -272,10 +271,10 @@ def muon(
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
     coefficients(label, ns_coeffs, ns_steps)
     direction = _muon(
-        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning,
+        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive,
+        Polar(preconditioning, ns_dtype, equilibrate, renormalize),
         MuonDimensionNumbers() if dimensions is None else dimensions,
-        bias_correction, ns_dtype, scaled=True, consistent_rms=consistent_rms, equilibrate=equilibrate,
-        renormalize=renormalize, power=power,
+        bias_correction, scaled=True, consistent_rms=consistent_rms, power=power,
     )  # fmt: skip
     spectral = chain(
         part_of(direction).labelled(label),

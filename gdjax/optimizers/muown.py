@@ -49,9 +49,9 @@ def _muown(
     G: Array, s: MuownState, W: Array, t: Array,
     learning_rate: hyper.Rate, beta: hyper.Decay, eps: hyper.Size, ns_coeffs: Any, ns_steps: hyper.Steps,
     b1: hyper.Decay, b2: hyper.Squares, adam_eps: hyper.Size, nesterov: bool, consistent_rms: hyper.Size | None,
-    preconditioning: Preconditioning, ns_dtype: Floating | None, mu_dtype: DType | None, roles: Roles,
+    polar: Polar, mu_dtype: DType | None, roles: Roles,
 ) -> tuple[Array, MuownState]:  # fmt: skip
-    refuse_complex(ns_dtype, G)
+    refuse_complex(polar.products, G)
     leaf: Leaf = roles
     inputs = leaf.axes.rows
     G = bounded(G, "summed")
@@ -68,8 +68,8 @@ def _muown(
     new_size = size - learning_rate * divide(debias(m, b1, t), sqrt(debias(v, b2, t)), adam_eps)
 
     O = of_stacks(  # noqa: E741
-        orthogonal, beta * mu + (1 - beta) * slope if nesterov else mu, leaf=roles, coeffs=s.ns_coeffs, eps=eps,
-        polar=Polar(ns_steps, preconditioning, ns_dtype), adaptive=False, scaled=True, rms=consistent_rms,
+        orthogonal, beta * mu + (1 - beta) * slope if nesterov else mu, leaf=roles, coeffs=s.ns_coeffs,
+        steps=ns_steps, eps=eps, polar=polar, adaptive=False, scaled=True, rms=consistent_rms,
     )  # fmt: skip
     step = (learning_rate / n).astype(O.dtype) * O
     (before, _), (after, _) = _norm_and_unit(U, inputs), _norm_and_unit(U - step, inputs)
@@ -140,7 +140,7 @@ def muown(
     """
     rule = _muown(
         learning_rate, b1, eps, ns_coeffs, ns_steps, adam_b1, adam_b2, adam_eps, nesterov, consistent_rms,
-        preconditioning, ns_dtype, mu_dtype, routing(roles),
+        Polar(preconditioning, ns_dtype), mu_dtype, routing(roles),
     )  # fmt: skip
     matrices = decaying(
         LABEL, part_of(rule).labelled(LABEL), learning_rate, weight_decay, weight_decay_mask, "decoupled", False, None

@@ -58,10 +58,10 @@ def first_of_outputs(label: str) -> Callable[[Params, Mapping[str, Any]], list[A
 
 
 def _normalized(
-    ms: list[Array], vs: list[Array], coeffs: Array, polar: Polar, b2: Hyper, eps: Hyper, rms: Hyper
+    ms: list[Array], vs: list[Array], coeffs: Array, steps: Hyper, polar: Polar, b2: Hyper, eps: Hyper, rms: Hyper
 ) -> tuple[list[Array], list[Array]]:
     """The directions of stacks of matrices, and the new mean squares."""
-    os = polar.factors(ms, coeffs, eps)
+    os = polar.factors(ms, coeffs, steps, eps)
     vs = [v.astype(o.real.dtype) for o, v in zip(os, vs, strict=True)]
     return in_stacks(lambda o, v: _by_neurons(o, v, b2, eps, rms), os, vs)
 
@@ -118,7 +118,7 @@ def scale_by_normuon(
     mu = b1 * s.mu + (1 - b1) * g
     u, v = of_stacks(
         _normalized, b1 * mu + (1 - b1) * g if nesterov else mu, s.v, leaf=roles, like=(0, 1),
-        coeffs=s.ns_coeffs, polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
+        coeffs=s.ns_coeffs, steps=ns_steps, polar=Polar(preconditioning, ns_dtype, equilibrate, renormalize),
         b2=b2, eps=eps, rms=consistent_rms,
     )  # fmt: skip
     return u, s._replace(mu=mu, v=v)

@@ -41,9 +41,9 @@ def _outputs_first(tree: Tree, dimensions: Any) -> list[bool]:
     return [bool(re.search(r"\bweight\W*$", jax.tree_util.keystr(path))) for path in tree.chosen(tree.paths)]
 
 
-def _factors(ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar) -> list[Array]:
+def _factors(ms: list[Array], coeffs: Array, steps: Hyper, eps: Hyper, polar: Polar) -> list[Array]:
     """The steepest directions of stacks in the spectral norm."""
-    return [(o.shape[-1] / max(o.shape[-2], 1)) ** 0.5 * o for o in polar.factors(ms, coeffs, eps)]
+    return [(o.shape[-1] / max(o.shape[-2], 1)) ** 0.5 * o for o in polar.factors(ms, coeffs, steps, eps)]
 
 
 def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
@@ -70,13 +70,12 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
 )
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
-    alpha: Hyper, eps: hyper.Size, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, preconditioning: str,
-    ns_dtype: Floating | None, dimensions: Any,
+    alpha: Hyper, eps: hyper.Size, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, polar: Polar,
+    dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
-    refuse_complex(ns_dtype, g)
+    refuse_complex(polar.products, g)
     mu = (1 - alpha) * s.mu + alpha * bounded(g)
-    polar = Polar(ns_steps, preconditioning, ns_dtype)
-    u = of_stacks(_factors, mu, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps, polar=polar)
+    u = of_stacks(_factors, mu, leaf=dimensions, coeffs=s.ns_coeffs, steps=ns_steps, eps=eps, polar=polar)
     return u, s._replace(mu=mu)
 
 
@@ -128,7 +127,7 @@ def scale_by_scion(
     label = "gdjax.scale_by_scion"
     coefficients(label, ns_coeffs, ns_steps)
     if norm == "spectral":
-        tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype, roles)
+        tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, Polar(preconditioning, ns_dtype), roles)
     else:
         tx = _of_other_norm(alpha, norm, mu_dtype, ns_steps, ns_coeffs, roles)
     return base.part_of(tx).labelled(label)

@@ -36,13 +36,12 @@ class SoapMuonState(NamedTuple):
 
 
 def whole(
-    Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, AtLeast(1)] = 5,
-    by_shape: bool = False, block_size: int | None = None, preconditioning: Preconditioning = "frobenius",
-) -> Sequence[Array]:  # fmt: skip
+    Us: Sequence[Array], ns_coeffs: Any, ns_steps: int, by_shape: bool, block_size: int | None, polar: Polar
+) -> Sequence[Array]:
     """Of blocks the polar factors of the matrices; by shape times sqrt(max(1, columns / rows))."""
     if block_size is not None:
         coeffs = coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
-        Us = Polar(ns_steps, preconditioning).factors(Us, coeffs, 0.0)
+        Us = polar.factors(Us, coeffs, ns_steps, 0.0)
     return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in Us] if by_shape else Us
 
 
@@ -55,8 +54,7 @@ def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,
     beta: Hyper, b2: hyper.Squares, eps: hyper.Size, precondition_frequency: hyper.Steps, max_precond_dim: Count | None,
     block_size: Count | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
-    shampoo_beta: hyper.Decay | None = None, ns_coeffs: Any = "standard", ns_steps: Annotated[int, AtLeast(1)] = 5,
-    preconditioning: Preconditioning = "frobenius", **of_whole: Any,
+    shampoo_beta: hyper.Decay | None, ns_coeffs: Any, ns_steps: int, polar: Polar, **of_whole: Any,
 ) -> tuple[Array, SoapMuonState]:  # fmt: skip
     b3 = b2 if shampoo_beta is None else shampoo_beta
     g = into(G, s.QL, s.QR)
@@ -67,7 +65,7 @@ def _soap_muon(
     U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), b3)
     if block_size is None:
         coeffs = coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
-        U = Polar(ns_steps, preconditioning).one(U, coeffs, 0.0)
+        U = polar.one(U, coeffs, ns_steps, 0.0)
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 
@@ -97,7 +95,7 @@ def scale_by_soap_muon(
     coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
     return _soap_muon(
         beta, b2, eps, precondition_frequency, max_precond_dim, block_size, sides, refresh, mu_dtype, roles,
-        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, preconditioning=preconditioning, by_shape=False,
+        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, polar=Polar(preconditioning), by_shape=False,
     )  # fmt: skip
 
 
@@ -165,7 +163,7 @@ def soap_muon(
     coefficients("gdjax.soap_muon", ns_coeffs, ns_steps)
     direction = _soap_muon(
         beta, b2, eps, precondition_frequency, max_precond_dim, block_size, sides, refresh, mu_dtype, routing(roles),
-        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, preconditioning=preconditioning, by_shape=True,
+        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, polar=Polar(preconditioning), by_shape=True,
     )  # fmt: skip
     return with_adam(
         "gdjax.soap_muon", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
