@@ -122,7 +122,7 @@ def _is_gone(x: Any) -> bool:
 
 
 class MeshStep:
-    """`params, state, told = step(params, state, batch)`, or `step(params, state, batch, key)`.
+    """`params, state, loss = step(params, state, batch)`, or `step(params, state, batch, key)`.
 
     Attributes:
       params_sharding: a tree like the parameters: where they lie, before and after a step.

@@ -16,8 +16,8 @@ from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
 from gdjax.training.agreement import Checks, MeshStep, check_mesh
+from gdjax.training.mesh_loss import Rows, check_trainable, counted, loss_of_part, rows_of
 from gdjax.training.rounds import LABEL, ReplicaLayout, Rounds
-from gdjax.training.sharded_step import Rows, check_trainable, counted, loss_of_part, rows_of
 from gdjax.tree.updates import apply_updates
 
 __all__ = ["DilocoState", "DilocoStep", "diloco_step"]

@@ -1,10 +1,6 @@
 """A training step on a mesh, in which each device updates its share of the parameters.
 
-- The loss of a part of the batch: its mean, its weight, its auxiliary output; and how those of all parts become one.
-- The gradient of a batch, taken by each device of its part and added up once, in two ways: `averaged` and
-  `by_constraints`. In both the loss sees the rows of one part, so that they agree for any loss. Each is a function of
-  parameters and rows, and returns ((value, aux), gradients).
-- `ShardedStep.check`: the step beside the same step on one device, where they differ, and why.
+`ShardedStep.check` shows the step beside the same step on one device, where they differ, and why.
 """
 
 import functools
@@ -16,228 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gdjax import numerics
 from gdjax.combine import sharding
 from gdjax.core import base, checks, closures, meshes
-from gdjax.core.arrays import shape_of
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
-from gdjax.training.agreement import Checks, MeshStep, check_mesh, check_rows
+from gdjax.training.agreement import Checks, MeshStep, check_mesh
 from gdjax.training.dealing import Dealing, specs_of
-from gdjax.transforms.noise_scale import square_of, with_noise_scale
-from gdjax.tree.norms import wide
+from gdjax.training.mesh_loss import averaged, by_constraints, check_trainable, loss_of_part, rows_of
+from gdjax.transforms.noise_scale import with_noise_scale
 from gdjax.tree.updates import apply_updates
 from gdjax.xla.at_home import REDUCES_AND_DIVIDES, tiles_of
 
 __all__ = ["ShardedStep", "sharded_step"]
-
-Rows = tuple[ArrayTree, Any]  # of the batch, and their keys: one for each part, along the first axis; None for no key
-
-
-def rows_of(label: str, batch: ArrayTree, key: Array | None, parts: int) -> Rows:
-    """The batch and the keys of its parts, which are divided as the batch is; raises where there are no rows."""
-    check_rows(label, batch)
-    return batch, None if key is None else jax.random.split(key, parts)
-
-
-SEARCHES = frozenset({"value_fn", "residual_fn"})  # functions of the parameters that an update evaluates itself
-
-
-def check_trainable(label: str, params: Params) -> None:
-    """Raises for a leaf that takes no gradient; the loss takes one of every leaf."""
-    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            where = f"params{jax.tree_util.keystr(path)}"
-            raise TypeError(
-                f"{label}: {where} has dtype {x.dtype}, and takes no gradient: give it to the loss otherwise"
-            )
-
-
-def loss_of_part(
-    label: str, loss: Callable[..., Any], has_aux: bool, weighted: bool, reduces: bool
-) -> Callable[[Params, Rows], Any]:
-    """A user's loss as f(params, rows of one part) -> mean, (weight, aux). Without `weighted` the weight is None.
-
-    Args:
-      label: of the step, for errors.
-      loss: loss(params, batch), and `key=` where there are keys.
-      has_aux, weighted: as of `sharded_step`.
-      reduces: whether one aux is made of those of the parts.
-
-    Raises:
-      TypeError: (in a trace) the loss returns something else; aux has a leaf that is no number, if one is made of all.
-    """
-
-    def f(params: Params, rows: Rows) -> Any:
-        batch, keys = rows
-        found, aux = loss(params, batch, **({} if keys is None else {"key": keys[0]})), None
-        if has_aux:
-            found, aux = _pair(label, "with has_aux=True the loss returns a pair, the loss and more", found)
-        aux = jax.tree_util.tree_map_with_path(lambda path, x: _told(label, path, x, reduces), aux)
-        if not weighted:
-            if isinstance(found, tuple | list) and len(found) == 2:
-                hint = "" if has_aux else "has_aux=True for (loss, aux), "
-                raise TypeError(f"{label}: the loss returned a pair; pass {hint}weighted=True for (total, weight)")
-            return found, (None, aux)
-        total, weight = map(jnp.asarray, _pair(label, "with weighted=True the loss returns (total, weight)", found))
-        if total.shape or weight.shape or not jnp.issubdtype(total.dtype, jnp.floating):
-            raise TypeError(
-                f"{label}: with weighted=True the loss returns (total, weight), a real number and its weight; got "
-                f"{total.dtype} of shape {total.shape} and {weight.dtype} of shape {weight.shape}"
-            )
-        # The mean, not the total, is what is differentiated: gradients of a total may overflow in 16 bits.
-        weight = jax.lax.stop_gradient(weight).astype(numerics.at_least_float32(total.dtype))
-        return (wide(total) / _or_one(weight)).astype(total.dtype), (weight, aux)
-
-    return f
-
-
-def counted(weight: Array | None, x: Array) -> Array:
-    """x, or 0 where a part has the weight 0, whatever x is: a NaN times 0 is a NaN."""
-    return x if weight is None else jnp.where(weight == 0, jnp.zeros((), x.dtype), x)
-
-
-def weighed(weight: Array | None, x: Array) -> Array:
-    """What a part adds to a sum: weight x, in float32 at least; of an integer x itself, in the dtype of `jnp.sum`."""
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        return x.astype(jax.eval_shape(jnp.sum, x).dtype)
-    x = wide(counted(weight, x))
-    return x if weight is None else _as_factor(weight, x) * x
-
-
-def mean_of(weight: Any, total: Array, dtype: Any) -> Array:
-    """The mean, in this dtype, of a sum of what is `weighed`; 0 for a weight of 0. A sum of integers stays one."""
-    if not jnp.issubdtype(total.dtype, jnp.inexact):
-        return total
-    return (total / (weight if isinstance(weight, int) else _as_factor(_or_one(weight), total))).astype(dtype)
-
-
-def _or_one(weight: Array) -> Array:
-    return jnp.where(weight == 0, jnp.ones((), weight.dtype), weight)
-
-
-def _as_factor(weight: Array, x: Array) -> Array:
-    return weight.astype(numerics.real_dtype(x.dtype)).astype(x.dtype)
-
-
-def _pair(label: str, wanted: str, found: Any) -> Any:
-    if isinstance(found, tuple | list) and len(found) == 2:
-        return found
-    raise TypeError(f"{label}: {wanted}; got {found!r}")
-
-
-def _told(label: str, path: Any, x: Any, reduces: bool) -> Array:
-    x = jnp.asarray(x)
-    if reduces and not jnp.issubdtype(x.dtype, jnp.number):
-        raise TypeError(
-            f"{label}: aux{jax.tree_util.keystr(path)} is {x.dtype}, of which parts of a batch have neither a mean nor "
-            'a sum: return an int or a float, or pass aux="stack" for what each part has'
-        )
-    return x
-
-
-def averaged(
-    f: Callable[..., Any], mesh: Any, axis: str, parts: int, lie: Any, shares: Any, explicit: tuple[str, ...],
-    stack: bool, noise_scale: bool = False,
-) -> Callable[..., Any]:  # fmt: skip
-    """Value and gradient in `jax.shard_map` over an axis; the gradients leave as their shares.
-
-    With `noise_scale` it also returns `parts`, `weight` and `squares` of a `NoiseScaleState`. The weight of a part is
-    its number of rows, where the loss has none.
-
-    Args:
-      f: of `loss_of_part`.
-      mesh: all its axes are automatic here.
-      parts: of the rows of each device; their gradients are added up before they are exchanged.
-      lie: a tree like the parameters, of the shardings they have.
-      shares: the same, of the shardings that the gradients get.
-      explicit: the axes that are explicit outside. But for `axis` they are so in f.
-      stack: aux is that of each part, along a new first axis.
-    """
-    n = mesh.shape[axis]
-    names = tuple(name for name in explicit if name != axis)
-    take = _in_explicit_axes(jax.value_and_grad(f, has_aux=True), names, lie)
-    only = lambda how: _only(how, (axis,))
-    at = lambda how: next((i for i, entry in enumerate(how.spec) if axis in sharding.axes_of(entry)), None)
-
-    def whole(p: Array, how: NamedSharding) -> Array:
-        i = at(how)
-        return meshes.varying(p, frozenset({axis})) if i is None else jax.lax.all_gather(p, axis, axis=i, tiled=True)
-
-    def share(g: Array, how: NamedSharding) -> Array:
-        i = at(how)
-        add = jax.lax.psum if i is None else functools.partial(jax.lax.psum_scatter, scatter_dimension=i, tiled=True)
-        return add(g, axis)
-
-    def sums(params: Params, rows: Rows) -> Any:
-        """What a part adds to the sums, what it tells by itself, and what is told of all as this part has it."""
-        (value, (weight, aux)), grads = take(params, rows)
-        told, each = ((value, None), aux) if stack else ((value, aux), None)
-        noise = []
-        if noise_scale:
-            number = next((len(x) for x in jax.tree.leaves(rows) if len(x)), 1)
-            w = jnp.float32(number) if weight is None else weight
-            noise = meshes.varying([(w > 0).astype(jnp.int32), w, square_of(grads, w)], frozenset({axis}))
-        # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
-        return (weight, *jax.tree.map(functools.partial(weighed, weight), (told, grads)), *noise), each, told
-
-    def local(params: Params, rows: Rows) -> Any:
-        as_whole = jax.tree.map(whole, params, lie)
-        if parts == 1:
-            total, each, like = sums(as_whole, rows)
-            each = jax.tree.map(lambda x: x[None], each)
-        else:
-            split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), rows)
-            first, _, like = jax.eval_shape(sums, as_whole, jax.tree.map(lambda x: x[0], split))
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-
-            def more(total: Any, rows: Rows) -> Any:
-                found, each, _ = sums(as_whole, rows)
-                return jax.tree.map(jnp.add, total, found), each
-
-            total, each = jax.lax.scan(more, meshes.varying(zeros, frozenset({axis})), split)
-        weight, told, grads, *noise = total
-        by = n * parts if weight is None else jax.lax.psum(weight, axis)
-        value, aux = jax.tree.map(lambda x, old: mean_of(by, jax.lax.psum(x, axis), old.dtype), told, like)
-        grads = jax.tree.map(lambda g, how, p: mean_of(by, share(g, how), p.dtype), grads, shares, params)
-        return (value, each if stack else aux), grads, *(jax.lax.psum(x, axis) for x in noise)
-
-    specs = jax.tree.map(only, lie), PartitionSpec(axis)
-    of_loss = PartitionSpec(), PartitionSpec(axis) if stack else PartitionSpec()
-    out_specs = of_loss, jax.tree.map(only, shares), *[PartitionSpec()] * 3 * noise_scale
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_specs, axis_names=frozenset({axis}))
-
-
-def by_constraints(f: Callable[..., Any], mesh: Any, axis: str, stack: bool) -> Callable[..., Any]:
-    """Value and gradient of the mean over the devices of an axis, whose sum the compiler makes.
-
-    Args:
-      f: of `loss_of_part`, without weights: a NaN of a part of weight 0 would be in the sum.
-      stack: aux is that of each part, along a new first axis.
-    """
-    n, by_parts = mesh.shape[axis], NamedSharding(mesh, PartitionSpec(axis))
-
-    def mean(x: Array) -> Array:
-        return mean_of(n, jnp.sum(weighed(None, x), axis=0), x.dtype)
-
-    def of_all(params: Params, rows: Rows) -> Any:
-        split = jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), rows)
-        split = jax.lax.with_sharding_constraint(split, by_parts)
-        value, (_, aux) = jax.vmap(f, (None, 0), spmd_axis_name=axis)(params, split)
-        return mean(value), aux if stack else jax.tree.map(mean, aux)
-
-    return jax.value_and_grad(of_all, has_aux=True)
-
-
-def _only(how: NamedSharding, names: tuple[str, ...]) -> PartitionSpec:
-    """What a sharding says of these axes of the mesh."""
-    kept = [tuple(name for name in sharding.axes_of(entry) if name in names) for entry in how.spec]
-    return PartitionSpec(*(entry[0] if len(entry) == 1 else entry or None for entry in kept))
-
-
-def _in_explicit_axes(take: Callable[..., Any], names: tuple[str, ...], lie: Any) -> Callable[..., Any]:
-    specs = jax.tree.map(lambda how: _only(how, names), lie), PartitionSpec()
-    return meshes.in_explicit_axes(take, names, specs)
 
 
 class Beside(NamedTuple):
@@ -303,8 +89,8 @@ def _row(what: str, x: Any, y: Any, rounding: float, rtol: float) -> Beside:
     with np.errstate(invalid="ignore"):
         off, size = _norm(np.where(same, 0, x - y)), _norm(y)
     differs = not off <= least * size + rounding
-    told = [a.item() if not a.ndim and np.isrealobj(a) else _norm(a) for a in (x, y)]
-    return Beside(what, told[0], told[1], off / size if size else np.inf if off else 0.0, differs)
+    on_mesh, on_one = (a.item() if not a.ndim and np.isrealobj(a) else _norm(a) for a in (x, y))
+    return Beside(what, on_mesh, on_one, off / size if size else np.inf if off else 0.0, differs)
 
 
 def _paired(x: ArrayTree, y: ArrayTree) -> list[tuple[str, Any, Any]]:
@@ -411,8 +197,8 @@ class ShardedStep(MeshStep):
     def _of_copies(self, params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Made:
         there = jax.device_put((params, state), (self.params_sharding, self.state_sharding))
         params, state = jax.tree.map(lambda x: x.copy(), there)
-        params, _, told = self(params, state, batch, key)
-        loss, aux = told if self._has_aux else (told, None)
+        params, _, reported = self(params, state, batch, key)
+        loss, aux = reported if self._has_aux else (reported, None)
         return Made(loss, None if self._stack else aux, params)
 
 
@@ -514,13 +300,11 @@ def sharded_step(
             raise ValueError(f"{LABEL}: noise_scale compares gradients of parts of the batch, and it has one part here")
         tx = with_noise_scale(tx)
     check_trainable(LABEL, params)
-    if asked := SEARCHES & (closures.extra_args_asked(tx.update) or frozenset()):
-        names = ", ".join(f"{name}=" for name in sorted(asked))
-        raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")
+    _check_search(tx)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
-    shapes = jax.tree.map(shape_of, params)  # what stays of the parameters: the step must not keep them
-    there = jax.tree.map(lambda x, how: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=how), shapes, lie)
-    dealing = Dealing(LABEL, tx, there, mesh, axis, min_bytes)
+    # What stays of the parameters: the step must not keep them.
+    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=how), params, lie)
+    dealing = Dealing(LABEL, tx, shapes, mesh, axis, min_bytes)
     explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
@@ -533,31 +317,50 @@ def sharded_step(
     def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
         (value, more), grads, *noise = take(params, rows_of(LABEL, batch, key, parts))
         if noise:
-            new = dict(zip(("parts", "weight", "squares"), noise, strict=True))
-            state = state._replace(**{name: x.astype(getattr(state, name).dtype) for name, x in new.items()})
+            state = _noted(state, *noise)
         grads = jax.lax.with_sharding_constraint(grads, shared)
-        own = jax.lax.with_sharding_constraint(params, shared)
+        share = jax.lax.with_sharding_constraint(params, shared)
         with meshes.owned_by(inside, tiles_of(shapes, shared)):
-            updates, state = base.call_update(tx, grads, state, own, {"value": value})
+            updates, state = base.call_update(tx, grads, state, share, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
-        own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shared)
-        return jax.lax.with_sharding_constraint(own, lying), state, (value, more) if has_aux else value
+        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), shared)
+        return jax.lax.with_sharding_constraint(share, lying), state, (value, more) if has_aux else value
 
-    def alone() -> ShardedStep:
-        one = meshes.on_one_device(mesh)
-        place = lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, how.spec))
-        there = jax.tree.map(place, shapes, lie)
-        same: Any = {"has_aux": has_aux, "weighted": weighted, "aux": aux, "min_bytes": min_bytes}
-        return sharded_step(loss, tx, there, one, axis, **same)
+    alone = functools.partial(
+        _on_one_device, loss, tx, shapes, mesh, axis, has_aux=has_aux, weighted=weighted, aux=aux, min_bytes=min_bytes
+    )
+    compiled = _compiled(step, mesh, axis, (lie, dealing.shardings), stack)
+    checked = Checks(LABEL, mesh, (axis,), micro_batches, lie, dealing.shardings, lambda: dealing.shapes)
+    return ShardedStep(tx, mesh, compiled, checked, dealing, alone, has_aux=has_aux, weighted=weighted, stack=stack)
 
-    places, told = (lie, dealing.shardings), PartitionSpec()
-    if stack:
-        told = PartitionSpec(), PartitionSpec(axis)
-    compiled = jax.jit(
-        meshes.in_automatic_axes(step, mesh, (*map(specs_of, places), told)),
+
+def _check_search(tx: Transform) -> None:
+    """Raises for an optimizer whose update evaluates functions of the parameters itself."""
+    asked = {"value_fn", "residual_fn"} & (closures.extra_args_asked(tx.update) or frozenset())
+    if asked:
+        names = ", ".join(f"{name}=" for name in sorted(asked))
+        raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")
+
+
+def _noted(state: Any, parts: Array, weight: Array, squares: Array) -> Any:
+    """A `NoiseScaleState` with the sums over the parts of a batch."""
+    new = {"parts": parts, "weight": weight, "squares": squares}
+    return state._replace(**{name: x.astype(getattr(state, name).dtype) for name, x in new.items()})
+
+
+def _on_one_device(loss: Any, tx: Transform, shapes: Params, mesh: Mesh, axis: str, **settings: Any) -> ShardedStep:
+    """The step on the first device of a mesh, where the parameters have these shapes and shardings."""
+    one = meshes.on_one_device(mesh)
+    place = lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, p.sharding.spec))
+    return sharded_step(loss, tx, jax.tree.map(place, shapes), one, axis, **settings)
+
+
+def _compiled(step: Callable[..., Any], mesh: Mesh, axis: str, places: tuple[Any, Any], stack: bool) -> Any:
+    """A step whose parameters and state lie in these places before and after it; it writes over them."""
+    reported: Any = (PartitionSpec(), PartitionSpec(axis)) if stack else PartitionSpec()
+    return jax.jit(
+        meshes.in_automatic_axes(step, mesh, (*map(specs_of, places), reported)),
         in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis)), NamedSharding(mesh, PartitionSpec())),
-        out_shardings=(*places, jax.tree.map(lambda spec: NamedSharding(mesh, spec), told)),
+        out_shardings=(*places, jax.tree.map(lambda spec: NamedSharding(mesh, spec), reported)),
         donate_argnums=(0, 1),
     )
-    checked = Checks(LABEL, mesh, (axis,), micro_batches, *places, lambda: dealing.shapes)
-    return ShardedStep(tx, mesh, compiled, checked, dealing, alone, has_aux=has_aux, weighted=weighted, stack=stack)
