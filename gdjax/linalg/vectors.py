@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import base, checks
+from gdjax.core import base, checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.types import ArrayTree, DTypeLike, Updates, is_skipped
 from gdjax.numerics import Array
@@ -101,6 +101,11 @@ def replaced(label: str, x: ArrayTree, updates: Updates, leaves: Vector) -> Any:
 def _with_gradients(label: str, x: ArrayTree, updates: Updates) -> Iterable[tuple[Any, Any]]:
     gs, structure = jax.tree.flatten(updates)
     return zip(checks.flatten_like(label, ("updates", "state"), structure, updates, x), gs, strict=True)
+
+
+def zeros_of(p: Array, *lead: int) -> Array:
+    """Zeros like a parameter and divided as it is, after axes of the lengths `lead`."""
+    return meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p), lead)
 
 
 def reals(x: ArrayTree) -> int:

@@ -1,5 +1,6 @@
 """BFGS and the self-scaled Broyden method: the gradient times an inverse Hessian that is a matrix."""
 
+import functools
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -201,13 +202,13 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
     def init(params: Params) -> ScaleByBFGSState:
         checks.leaves(label, "params", params)
 
-        def zeros() -> Any:
-            return jax.tree.map(lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p)), params)
-
         ends_of(label, params, bounds)
-        dtype, zero = numerics.widest_real(params), lambda: jnp.zeros((), jnp.int32)
-        H = jnp.eye(vectors.reals(params), dtype=dtype)
-        return ScaleByBFGSState(zero(), zero(), zeros(), zeros(), jnp.zeros((), dtype), H)
+        dtype = numerics.widest_real(params)
+        count, pairs = (jnp.zeros((), jnp.int32) for _ in range(2))
+        old_p, old_g = (jax.tree.map(vectors.zeros_of, params) for _ in range(2))
+        return ScaleByBFGSState(
+            count, pairs, old_p, old_g, jnp.zeros((), dtype), jnp.eye(vectors.reals(params), dtype=dtype)
+        )
 
     def update(
         updates: Updates, state: OptState, params: Params = None, **extra_args: Any
@@ -220,31 +221,7 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
         checks.slot(label, "params", "inverse_hessian", H, (vectors.reals(state.params),) * 2, "their numbers squared")
         trees = (state.params, state.updates, params, updates, *ends_of(label, state.params, bounds))
         lists = [vectors.trained(label, x, updates) for x in trees]
-
-        def step(H: Array, count: Array, pairs: Array, slope: Array, *lists: list[Array]) -> tuple[Any, ...]:
-            old_p, old_g, p, g, *ends = (vectors.as_vector(xs, where, H.dtype) for xs in lists)
-            s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
-            if ends:
-                fixed = vectors.pressed_to_bounds(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
-                # Of what was held: its gradient changed by the work of the others.
-                y = jnp.where((s == 0) & s.any(), 0, y)
-            x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
-            H, pairs, d = quasi_newton.renewed(rule, H, pairs, StepPair(s, y, old_g, slope), x, n, scaled)
-            slope = jnp.clip(highest(x, d), 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
-            d = size(pairs, x) * d
-            us = vectors.as_leaves(vectors.within_bounds(p, g, d, fixed, *ends) if ends else d, lists[3], where)
-            us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
-            us = (
-                [vectors.rounded_within_bounds(u, *rest) for u, *rest in zip(us, lists[2], *lists[4:], strict=True)]
-                if ends
-                else us
-            )
-            return us, H, pairs, slope
-
-        def size(pairs: Array, g: Array) -> Array:
-            """What the identity is multiplied by until there is a pair."""
-            return jnp.where(pairs == 0, quasi_newton.first_size([g]), 1)
-
+        step = functools.partial(_step, rule, scaled, where)
         now = H, state.count, state.pairs, state.slope
         u, H, pairs, slope = meshes.partitioned(step, (lists[3], H, None, None), *now, *lists)
         new_state = ScaleByBFGSState(
@@ -258,3 +235,35 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
         return vectors.replaced(label, updates, updates, u), new_state
 
     return holding(init, update, like="params updates")
+
+
+def _step(
+    rule: Rule, scaled: bool, where: vectors.Gaps,
+    H: Array, count: Array, pairs: Array, slope: Array, *lists: vectors.Vector,
+) -> tuple[vectors.Vector, Array, Array, Array]:  # fmt: skip
+    """The direction, H with the pair that led there, how many pairs it has, and the slope along the direction.
+
+    Args:
+      where: the places without a gradient, as of `vectors.gaps`.
+      lists: parameters and gradients of the last update, those of this one, and bounds, the lower first, if any.
+    """
+    old_p, old_g, p, g, *ends = (vectors.as_vector(xs, where, H.dtype) for xs in lists)
+    s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
+    if ends:
+        fixed = vectors.pressed_to_bounds(p, g, _first_size(pairs, g) * jnp.diagonal(H), *ends)
+        # Of what was held: its gradient changed by the work of the others.
+        y = jnp.where((s == 0) & s.any(), 0, y)
+    x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
+    H, pairs, d = quasi_newton.renewed(rule, H, pairs, StepPair(s, y, old_g, slope), x, n, scaled)
+    slope = jnp.clip(highest(x, d), 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
+    d = _first_size(pairs, x) * d
+    us = vectors.as_leaves(vectors.within_bounds(p, g, d, fixed, *ends) if ends else d, lists[3], where)
+    us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
+    if ends:
+        us = [vectors.rounded_within_bounds(*xs) for xs in zip(us, lists[2], *lists[4:], strict=True)]
+    return us, H, pairs, slope
+
+
+def _first_size(pairs: Array, g: Array) -> Array:
+    """What the identity is multiplied by until there is a pair."""
+    return jnp.where(pairs == 0, quasi_newton.first_size([g]), 1)

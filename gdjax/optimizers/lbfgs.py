@@ -1,5 +1,7 @@
 """L-BFGS: the gradient times an inverse Hessian that the last few steps describe."""
 
+import functools
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -98,8 +100,7 @@ def scale_by_lbfgs(
         ends_of(label, params, bounds)
 
         def zeros(*slots: int) -> Any:
-            along = lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p), slots)
-            return jax.tree.map(along, params)
+            return jax.tree.map(lambda p: vectors.zeros_of(p, *slots), params)
 
         count, weights = jnp.zeros((), jnp.int32), jnp.zeros(memory_size)
         return ScaleByLBFGSState(count, zeros(), zeros(), zeros(memory_size), zeros(memory_size), weights)
@@ -115,40 +116,15 @@ def scale_by_lbfgs(
         old_p, old_g, p, g = (
             numerics.widen(trained(label, x, updates), dtype) for x in (state.params, state.updates, params, updates)
         )
+        ends = [trained(label, x, updates) for x in ends_of(label, state.params, bounds)]
         S, Y = (trained(label, x, updates) for x in (state.diff_params_memory, state.diff_updates_memory))
         rho = state.weights_memory.astype(dtype)
         rho = jnp.where((rho > 0) & jnp.isfinite(rho), rho, 0)  # a state of Optax's may have others
-
-        def flat(xs: Vector) -> Array:
-            return as_vector(xs, whole(xs), dtype)
-
-        def gamma(memory: Memory, g: Updates) -> Any:
-            return quasi_newton.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
-
-        def step(
-            memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector, *ends: Vector
-        ) -> tuple[Vector, Memory]:
-            s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
-            if ends:  # of what was held: its gradient changed by the work of the others
-                moved = ~quasi_newton.is_zero(s)
-                y = [jnp.where((x == 0) & moved, 0, z) for x, z in zip(s, y, strict=True)]
-            memory = memory.forgotten(quasi_newton.is_stuck(s, y))
-            if curvature == "damp":
-                s, y = memory.rounded(s, quasi_newton.damped(memory, s, y, gamma(memory, old_g)))
-            memory = memory.pushed(s, y, jnp.where(count > 0, quasi_newton.weight(s, y), 0))
-            size = gamma(memory, g)
-            if not ends:
-                return quasi_newton.inverse_product(memory, g, size), memory
-            P, G, lower, upper = map(flat, (p, g, *ends))
-            fixed = vectors.pressed_to_bounds(P, G, size, lower, upper)
-            d = quasi_newton.inverse_product(memory, as_leaves(jnp.where(fixed, 0, G), g, whole(g)), size)
-            return as_leaves(vectors.within_bounds(P, G, flat(d), fixed, lower, upper), g, whole(g)), memory
-
-        ends = [trained(label, x, updates) for x in ends_of(label, state.params, bounds)]
         memory = Memory(S, Y, rho, (state.count - 2) % memory_size)
-        u, memory = meshes.partitioned(
-            step, (g, memory), memory, state.count, old_p, old_g, p, g, *numerics.widen(ends, dtype)
-        )
+
+        step = functools.partial(_step, scaled=scale_init_precond, curvature=curvature)
+        operands = memory, state.count, old_p, old_g, p, g, *numerics.widen(ends, dtype)
+        u, memory = meshes.partitioned(step, (g, memory), *operands)
         if ends:
             ps = trained(label, params, updates)
             us = [x.astype(q.dtype) for x, q in zip(u, trained(label, updates, updates), strict=True)]
@@ -164,6 +140,35 @@ def scale_by_lbfgs(
         return replaced(label, updates, updates, u), new_state
 
     return holding(init, update, like="params updates diff_params_memory diff_updates_memory")
+
+
+def _step(
+    memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector, *ends: Vector,
+    scaled: bool, curvature: Curvature,
+) -> tuple[Vector, Memory]:  # fmt: skip
+    """The direction at p, and the memory with the pair that led there."""
+    gamma = quasi_newton.scaling if scaled else lambda memory, g: jnp.ones((), memory.rho.dtype)
+    s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
+    if ends:  # of what was held: its gradient changed by the work of the others
+        moved = ~quasi_newton.is_zero(s)
+        y = [jnp.where((x == 0) & moved, 0, z) for x, z in zip(s, y, strict=True)]
+    memory = memory.forgotten(quasi_newton.is_stuck(s, y))
+    if curvature == "damp":
+        s, y = memory.rounded(s, quasi_newton.damped(memory, s, y, gamma(memory, old_g)))
+    memory = memory.pushed(s, y, jnp.where(count > 0, quasi_newton.weight(s, y), 0))
+    return _direction(memory, p, g, gamma(memory, g), ends), memory
+
+
+def _direction(memory: Memory, p: Vector, g: Vector, size: Array, ends: Sequence[Vector]) -> Vector:
+    """H g; with bounds the step from p by it that stays within them."""
+    if not ends:
+        return quasi_newton.inverse_product(memory, g, size)
+    no_gaps: Gaps = [None] * len(g)
+    P, G, lower, upper = (as_vector(xs, no_gaps, size.dtype) for xs in (p, g, *ends))
+    fixed = vectors.pressed_to_bounds(P, G, size, lower, upper)
+    d = quasi_newton.inverse_product(memory, as_leaves(jnp.where(fixed, 0, G), g, no_gaps), size)
+    d = as_vector(d, no_gaps, size.dtype)
+    return as_leaves(vectors.within_bounds(P, G, d, fixed, lower, upper), g, no_gaps)
 
 
 @transform
@@ -233,8 +238,3 @@ def _farthest(linesearch: Transform | None) -> Any:
     call = getattr(value_of(getattr(linesearch, "update", None)), "call", None)
     most = call.arguments.get("max_learning_rate", 1) if call else 1
     return jnp.inf if most is None else most
-
-
-def whole(xs: Vector) -> Gaps:
-    """That nothing is missing between the leaves."""
-    return [None] * len(xs)
