@@ -88,20 +88,16 @@ def sam(
     def fresh(params: Params, adv_state: OptState) -> Any:
         return as_before(adv_optimizer.init(params), adv_state) if reset_state else adv_state
 
-    def climb(updates: Updates, adv_state: OptState, params: Params, extra_args: dict[str, Any]) -> tuple[Any, Any]:
-        updates, adv_state = base.call_update(adv_optimizer, updates, adv_state, params, extra_args)
-        return base.map_arrays(operator.neg, updates), adv_state
-
     def opaque(
         updates: Updates, state: OptState, params: Params = None, *, grad_fn: Callable[..., Any] | None = None,
         **extra_args: Any,
     ) -> tuple[Any, SAMState]:  # fmt: skip
-        checked(state, params)
+        _check(state, params)
         if grad_fn is None:
             raise ValueError(f"{LABEL}: opaque mode needs grad_fn: call update(updates, state, params, grad_fn=...)")
         point, adv_state = params, state.adv_state
         for i in range(sync_period - 1):
-            way, adv_state = climb(updates, adv_state, point, extra_args)
+            way, adv_state = _climb(adv_optimizer, updates, adv_state, point, extra_args)
             point = apply_updates(point, way)
             updates = grad_fn(point, i)
             if batch_axis_name is not None:
@@ -113,7 +109,7 @@ def sam(
         updates: Updates, state: OptState, params: Params = None, *, grad_fn: Callable[..., Updates] | None = None,
         **extra_args: Any,
     ) -> tuple[Any, SAMState]:  # fmt: skip
-        checked(state, params)
+        _check(state, params)
         checks.gradients(LABEL, updates, params)
         checks.slots(LABEL, updates, cache=state.cache)
         n = state.steps_since_sync
@@ -125,7 +121,7 @@ def sam(
             return as_before(back, updates), as_before(new_state, opt_state), fresh(params, adv_state)
 
         def ascend(opt_state: OptState, adv_state: OptState) -> Any:
-            way, new_state = climb(updates, adv_state, params, extra_args)
+            way, new_state = _climb(adv_optimizer, updates, adv_state, params, extra_args)
             return as_before(way, updates), opt_state, as_before(new_state, adv_state)
 
         last = n >= sync_period - 1
@@ -133,13 +129,22 @@ def sam(
         steps = jnp.where(last, 0, n + 1).astype(jnp.int32)
         return new, SAMState(steps, opt_state, adv_state, anchor)
 
-    def checked(state: OptState, params: Params) -> None:
-        checks.state(LABEL, state, SAMState)
-        checks.params(LABEL, params)
-
     way = Inside(adv_optimizer, (GetAttrKey("adv_state"),), shown=False)
     update = opaque if opaque_mode else transparent
     return holding(init, update, way, opt_state=optimizer, like="cache", at_once=False)
+
+
+def _check(state: OptState, params: Params) -> None:
+    checks.state(LABEL, state, SAMState)
+    checks.params(LABEL, params)
+
+
+def _climb(
+    tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The updates of the adversarial optimizer, uphill."""
+    updates, state = base.call_update(tx, updates, state, params, extra_args)
+    return base.map_arrays(operator.neg, updates), state
 
 
 def _from_anchor(u: Array, anchor: Array, p: Array) -> Any:
