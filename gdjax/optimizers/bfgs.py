@@ -204,11 +204,9 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
 
         ends_of(label, params, bounds)
         dtype = numerics.widest_real(params)
-        count, pairs = (jnp.zeros((), jnp.int32) for _ in range(2))
-        old_p, old_g = (jax.tree.map(vectors.zeros_of, params) for _ in range(2))
-        return ScaleByBFGSState(
-            count, pairs, old_p, old_g, jnp.zeros((), dtype), jnp.eye(vectors.reals(params), dtype=dtype)
-        )
+        count, pairs, slope = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
+        old_p, old_g = jax.tree.map(vectors.zeros_of, params), jax.tree.map(vectors.zeros_of, params)
+        return ScaleByBFGSState(count, pairs, old_p, old_g, slope, jnp.eye(vectors.reals(params), dtype=dtype))
 
     def update(
         updates: Updates, state: OptState, params: Params = None, **extra_args: Any

@@ -147,16 +147,20 @@ def _step(
     scaled: bool, curvature: Curvature,
 ) -> tuple[Vector, Memory]:  # fmt: skip
     """The direction at p, and the memory with the pair that led there."""
-    gamma = quasi_newton.scaling if scaled else lambda memory, g: jnp.ones((), memory.rho.dtype)
     s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
     if ends:  # of what was held: its gradient changed by the work of the others
         moved = ~quasi_newton.is_zero(s)
         y = [jnp.where((x == 0) & moved, 0, z) for x, z in zip(s, y, strict=True)]
     memory = memory.forgotten(quasi_newton.is_stuck(s, y))
     if curvature == "damp":
-        s, y = memory.rounded(s, quasi_newton.damped(memory, s, y, gamma(memory, old_g)))
+        s, y = memory.rounded(s, quasi_newton.damped(memory, s, y, _size(memory, old_g, scaled)))
     memory = memory.pushed(s, y, jnp.where(count > 0, quasi_newton.weight(s, y), 0))
-    return _direction(memory, p, g, gamma(memory, g), ends), memory
+    return _direction(memory, p, g, _size(memory, g, scaled), ends), memory
+
+
+def _size(memory: Memory, g: Vector, scaled: bool) -> Array:
+    """What the identity is multiplied by before the pairs."""
+    return quasi_newton.scaling(memory, g) if scaled else jnp.ones((), memory.rho.dtype)
 
 
 def _direction(memory: Memory, p: Vector, g: Vector, size: Array, ends: Sequence[Vector]) -> Vector:

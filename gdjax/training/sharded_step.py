@@ -317,7 +317,7 @@ def sharded_step(
     def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
         (value, more), grads, *noise = take(params, rows_of(LABEL, batch, key, parts))
         if noise:
-            state = _noted(state, *noise)
+            state = _with_sums(state, *noise)
         grads = jax.lax.with_sharding_constraint(grads, shared)
         share = jax.lax.with_sharding_constraint(params, shared)
         with meshes.owned_by(inside, tiles_of(shapes, shared)):
@@ -342,7 +342,7 @@ def _check_search(tx: Transform) -> None:
         raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")
 
 
-def _noted(state: Any, parts: Array, weight: Array, squares: Array) -> Any:
+def _with_sums(state: Any, parts: Array, weight: Array, squares: Array) -> Any:
     """A `NoiseScaleState` with the sums over the parts of a batch."""
     new = {"parts": parts, "weight": weight, "squares": squares}
     return state._replace(**{name: x.astype(getattr(state, name).dtype) for name, x in new.items()})
@@ -351,8 +351,11 @@ def _noted(state: Any, parts: Array, weight: Array, squares: Array) -> Any:
 def _on_one_device(loss: Any, tx: Transform, shapes: Params, mesh: Mesh, axis: str, **settings: Any) -> ShardedStep:
     """The step on the first device of a mesh, where the parameters have these shapes and shardings."""
     one = meshes.on_one_device(mesh)
-    place = lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, p.sharding.spec))
-    return sharded_step(loss, tx, jax.tree.map(place, shapes), one, axis, **settings)
+
+    def moved(p: Any) -> Any:
+        return jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, p.sharding.spec))
+
+    return sharded_step(loss, tx, jax.tree.map(moved, shapes), one, axis, **settings)
 
 
 def _compiled(step: Callable[..., Any], mesh: Mesh, axis: str, places: tuple[Any, Any], stack: bool) -> Any:

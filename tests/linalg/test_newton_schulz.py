@@ -7,7 +7,7 @@ import pytest
 
 import gdjax
 from gdjax.linalg import matrices, newton_schulz
-from gdjax.linalg.polar import PRESETS, coefficients
+from gdjax.linalg.polar import PRESETS, Polar, coefficients
 from tests import oracles
 
 RNG = np.random.default_rng(0)
@@ -49,6 +49,18 @@ def test_singular_values(norm, preset, dtype, rtol):
             got = run(x.astype(dtype), coeffs, 4, norm, 0.01)
             assert got.dtype == dtype
             np.testing.assert_allclose(got, [expected(m, coeffs, 4, norm, 0.01) for m in x], rtol=rtol, atol=rtol)
+
+
+def test_polar_has_the_norm_and_the_steps():
+    """Of one stack, and of stacks of two shapes, one of them on its side."""
+    rng, coeffs = np.random.default_rng(1), PRESETS["standard"]
+    xs = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in ((3, 5), (5, 3))]
+    for norm in newton_schulz.NORMS:
+        want = [[expected(m, coeffs, 3, norm, 0.01) for m in x] for x in xs]
+        got = Polar(norm).factors(list(map(jnp.asarray, xs)), jnp.asarray(coeffs), 3, 0.01)
+        got.append(Polar(norm).one(jnp.asarray(xs[0]), jnp.asarray(coeffs), 3, 0.01))
+        for factors, oracle in zip(got, [*want, want[0]], strict=True):
+            np.testing.assert_allclose(factors, oracle, rtol=1e-4, atol=1e-4, err_msg=norm)
 
 
 FAR = {
