@@ -28,7 +28,7 @@ from matrix_peers import EVERY, METHODS
 from trees import gpt2_hidden, gpt2_small, is_shape, many, shapes, size
 
 import gdjax
-from gdjax.matrices.plan import plan_of, routing
+from gdjax.leaf_roles.plan import plan_of, routing
 
 ADAMW = "adamw"
 WHOLE = "gpt2-small"  # the tree whose steps are not timed

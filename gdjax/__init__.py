@@ -19,7 +19,6 @@ from gdjax import (
     tree_utils,
 )
 from gdjax.codes.rounding import *
-from gdjax.combine.batch_and_length import *
 from gdjax.combine.chain import *
 from gdjax.combine.conditional import *
 from gdjax.combine.groups import *
@@ -28,7 +27,6 @@ from gdjax.combine.layers import *
 from gdjax.combine.masking import *
 from gdjax.combine.quantized import *
 from gdjax.combine.sharding import *
-from gdjax.combine.transfer import *
 from gdjax.core.base import *
 from gdjax.core.parts import *
 from gdjax.core.paths import *
@@ -42,6 +40,7 @@ from gdjax.inspection.restored import *
 from gdjax.inspection.roles import *
 from gdjax.inspection.states import *
 from gdjax.inspection.tabulate import *
+from gdjax.leaf_roles.plan import *
 from gdjax.lift.leafwise import *
 from gdjax.lift.meetings import *
 from gdjax.lift.slots import *
@@ -69,7 +68,6 @@ from gdjax.losses.ranking import ntxent
 from gdjax.losses.regression import *
 from gdjax.matrices.in_turns import *
 from gdjax.matrices.matrixwise import *
-from gdjax.matrices.plan import *
 from gdjax.matrices.slots import *
 from gdjax.matrices.together import *
 from gdjax.microbatching import microbatch
@@ -160,6 +158,8 @@ from gdjax.training.results import *
 from gdjax.training.sharded_step import *
 from gdjax.training.sizes import *
 from gdjax.training.sweep import *
+from gdjax.transfer_laws.batch_and_length import *
+from gdjax.transfer_laws.transfer import *
 from gdjax.transforms.accumulation import *
 from gdjax.transforms.averaging import *
 from gdjax.transforms.clipping import *

@@ -32,8 +32,8 @@ from gdjax.core.types import (
     per_leaf,
 )  # fmt: skip
 from gdjax.core.values import value
+from gdjax.leaf_roles.plan import matrices_by_role, plan_of
 from gdjax.linalg.polar import JORDAN, of_smaller
-from gdjax.matrices.plan import matrices_by_role, plan_of
 from gdjax.optimizers.adam import adam, adamw, scale_by_adam
 from gdjax.optimizers.muon import muon
 from gdjax.optimizers.normuon import scale_by_normuon

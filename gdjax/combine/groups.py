@@ -18,9 +18,9 @@ from gdjax.core.parts import holding
 from gdjax.core.paths import is_masked, paths_of
 from gdjax.core.structures import few
 from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
+from gdjax.leaf_roles.plan import ByRole, MatrixPlan, plan_of
 from gdjax.lift.rule import Leafwise
 from gdjax.linalg.matrices import is_numbers
-from gdjax.matrices.plan import ByRole, MatrixPlan, plan_of
 
 __all__ = ["MultiTransformState", "PartitionState", "multi_transform", "partition", "selective_transform"]
 

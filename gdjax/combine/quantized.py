@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax.codes import formats
 from gdjax.codes.rounding import FIRST_ROW, salt
-from gdjax.combine.edits import sites
+from gdjax.combine.sites import sites
 from gdjax.core import arrays, base, callers, checks, meshes, structures, types
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.growth import divides_by_norm

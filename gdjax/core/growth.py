@@ -1,4 +1,4 @@
-"""How an update grows with the sizes of a matrix, and the factors that follow when a model grows.
+"""How an update grows with the sizes of a matrix: the laws that rules name.
 
 A layer of any width is to change what it computes by as much, at one learning rate. For a matrix of n inputs and m
 outputs that is so where the largest singular value of its change goes as sqrt(m / n) (Yang, Simon & Bernstein 2023, A
@@ -9,8 +9,6 @@ how large that of its updates is; the factor of its rate is the quotient of the 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-UNITS = "matrix", "head", "router"  # the roles of what multiplies a vector by a matrix; all others have one input
 
 
 class Law(NamedTuple):
@@ -75,46 +73,6 @@ def elementwise_from_0(given: Any, before: Law, role: str) -> str | None:
 def _of_norm(rows: int, columns: int) -> float:
     """The largest singular value over the norm, where all are alike."""
     return min(rows, columns) ** -0.5
-
-
-class Growth(NamedTuple):
-    """What the sizes of a leaf are now, over what they are in the base."""
-
-    role: str
-    inputs: float = 1.0
-    outputs: float = 1.0
-    layers: float = 1.0  # how many more residual branches there are
-    branch: str = ""  # "last" for the last matrix of a branch that takes the factor 1 / layers, "inside" for the others
-    shapes: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))  # rows and columns of a matrix in the base, now
-
-
-def start_factor(x: Growth, done: float = 0.0) -> float:
-    """The factor of the scale at which a leaf starts, where matrices start with inputs^done already."""
-    own = x.inputs ** ((-0.5 if x.role == "matrix" else -1.0) - done) if x.role in UNITS else 1.0
-    return own / x.layers if x.branch == "last" else own
-
-
-def rate_factor(x: Growth, law: Law) -> float:
-    """The factor of the rate: sqrt(outputs / inputs) over the law, and 1 / layers at the end of a branch."""
-    wanted = 1 / x.layers if x.branch == "last" else 1.0
-    if law.fits:
-        return wanted
-    if law.gradient and x.branch == "inside":
-        wanted *= x.layers  # what comes back through the branch is that much smaller
-    before, now = (_of_shape(x, law, *shape) for shape in x.shapes)
-    powers = x.inputs ** (-0.5 - law.inputs) * x.outputs ** (0.5 - law.outputs)
-    return wanted * powers * start_factor(x) ** -law.start * (before / now)
-
-
-def _of_shape(x: Growth, law: Law, rows: int, columns: int) -> float:
-    size = 1.0 if law.scale is None else law.scale(rows, columns)
-    # The rows of a polar factor of an embedding are what its inputs select.
-    return size * (min(rows, columns) / rows) ** 0.5 if law.full and x.role == "embedding" else size
-
-
-def gradient_factor(x: Growth) -> float:
-    """By how much the numbers of a gradient get larger."""
-    return 1 / (x.outputs * x.layers) if x.branch == "inside" else 1 / x.outputs
 
 
 def check_growth(maker: str, growth: Any) -> None:

@@ -17,10 +17,10 @@ from gdjax.core.structures import few
 from gdjax.core.types import OptState, Schedule, Transform
 from gdjax.core.values import Call
 from gdjax.inspection.walk import Listed, Walk, short
+from gdjax.leaf_roles.plan import NO_HEAD, ByRole, is_headless
+from gdjax.leaf_roles.reading import Reading
 from gdjax.lift.layers import LAYERS
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.plan import NO_HEAD, ByRole, is_headless
-from gdjax.matrices.reading import Read
 from gdjax.schedules.decay import constant_schedule
 from gdjax.transforms.accumulation import AccumulateState, ApplyEvery, MultiStepsState
 from gdjax.transforms.guards import ApplyIfFiniteState, ConditionallyMaskState, ConditionallyTransformState
@@ -220,12 +220,12 @@ def _of_roles(rows: Sequence[Any], trained: Mapping[int, Sequence[Listed]], walk
     found = [route.read(shapes) for route in walked.routes]
     # An override of the labels that keeps a leaf from the method is enough.
     asked = sorted(i for i in trained if i in methods or i not in walked.overridden)
-    yield from dict.fromkeys(leaves[i].unknown for leaves in found for i in asked if leaves[i].unknown)
+    yield from dict.fromkeys(leaves[i].note for leaves in found for i in asked if leaves[i].note)
     if methods:
         yield from _of_the_head(methods.keys(), trained.keys(), found or [ByRole().read(shapes)])
 
 
-def _of_the_head(taken: Set[int], trained: Set[int], found: Sequence[Sequence[Read]]) -> Iterator[str]:
+def _of_the_head(taken: Set[int], trained: Set[int], found: Sequence[Sequence[Reading]]) -> Iterator[str]:
     """That the head may be among what matrix methods take. Where a matrix goes elsewhere, the user knew which it is."""
     flat = {i for i in trained for leaves in found if len(leaves[i].shape) == 2 and isinstance(leaves[i].role, Matrix)}
     if all(map(is_headless, found)) and flat <= taken:

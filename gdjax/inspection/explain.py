@@ -21,8 +21,8 @@ from gdjax.core.types import OptState, Params, Transform, base_of, is_skipped
 from gdjax.inspection.cautions import at_largest_rates, cautions, waiting
 from gdjax.inspection.tabulate import Table, bytes_of, state_and_order
 from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
+from gdjax.leaf_roles.plan import Leaf
 from gdjax.lift import probe
-from gdjax.matrices.plan import Leaf
 
 __all__ = ["explain"]
 

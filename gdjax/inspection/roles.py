@@ -5,12 +5,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gdjax.combine.transfer import Row, shapes_of_base, transferred
 from gdjax.core.paths import paths_of
 from gdjax.core.types import Params, Transform, unboxed
 from gdjax.inspection.tabulate import Table
 from gdjax.inspection.walk import shapes_of
-from gdjax.matrices.plan import matrices_by_role, plan_of
+from gdjax.leaf_roles.plan import matrices_by_role, plan_of
+from gdjax.transfer_laws.transfer import Row, shapes_of_base, transferred
 
 __all__ = ["roles", "transfer_table"]
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.chain import Chain
-from gdjax.combine.edits import Edited
 from gdjax.combine.groups import Routes, Slip, grouped, partition
 from gdjax.combine.hyperparams import Injected
 from gdjax.combine.masking import MaskedLeafwise, freeze, masked
@@ -27,12 +26,13 @@ from gdjax.core.parts import calls_of, described, from_optax, holds_states, know
 from gdjax.core.paths import is_masked, path_of, paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, is_skipped
 from gdjax.core.values import Call, Value, is_ours
+from gdjax.leaf_roles.plan import ByRole, Leaf, label_by_role, matrices_by_role, plan_of, routing
 from gdjax.lift.all_leaves import Factors, factors_of_each
 from gdjax.lift.order import name_of_state
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import is_numbers
-from gdjax.matrices.plan import ByRole, Leaf, label_by_role, matrices_by_role, plan_of, routing
+from gdjax.transfer_laws.edits import Edited
 from gdjax.transforms.averaging import lookahead
 
 _NUMBERS = "numbers", "dimensions", "roles"  # what rules call the argument that says which arrays are matrices, and how

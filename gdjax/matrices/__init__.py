@@ -1,1 +1,1 @@
-"""The matrices of a tree: which leaves they are, their blocks in stacks, and turns over steps."""
+"""The matrices of a tree: their blocks in stacks, and turns over steps."""

@@ -17,13 +17,13 @@ from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, MaskedNode
 from gdjax.core.structures import few
 from gdjax.core.types import is_skipped, left_out
+from gdjax.leaf_roles.plan import Leaf
 from gdjax.lift import rule_checks
 from gdjax.lift.leafwise import treewise
 from gdjax.lift.meetings import Replay, replayed
 from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import Key, Moment, Shared, Tree, first_moment
 from gdjax.matrices.in_turns import Runs, Turns, spread
-from gdjax.matrices.plan import Leaf
 from gdjax.matrices.slots import LIFTED, MatrixBlocks, Shape, Slot, arguments_of, as_declared, blocks_for
 from gdjax.numerics import Array, bounded
 from gdjax.xla import at_home, write_order

@@ -20,11 +20,11 @@ from gdjax.core.base import MaskedNode
 from gdjax.core.part import SlotKind
 from gdjax.core.parts import placeholder
 from gdjax.core.types import ArrayTree, Params, PerLeaf, base_of, is_skipped
+from gdjax.leaf_roles.plan import Leaf, plan_of, routing
 from gdjax.lift.all_leaves import factors_of_each
 from gdjax.lift.slots import Key, Whole, start
 from gdjax.linalg import blocks
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.plan import Leaf, plan_of, routing
 from gdjax.numerics import Array
 from gdjax.xla import write_order
 

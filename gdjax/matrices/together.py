@@ -10,10 +10,10 @@ from jax.core import Tracer
 
 from gdjax.core import meshes
 from gdjax.core.types import Array
+from gdjax.leaf_roles.plan import Leaf
 from gdjax.lift.meetings import Brought, meet
 from gdjax.lift.rule_checks import hashable
 from gdjax.linalg.stacks import at_owners, in_stacks
-from gdjax.matrices.plan import Leaf
 
 __all__ = ["together"]
 

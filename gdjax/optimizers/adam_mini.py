@@ -11,10 +11,10 @@ from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, Count, Decay, DType, Mask, Params, Rate, Roles, Size, Squares
+from gdjax.leaf_roles.names import name_of
+from gdjax.leaf_roles.plan import Leaf, plan_of, routing
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Planned, Tree
-from gdjax.matrices.plan import Leaf, plan_of, routing
-from gdjax.matrices.reading import attention_part, name_of
 from gdjax.numerics import Array, bounded, debias, divide, sqrt, sum_sq, widest_real
 from gdjax.transforms.decay import descending
 
@@ -46,9 +46,8 @@ class _Partition(NamedTuple):
         last = len(shape) - 1
         if leaf.is_matrix:
             blocks = [1 if i in leaf.axes.rows else n for i, n in enumerate(shape)]
-            part = attention_part(name)
-            heads = self.n_heads if part != "key" else self.n_kv_heads or self.n_heads
-            return self._by_heads(label, leaf, blocks, heads) if part else tuple(blocks)
+            heads = (self.n_kv_heads if name.layer_is("key") else None) or self.n_heads
+            return self._by_heads(label, leaf, blocks, heads) if name.layer_is("query", "key") else tuple(blocks)
         if leaf.role == "bias":
             return shape
         if leaf.role == "head" and last > 0 and not name.outputs_first:

@@ -23,10 +23,10 @@ from gdjax.core.types import (
     Steps,
     Transform,
 )
+from gdjax.leaf_roles.plan import MATRICES, Leaf, plan_of, routing
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Key, Planned
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, shrinking, sqrt, sum_sq, widest_real
 from gdjax.numerics import complex_dtype as complex_of
 from gdjax.optimizers.with_adam import with_adam
@@ -81,7 +81,7 @@ def _projector(key: Array, epoch: Array, sizes: tuple[int, int, int, int]) -> Ar
 
 @leafwise(
     ScaleByApolloState, mu=_first("mu"), nu=_first("nu"), norm=_first("norm"), key=Key("key"),
-    static={"roles": of_leaf(routing, Matrix())},
+    static={"roles": MATRICES},
 )  # fmt: skip
 def scale_by_apollo(
     g: Array, s: ScaleByApolloState, p: Array, t: Array,

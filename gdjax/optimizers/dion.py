@@ -12,11 +12,11 @@ from gdjax.core import arrays
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Check
 from gdjax.core.types import Decay, DType, KeyLike, Mask, Params, Rate, Roles, Size, Transform
+from gdjax.leaf_roles.plan import MATRICES, plan_of, routing
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Planned, matrix_moment
 from gdjax.linalg.decompositions import qr
 from gdjax.linalg.matrices import Matrix, highest
-from gdjax.matrices.plan import of_leaf, plan_of, routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
@@ -74,7 +74,7 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 @leafwise(
     ScaleByDionState,
     mu=matrix_moment,
-    static={"roles": of_leaf(routing, Matrix())},
+    static={"roles": MATRICES},
     Q=Planned(_first_q, "rank_fraction key"),
     growth="fits",
 )

@@ -10,12 +10,11 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Check
 from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Steps, Transform
+from gdjax.leaf_roles.plan import MATRICES, routing
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
-from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
-from gdjax.matrices.plan import of_leaf, routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex
@@ -58,7 +57,7 @@ def _submatrix(
 @leafwise(
     ScaleByDion2State,
     mu=matrix_moment,
-    static={"roles": of_leaf(routing, Matrix())},
+    static={"roles": MATRICES},
     ns_coeffs=NS_COEFFS,
     growth="fits",
 )

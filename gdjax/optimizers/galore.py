@@ -10,10 +10,10 @@ from gdjax import numerics
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.types import Count, Dimensions, DTypeLike, Finite, Mask, OptState, Params, Rate, Size, Steps, Transform
+from gdjax.leaf_roles.plan import Leaf, plan_of
 from gdjax.lift.leafwise import Hyper, hyper, treewise
 from gdjax.lift.slots import Planned, Tree, Whole
 from gdjax.linalg import matrices
-from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import descending

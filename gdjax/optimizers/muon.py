@@ -26,12 +26,12 @@ from gdjax.core.types import (
     Steps,
     Transform,
 )  # fmt: skip
+from gdjax.leaf_roles.plan import of_leaf
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import JORDAN, Equilibrate, Polar, Renormalize, coefficients
 from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias, scalar, unit_and_norm
 from gdjax.optimizers.adam import adamw

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, part_of, transform
 from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Squares, Steps, Transform
+from gdjax.leaf_roles.plan import MATRICES, Leaf, routing
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Planned, matrix_moment
-from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
-from gdjax.matrices.plan import Leaf, of_leaf, routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, abs_sq, below_overflow, bounded, debias, divide, real_product, sqrt
 from gdjax.optimizers.muon import orthogonal
@@ -43,7 +42,7 @@ OF_OUTPUTS = Planned(first_of_outputs(LABEL))
 
 @leafwise(
     MuownState, mu=matrix_moment,
-    static={"roles": of_leaf(routing, Matrix())}, norm=OF_OUTPUTS, m=OF_OUTPUTS, v=OF_OUTPUTS, ns_coeffs=NS_COEFFS,
+    static={"roles": MATRICES}, norm=OF_OUTPUTS, m=OF_OUTPUTS, v=OF_OUTPUTS, ns_coeffs=NS_COEFFS,
 )  # fmt: skip
 def _muown(
     G: Array, s: MuownState, W: Array, t: Array,

@@ -11,13 +11,13 @@ from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.growth import Law
 from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Squares, Steps, Transform
+from gdjax.leaf_roles.plan import MATRICES, plan_of, routing
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Planned, matrix_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices.plan import of_leaf, plan_of, routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
@@ -89,7 +89,7 @@ def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
 
 @leafwise(
     ScaleByNorMuonState, mu=matrix_moment, v=Planned(first_of_outputs("gdjax.scale_by_normuon"), "neurons"),
-    static={"roles": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, growth=_growth,
+    static={"roles": MATRICES}, ns_coeffs=NS_COEFFS, growth=_growth,
 )  # fmt: skip
 def scale_by_normuon(
     g: Array, s: ScaleByNorMuonState, p: Array, t: Array,

@@ -10,12 +10,12 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import AtLeast
 from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Probability, Rate, Roles, Size
+from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import hyper
 from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.plan import routing
 from gdjax.matrices.slots import Block, Slot, Stack
 from gdjax.numerics import Array, debias, unit_and_norm
 from gdjax.optimizers.with_adam import with_adam

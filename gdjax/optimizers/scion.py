@@ -11,12 +11,11 @@ from gdjax.combine.groups import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Floating, Params, Rate, Roles, Share, Size, Steps
+from gdjax.leaf_roles.plan import MATRICES, routing
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Tree, matrix_moment
-from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar, coefficients, over_norm
-from gdjax.matrices.plan import of_leaf, routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex
@@ -64,7 +63,7 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
 @leafwise(
     ScaleByScionState,
     mu=matrix_moment,
-    static={"dimensions": of_leaf(routing, Matrix())},
+    static={"dimensions": MATRICES},
     ns_coeffs=NS_COEFFS,
     growth="fits",
 )

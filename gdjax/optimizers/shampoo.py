@@ -11,12 +11,12 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.growth import Law
 from gdjax.core.number_domains import FINITE_FROM_1
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, ScalarOrSchedule, Share, Size, Steps
+from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg import bases
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.plan import routing
 from gdjax.matrices.slots import Basis, Block, Side, Sides
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm

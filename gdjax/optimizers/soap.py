@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Bound, Count, Decay, DType, Mask, Rate, Roles, Size, Steps
+from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.plan import routing
 from gdjax.matrices.slots import Basis, Block, Side, Sides
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.with_adam import with_adam

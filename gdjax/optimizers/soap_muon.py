@@ -9,12 +9,12 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import AtLeast
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
+from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar, coefficients
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.plan import routing
 from gdjax.matrices.slots import Basis, Block, Side, Sides
 from gdjax.numerics import Array
 from gdjax.optimizers.soap import with_factors

@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 from gdjax.combine.chain import chain
 from gdjax.combine.groups import routed
-from gdjax.combine.transfer import transfer
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import RATE, AtLeast
 from gdjax.core.types import Decay, Floating, Params, Roles, Scalar, Size
-from gdjax.matrices.plan import routing
+from gdjax.leaf_roles.plan import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
 from gdjax.schedules.warmup import warmup_linear_decay_schedule
+from gdjax.transfer_laws.transfer import transfer
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.hyperball import hyperball
 from gdjax.transforms.scaling import scale_by_learning_rate

@@ -4,7 +4,7 @@ from gdjax.combine.groups import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import DType, Mask, PerLeaf, Roles, ScalarOrSchedule, Transform
-from gdjax.matrices.plan import routing
+from gdjax.leaf_roles.plan import routing
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import descending
 

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from gdjax import plots
-from gdjax.combine.transfer import Transferred, transferred
 from gdjax.core import base, checks, misuse
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.parts import known
@@ -15,11 +14,12 @@ from gdjax.core.paths import paths_of
 from gdjax.core.types import Params, Roles, Transform
 from gdjax.inspection.tabulate import Table
 from gdjax.inspection.walk import shapes_of
+from gdjax.leaf_roles.plan import Leaf, plan_of, routing
 from gdjax.linalg.matrices import Axes, is_trained
-from gdjax.matrices.plan import Leaf, plan_of, routing
 from gdjax.optimizers.adam import adam
 from gdjax.training import objective
 from gdjax.training.step import Inputs, gradient, own, updated
+from gdjax.transfer_laws.transfer import Transferred, transferred
 
 __all__ = ["TransferCheck", "check_transfer"]
 

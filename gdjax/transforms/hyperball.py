@@ -12,10 +12,10 @@ from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.growth import of_roles, relative
 from gdjax.core.types import OptState, Params, Roles
+from gdjax.leaf_roles.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Planned
 from gdjax.lift.wrapper import wrapper
-from gdjax.matrices.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.numerics import Array, below_overflow
 from gdjax.numerics.bounds import as_added
 

@@ -12,12 +12,12 @@ from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.growth import of_roles
 from gdjax.core.types import OptState, Params, Roles
+from gdjax.leaf_roles.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Planned
 from gdjax.lift.wrapper import wrapper
 from gdjax.linalg.matrices import highest
 from gdjax.linalg.polar import over_norm
-from gdjax.matrices.plan import Leaf, of_leaf, plan_of, routing
 from gdjax.numerics import Array
 from gdjax.numerics.bounds import as_added
 

@@ -10,10 +10,10 @@ from gdjax.core import meshes
 from gdjax.core.base import EmptyState
 from gdjax.core.growth import relative
 from gdjax.core.types import LayerAxes, OptState, Roles
+from gdjax.leaf_roles.plan import Leaf, of_leaf, routing
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.lift.wrapper import wrapper
-from gdjax.matrices.plan import Leaf, of_leaf, routing
 from gdjax.numerics import Array, below_overflow, divide, scaled, sqrt, sum_sq
 from gdjax.numerics.bounds import as_added
 

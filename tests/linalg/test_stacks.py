@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import gdjax
+from gdjax.leaf_roles import plan
 from gdjax.linalg import stacks
 from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices import plan
 
 RNG = np.random.default_rng(0)
 

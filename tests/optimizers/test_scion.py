@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gdjax
+from gdjax.leaf_roles.plan import ByRole
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.plan import ByRole
 from tests.polar_oracles import RNG, gradients, points, polar, update
 
 

@@ -11,8 +11,8 @@ import pytest
 
 import gdjax
 from gdjax.core import base
+from gdjax.leaf_roles.plan import routing
 from gdjax.lift.rule import Leafwise
-from gdjax.matrices.plan import routing
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.transforms.decay import descending
 

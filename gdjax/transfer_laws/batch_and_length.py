@@ -4,34 +4,41 @@ import itertools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from gdjax.combine.edits import At, Edit, Edited, Use, changed, edited, sites, uses
+from gdjax.combine.sites import Place, sites
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import FINITE, POSITIVE
 from gdjax.core.types import Scalar, Transform
+from gdjax.transfer_laws.edits import Edit, Edited, TunedNumber, changed, edited, tuned_numbers
 
 __all__ = ["for_batch", "for_length"]
 
+Rule = Literal["sde", "linear", "decay"]
+# By rule and kind of number the power of beta = batch / base_batch that multiplies it; `slow` numbers are no factors.
+POWERS: dict[Rule, dict[str, float]] = {
+    "sde": {"rate": 0.5, "eps": -0.5},
+    "linear": {"rate": 1.0},
+    "decay": {"decay": 0.5},
+}
 
-def everywhere(label: str, tx: Transform) -> list[Use]:
+
+def everywhere(label: str, tx: Transform) -> list[TunedNumber]:
     """The numbers of a transform that change with the batch or the length, whatever leaves there are."""
     base.check_transform(label, 0, tx)
-    seen = list(sites(tx))
-    choices: dict[At, set[int]] = {}
-    for at, i in frozenset().union(*(site.groups for site in seen)):
-        choices.setdefault(at, set()).add(i)
-    found: dict[tuple[At, str], Use] = {}
+    parts = list(sites(tx))
+    choices: dict[Place, set[int]] = {}
+    for place, i in frozenset().union(*(part.groups for part in parts)):
+        choices.setdefault(place, set()).add(i)
+    numbers: dict[tuple[Place, str], TunedNumber] = {}
     for chosen in itertools.product(*choices.values()):
-        group = set(zip(choices, chosen, strict=True))
-        for role in ("matrix", "norm"):
-            for use in uses(label, [site for site in seen if site.groups <= group], role, "a leaf")[0]:
-                if found.setdefault((use.at, use.name), use).law.gradient != use.law.gradient:
-                    raise ValueError(f"{label}: one {use.name} is that of the gradient itself and of another method")
-    return list(found.values())
-
-
-Rule = Literal["sde", "linear", "decay"]
+        groups = set(zip(choices, chosen, strict=True))
+        way = [part for part in parts if part.groups <= groups]
+        for number in [x for role in ("matrix", "norm") for x in tuned_numbers(label, way, role, "a leaf")[0]]:
+            first = numbers.setdefault((number.place, number.name), number)
+            if first.law.gradient != number.law.gradient:
+                raise ValueError(f"{label}: one {number.name} is that of the gradient itself and of another method")
+    return list(numbers.values())
 
 
 @transform
@@ -76,19 +83,19 @@ def for_batch(
     label = "gdjax.for_batch"
     kinds.choice(("sde", "linear", "decay"), label, "rule", rule)
     beta = _quotient(label, "batch", batch, base_batch)
-    root = beta**0.5
 
-    def edit(use: Use) -> Edit | None:
-        if rule == "linear":
-            return changed(lambda x: x * beta) if use.kind == "rate" else None
-        if rule == "decay":
-            less = {"decay": lambda x: x * root, "slow": lambda x: _at_least_0(label, 1 - root * (1 - x), use.name)}
-            return changed(less[use.kind]) if use.kind in less else None
-        rate = beta if use.law.gradient else root
-        f = {"rate": lambda x: x * rate, "slow": lambda x: x**beta, "eps": lambda x: x / root**use.power}
-        return changed(f[use.kind]) if use.kind in f else None
+    def edit(number: TunedNumber) -> Edit | None:
+        if number.kind == "slow" and rule == "sde":
+            return changed(lambda x: x**beta)
+        if number.kind == "slow" and rule == "decay":
+            return changed(lambda x: _at_least_0(label, 1 - beta**0.5 * (1 - x), number.name))
+        power = 1.0 if (number.kind, rule) == ("rate", "sde") and number.law.gradient else POWERS[rule].get(number.kind)
+        if power is None:
+            return None
+        factor = beta ** abs(power)
+        return changed(lambda x: x * factor if power > 0 else x / factor**number.power)
 
-    return _edited_everywhere(label, tx, edit if beta != 1 else lambda use: None)
+    return _edited_everywhere(label, tx, edit if beta != 1 else lambda number: None)
 
 
 @transform
@@ -123,7 +130,7 @@ def for_length(
     label = "gdjax.for_length"
     factor = _quotient(label, "tokens", tokens, base_tokens) ** -exponent
     longer = changed(lambda x: x * factor)
-    return _edited_everywhere(label, tx, lambda use: longer if use.kind == "rate" and factor != 1 else None)
+    return _edited_everywhere(label, tx, lambda number: longer if number.kind == "rate" and factor != 1 else None)
 
 
 def _quotient(label: str, name: str, now: Any, before: Any) -> float:
@@ -139,9 +146,6 @@ def _at_least_0(label: str, x: Any, name: str) -> Any:
     return x
 
 
-def _edited_everywhere(label: str, tx: Transform, edit: Callable[[Use], Edit | None]) -> Any:
-    edits: dict[At, dict[str, Edit]] = {}
-    for use in everywhere(label, tx):
-        if (found := edit(use)) is not None:
-            edits.setdefault(use.at, {})[use.name] = found
-    return Edited(label, edited(tx, edits))
+def _edited_everywhere(label: str, tx: Transform, edit: Callable[[TunedNumber], Edit | None]) -> Any:
+    edits = {(number.place, number.name): edit(number) for number in everywhere(label, tx)}
+    return Edited(label, edited(tx, {at: new for at, new in edits.items() if new is not None}))

@@ -8,21 +8,22 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.combine.edits import At, Edit, Edited, Use, edited, sites, uses
-from gdjax.combine.grown import Base
+from gdjax.combine.sites import Place, sites
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import base as core
 from gdjax.core.arrays import shape_of
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.contexts import WHERE
-from gdjax.core.growth import LAWS, Growth, Law, gradient_factor, rate_factor, start_factor
+from gdjax.core.growth import LAWS, Law
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, boxed_like, is_skipped, unboxed
+from gdjax.leaf_roles.plan import ByRole
 from gdjax.lift.all_leaves import split_factors
 from gdjax.lift.leafwise import Treewise
 from gdjax.lift.rule import Leafwise
-from gdjax.linalg.matrices import is_trained
-from gdjax.matrices.plan import ByRole
+from gdjax.transfer_laws.edits import Edited, TunedNumber, edited, tuned_numbers
+from gdjax.transfer_laws.factors import Growth, gradient_factor, rate_factor, start_factor
+from gdjax.transfer_laws.small_model import SmallModel
 
 __all__ = ["transfer", "transfer_init"]
 
@@ -33,38 +34,33 @@ LABEL = "gdjax.transfer"
 class Factors:
     """The factors of one number: a function from a tree, in which masks may hide leaves, to a tree."""
 
-    base: Base
-    of: Mapping[str, Use]  # by the path of a leaf of the base; 1 for the others
+    base: SmallModel
+    numbers: Mapping[str, TunedNumber]  # by the path of a leaf of the base; 1 for the others
 
     def __call__(self, tree: ArrayTree) -> Any:
-        found = {path: self._of(path, x) for path, x in self.base.growths(tree).items()}
-        each = [found.get(path, 1.0) for path, _ in paths_of(tree, is_skipped)]
+        growths = self.base.growths(tree)
+        numbers = {path: self.numbers.get(self.base.counterpart(path).path) for path in growths}
+        paths = [path for path, _ in paths_of(tree, is_skipped)]
+        each = [factor_of(numbers[path], growths[path]) if path in growths else 1.0 for path in paths]
         return jax.tree.structure(tree, is_leaf=is_skipped).unflatten(each)
 
-    def _of(self, path: str, x: Growth) -> float:
-        use = self.of.get(self.base.like(path))
-        return 1.0 if use is None else factor_of(use, x)
-
-
-def factor_of(use: Use, x: Growth) -> float:
-    """The factor of a number for a leaf that has grown."""
-    if use.kind in ("eps", "state"):
-        return gradient_factor(x) ** use.power
-    rate = rate_factor(x, use.law)
-    return rate if use.kind == "rate" else 1 / rate
-
-
-def _per_leaf(factors: Factors) -> Edit:
-    """Multiplies a number by factors for leaves."""
-
-    def edit(rule: Leafwise, name: str) -> Leafwise:
+    def edit(self, rule: Leafwise, name: str) -> Leafwise:
+        """The rule with a number multiplied by these factors."""
         if name in rule.settings:  # read by the start of a slot alone
-            return replace(rule, settings={**rule.settings, name: PerLeaf(rule.settings[name], None, factors)})
-        number = PerLeaf(rule.per_leaf.get(name, rule.hyper[name]), None, factors)
-        _, own = split_factors(rule.label, {name: number}, rule.initial, isinstance(rule, Treewise))
-        return replace(rule, per_leaf={**rule.per_leaf, **own})
+            return replace(rule, settings={**rule.settings, name: PerLeaf(rule.settings[name], None, self)})
+        number = PerLeaf(rule.per_leaf.get(name, rule.hyper[name]), None, self)
+        _, factors = split_factors(rule.label, {name: number}, rule.initial, isinstance(rule, Treewise))
+        return replace(rule, per_leaf={**rule.per_leaf, **factors})
 
-    return edit
+
+def factor_of(number: TunedNumber | None, x: Growth) -> float:
+    """The factor of a number for a leaf that has grown; 1 for none."""
+    if number is None:
+        return 1.0
+    if number.kind in ("eps", "start"):
+        return gradient_factor(x) ** number.power
+    rate = rate_factor(x, number.law)
+    return rate if number.kind == "rate" else 1 / rate
 
 
 class Row(NamedTuple):
@@ -85,34 +81,34 @@ class Row(NamedTuple):
 class Transferred(Edited):
     """A transform with the numbers of a larger model."""
 
-    base: Base
-    of: Mapping[str, tuple[list[Use], Law | None]]  # by the path of a leaf of the base
-    final = True
+    base: SmallModel
+    numbers: Mapping[str, tuple[list[TunedNumber], Law | None]]  # by the path of a leaf of the base
+    is_transferred = True
 
     def init(self, params: Params) -> OptState:
         if not WHERE.get().tried:
             self.base.check(params)
         return self.tx.init(params)
 
+    def _factors(self, params: Params) -> Iterator[tuple[str, Growth, dict[str, float], Law | None]]:
+        """For each leaf its growth, the factor of each kind of number, and how its update grows."""
+        for path, x in self.base.growths(params).items():
+            numbers, law = self.numbers[self.base.counterpart(path).path]
+            yield path, x, {y.kind: factor_of(y, x) for y in numbers if y.power == 1 and y.kind != "slow"}, law
+
     def rates(self, params: Params) -> dict[str, float]:
         """By the path of a leaf the factor of its rate; no leaf that is frozen."""
-        factors = [
-            (path, x, [use for use in self.of[self.base.like(path)][0] if use.kind == "rate"])
-            for path, x in self.base.growths(params).items()
-        ]
-        return {path: factor_of(found[0], x) for path, x, found in factors if found}
+        return {path: factors["rate"] for path, _, factors, _ in self._factors(params) if "rate" in factors}
 
     def rows(self, params: Params) -> Iterator[Row]:
         """The factors of each leaf of the larger model."""
         self.base.check(params)
         shapes = dict(paths_of(params))
-        for path, x in self.base.growths(params).items():
-            found, law = self.of[self.base.like(path)]
-            factors = {use.kind: factor_of(use, x) for use in found if use.power == 1 and use.kind != "slow"}
-            grown = {"inputs": x.inputs, "outputs": x.outputs, "layers": x.layers}
-            shown = ", ".join(f"{name} x {ratio:g}" for name, ratio in grown.items() if ratio != 1)
+        for path, x, factors, law in self._factors(params):
+            ratios = {"inputs": x.inputs, "outputs": x.outputs, "layers": x.layers}
+            grown = ", ".join(f"{name} x {ratio:g}" for name, ratio in ratios.items() if ratio != 1)
             rate, decay, eps = (factors.get(kind, 1.0) for kind in ("rate", "decay", "eps"))
-            yield Row(path, shapes[path].shape, x.role, shown, rate, decay, eps, start_factor(x), _why(x, law))
+            yield Row(path, shapes[path].shape, x.role, grown, rate, decay, eps, start_factor(x), _why(x, law))
 
 
 def _why(x: Growth, law: Law | None) -> str:
@@ -128,26 +124,23 @@ def _why(x: Growth, law: Law | None) -> str:
 def transferred(label: str, tx: Transform, base: Params, roles: Any, depth: Any) -> Transferred:
     """The part behind `transfer`."""
     core.check_transform(label, 0, tx)
-    seen = list(sites(tx, base))
-    given = [x for site in seen if site.rule for x in site.rule.settings.values()]
-    sizes = {x.per_head for x in given if isinstance(x, ByRole) and x.per_head} or {False}
+    parts = list(sites(tx, base))
+    settings = [x for part in parts if part.rule for x in part.rule.settings.values()]
+    sizes = {x.per_head for x in settings if isinstance(x, ByRole) and x.per_head} or {False}
     if len(sizes) > 1:
         raise ValueError(f"{label}: heads are matrices of several sizes, per_head={sorted(sizes)}: use one")
-    model = Base(label, base, roles, depth, *sizes)
-    of: dict[str, tuple[list[Use], Law | None]] = {}
-    for path, leaf in model.read.items():
-        if is_trained(model.shapes[path]):
-            mine = [site for site in seen if path in (site.paths or ())]
-            of[path] = uses(label, mine, leaf.kind, path)
-    columns: dict[At, dict[str, dict[str, Use]]] = {}
-    for path, (found, _) in of.items():
-        for use in found:
-            if use.kind != "slow":
-                columns.setdefault(use.at, {}).setdefault(use.name, {})[path] = use
-    edits = {
-        at: {name: _per_leaf(Factors(model, column)) for name, column in names.items()} for at, names in columns.items()
-    }
-    return Transferred(label, edited(tx, edits), model, of)
+    model = SmallModel(label, base, roles, depth, *sizes)
+    of_leaves = {}
+    by_number: dict[tuple[Place, str], dict[str, TunedNumber]] = {}
+    for path, leaf in model.leaves.items():
+        if path in model.trained:
+            way = [part for part in parts if path in (part.paths or ())]
+            of_leaves[path] = tuned_numbers(label, way, leaf.kind, path)
+            for number in of_leaves[path][0]:
+                if number.kind != "slow":
+                    by_number.setdefault((number.place, number.name), {})[path] = number
+    edits = {at: Factors(model, numbers).edit for at, numbers in by_number.items()}
+    return Transferred(label, edited(tx, edits), model, of_leaves)
 
 
 def shapes_of_base(label: str, base: Params) -> Any:
@@ -260,23 +253,23 @@ def transfer_init(
     """
     label = "gdjax.transfer_init"
     kinds.choice(("fan_in", "constant", "measured"), label, "law", law)
-    model = Base(label, shapes_of_base(label, base), roles, depth)
+    model = SmallModel(label, shapes_of_base(label, base), roles, depth)
     shapes = jax.tree.map(shape_of, unboxed(params))
     model.check(shapes)
     growths, before = model.growths(shapes), dict(paths_of(base))
 
     def scaled(path: str, x: Any) -> Any:
-        if (grown := growths.get(path)) is None:
+        if path not in growths:
             return x
-        factor: Any = start_factor(grown, done=-0.5 if law == "fan_in" else 0.0)
+        factor: Any = start_factor(growths[path], done=-0.5 if law == "fan_in" else 0.0)
         if law == "measured":
-            old = before[model.like(path)]
-            if isinstance(old, jax.ShapeDtypeStruct):
+            small = before[model.counterpart(path).path]
+            if isinstance(small, jax.ShapeDtypeStruct):
                 raise ValueError(
                     f"{label}: law='measured' compares with the arrays of base, and {path} is a shape there"
                 )
-            own = _rms(x)
-            factor = factor * _rms(old) / jnp.where(own == 0, 1, own)
+            size = _rms(x)
+            factor = factor * _rms(small) / jnp.where(size == 0, 1, size)
         return x if isinstance(factor, float) and factor == 1 else x * jnp.asarray(factor, x.dtype)
 
     leaves = [scaled(path, x) for path, x in paths_of(params)]

@@ -1,7 +1,7 @@
-"""Which leaves of a tree are which matrices: their roles, and one plan for each tree of shapes."""
+"""Which leaves of a tree are which matrices: their roles, and a plan with a row for each leaf."""
 
-import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,11 +14,12 @@ from gdjax.core import callers, checks, types
 from gdjax.core.paths import check_prefix, is_masked, matches, path_of, paths_of, shown, warn_of_idle
 from gdjax.core.types import ArrayTree, is_skipped
 from gdjax.core.values import value
+from gdjax.leaf_roles.names import HEADS
+from gdjax.leaf_roles.neighbours import Neighbours
+from gdjax.leaf_roles.reading import Reading, module_and_key, read, sizes_of
 from gdjax.lift.rule import OfLeaf
 from gdjax.lift.slots import Tree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
-from gdjax.matrices import reading
-from gdjax.matrices.context import Context
 from gdjax.numerics import Array
 
 __all__ = ["label_by_role", "matrices_by_role"]
@@ -37,13 +38,13 @@ class ByRole:
     per_head: bool | int = False  # whether queries, keys and values are a matrix for each head; the size of a head
 
     def __repr__(self) -> str:
-        given = [repr(dict(self.overrides))] if self.overrides else []
-        given += [f"also={self.also!r}"] if self.also else []
-        return f"matrices_by_role({', '.join(given + [f'per_head={self.per_head}'] * bool(self.per_head))})"
+        texts = repr(dict(self.overrides)), f"also={self.also!r}", f"per_head={self.per_head}"
+        arguments = zip(texts, (self.overrides, self.also, self.per_head), strict=True)
+        return f"matrices_by_role({', '.join(text for text, argument in arguments if argument)})"
 
     def __call__(self, tree: ArrayTree) -> Any:
-        found = [x if isinstance(x, Matrix) else None for x in self.roles(LABEL, tree)]
-        return jax.tree.structure(tree).unflatten(found)
+        matrices = [role if isinstance(role, Matrix) else None for role in self.roles(LABEL, tree)]
+        return jax.tree.structure(tree).unflatten(matrices)
 
     def roles(self, label: str, tree: ArrayTree, quiet: bool = False) -> list[Matrix | str]:
         """For each leaf how it is a matrix, or its role if it is none.
@@ -59,50 +60,61 @@ class ByRole:
           UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
             mask hides leaves.
         """
-        leaves = self._chosen(label, tree)
-        self._check_axes(label, tree)
+        items, leaves = paths_of(tree), self.read(tree, label)
+        for i, (item, leaf) in enumerate(zip(items, leaves, strict=True)):
+            if not ((self.also or self.per_head) and self.decides(*item)):
+                also = leaf.role in self.also and len(leaf.shape) > 1  # a vector stays what it is
+                leaves[i] = self.by_head(label, leaf._replace(role=leaf.as_matrix) if also else leaf)
+        for item in items:
+            self._check_axes(label, *item)
         if leaves and not (quiet or is_masked(tree)):
             for leaf in leaves:
-                if leaf.unknown:
-                    callers.warn(f"{label}: {leaf.unknown}")
-            rules, items = dict(self.overrides), paths_of(tree)
-            found = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in items]
-            warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
+                if leaf.note:
+                    callers.warn(f"{label}: {leaf.note}")
+            rules = dict(self.overrides)
+            of_leaves = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in items]
+            warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], of_leaves)
         return [leaf.role for leaf in leaves]
 
-    def by_head(self, label: str, leaf: reading.Read) -> reading.Read:
-        """A leaf with a matrix for each head, where `per_head` asks for that."""
-        return _by_head(label, leaf, self.per_head) if self.per_head else leaf
+    def by_head(self, label: str, leaf: Reading) -> Reading:
+        """A query, key or value, or all of them, with a matrix for each head, where `per_head` asks for that."""
+        role, size = leaf.role, self.per_head
+        if not (size and isinstance(role, Matrix) and leaf.name.layer_is(*HEADS)):
+            return leaf
+        if not isinstance(role.output_axis, int):  # heads and their width
+            return leaf.without_note(role._replace(output_axis=role.output_axis[-1]))
+        outputs = sizes_of(role, leaf.shape)[1]
+        if size is True or outputs % size or leaf.name.layer_is("latent"):
+            how = f"{{{leaf.path!r}: gdjax.Matrix({role.reduction_axis}, {role.output_axis}, parts=...)}}"
+            why = f"it cannot be known where the {outputs} outputs of {leaf.path} are cut into heads"
+            raise ValueError(f"{label}: {why}; give the size of a head, or override it by {how}")
+        return leaf.without_note(role._replace(parts=outputs // size))
 
-    def _chosen(self, label: str, tree: ArrayTree) -> list[reading.Read]:
-        """The leaves as they are read, but where `also` and `per_head` say otherwise and no override does."""
+    def override_of(self, label: str, path: str, x: Any) -> tuple[Any, Any]:
+        """The first pattern that matches a leaf and its role; (None, None) for none."""
+        return next((rule for rule in self.overrides if matches(label, rule[0], path, x)), (None, None))
 
-        def of(leaf: reading.Read) -> reading.Read:
-            return self.by_head(label, _as_matrix(leaf) if leaf.role in self.also else leaf)
+    def decides(self, path: str, x: Any) -> bool:
+        """Whether an override decides for a leaf."""
+        return self.override_of(LABEL, path, x)[1] is not None
 
-        leaves = self.read(tree, label)
-        if not (self.also or self.per_head):
-            return leaves
-        return [leaf if self.decides(*item) else of(leaf) for leaf, item in zip(leaves, paths_of(tree), strict=True)]
-
-    def _check_axes(self, label: str, tree: ArrayTree) -> None:
-        for path, x in paths_of(tree):
-            for pattern, role in [rule for rule in self.overrides if matches(label, rule[0], path, x)][:1]:
-                if not (isinstance(role, Matrix) and is_trained(x)):
-                    continue
-                try:
-                    matrix_axes(label, np.shape(x), role)
-                except ValueError as e:
-                    why = str(e).removeprefix(f"{label}: ")
-                    narrower = f"({pattern}).*kernel$" if isinstance(pattern, str) else "...kernel$"
-                    slip = f"if the pattern matches biases too, let it end in the name of the matrices: {narrower!r}"
-                    where = f"{shown(pattern)} makes {path} of shape {np.shape(x)} a {role}"
-                    raise ValueError(f"{label}: {where}: {why}; {slip}") from None
+    def _check_axes(self, label: str, path: str, x: Any) -> None:
+        pattern, role = self.override_of(label, path, x)
+        if not (isinstance(role, Matrix) and is_trained(x)):
+            return
+        try:
+            matrix_axes(label, np.shape(x), role)
+        except ValueError as e:
+            why = str(e).removeprefix(f"{label}: ")
+            narrower = f"({pattern}).*kernel$" if isinstance(pattern, str) else "...kernel$"
+            slip = f"if the pattern matches biases too, let it end in the name of the matrices: {narrower!r}"
+            where = f"{shown(pattern)} makes {path} of shape {np.shape(x)} a {role}"
+            raise ValueError(f"{label}: {where}: {why}; {slip}") from None
 
     def notes(self, tree: ArrayTree) -> list[str]:
         """Sentences about anything unknown in a tree."""
         leaves = self.read(tree)
-        notes = [leaf.unknown for leaf in leaves if leaf.unknown]
+        notes = [leaf.note for leaf in leaves if leaf.note]
         return [*notes, NO_HEAD] if is_headless(leaves) and not is_masked(tree) else notes
 
     def layers(self, tree: ArrayTree) -> Any:
@@ -112,78 +124,46 @@ class ByRole:
         with the matrices beside it; or the first axis, if stacked matrices have as many layers.
         """
         leaves = self.read(tree)
-        stacks = [(leaf, n) for leaf in leaves if (n := _lead(leaf))]
+        stacks = [leaf for leaf in leaves if leaf.leading_axes]
+        axes = [_layers_of(leaf, stacks, leaves) for leaf in leaves]
+        return jax.tree.structure(tree).unflatten(axes)
 
-        def of(leaf: reading.Read) -> int:
-            if isinstance(leaf.role, Matrix):
-                return _lead(leaf)
-            beside = [n for x, n in stacks if x.place == leaf.place and x.shape[:n] == leaf.shape[:n]]
-            named = [x for x, _ in stacks if _is_of_the_stack(leaf, x, leaves)]
-            return max([*beside, *(1 for x in named if x.shape[:1] == leaf.shape[:1])], default=0)
-
-        return jax.tree.structure(tree).unflatten(map(of, leaves))
-
-    def decides(self, path: str, x: Any) -> bool:
-        """Whether an override decides for a leaf."""
-        return any(matches(LABEL, pattern, path, x) for pattern, _ in self.overrides)
-
-    def read(self, tree: ArrayTree, label: str = LABEL) -> list[reading.Read]:
-        beside: dict[str, set[str]] = {}
-        hidden = []
-        for path, x in paths_of(tree, is_skipped):
-            if is_skipped(x):
-                hidden.append(path)
-            place, last = reading.split(path)
-            beside.setdefault(place, set()).add(last.lower())
-        items = paths_of(tree)
-        given = [next((role for pattern, role in self.overrides if matches(label, pattern, *x)), None) for x in items]
-        leaves = [
-            reading.read(path, x, role, frozenset(beside[reading.split(path)[0]]))
-            for (path, x), role in zip(items, given, strict=True)
-        ]
-        context = Context(leaves, hidden)
-        return [leaf if role else context.corrected(leaf) for leaf, role in zip(leaves, given, strict=True)]
+    def read(self, tree: ArrayTree, label: str = LABEL) -> list[Reading]:
+        keys: dict[str, set[str]] = defaultdict(set)  # of each layer
+        seen, items = paths_of(tree), paths_of(tree, is_skipped)  # the items hidden by a mask, too
+        for path, _ in items:
+            module, key = module_and_key(path)
+            keys[module].add(key.lower())
+        leaves = []
+        overrides = [self.override_of(label, path, x)[1] for path, x in seen]
+        for (path, x), role in zip(seen, overrides, strict=True):
+            siblings = frozenset(keys[module_and_key(path)[0]])
+            leaves.append(read(path, tuple(np.shape(x)), is_trained(x), role, siblings))
+        neighbours = Neighbours(leaves, [path for path, x in items if is_skipped(x)])
+        return [x if role else neighbours.corrected(x) for x, role in zip(leaves, overrides, strict=True)]
 
 
-def _as_matrix(leaf: reading.Read) -> reading.Read:
-    """A leaf of another role as a matrix; a vector stays what it is."""
-    return leaf._replace(role=reading.matrix_of(leaf.name, leaf.shape)[0]) if len(leaf.shape) > 1 else leaf
+def _layers_of(leaf: Reading, stacks: Sequence[Reading], leaves: Sequence[Reading]) -> int:
+    """The number of leading axes of a leaf that are layers or experts."""
+    if isinstance(leaf.role, Matrix):
+        return leaf.leading_axes
+    beside = [
+        x for x in stacks if x.module == leaf.module and x.shape[: x.leading_axes] == leaf.shape[: x.leading_axes]
+    ]
+    named = [x for x in stacks if x.shape[:1] == leaf.shape[:1] and _is_of_the_stack(leaf, x, leaves)]
+    return max([*(x.leading_axes for x in beside), min(len(named), 1)])
 
 
-def _by_head(label: str, leaf: reading.Read, size: bool | int) -> reading.Read:
-    """A query, key or value, or all of them, with a matrix for each head; any other leaf as it is.
-
-    Args:
-      size: of a head, where heads have no axis of their own; True where it is not known.
-    """
-    role, name = leaf.role, leaf.name
-    if not (isinstance(role, Matrix) and reading.has_heads(name)):
-        return leaf
-    if not isinstance(role.output_axis, int):  # heads and their width
-        return leaf._replace(role=role._replace(output_axis=role.output_axis[-1]), unknown="")
-    outputs = reading.sizes_of(role, leaf.shape)[1]
-    if size is True or outputs % size or reading.is_latent(name):
-        how = f"{{{leaf.path!r}: gdjax.Matrix({role.reduction_axis}, {role.output_axis}, parts=...)}}"
-        why = f"it cannot be known where the {outputs} outputs of {leaf.path} are cut into heads"
-        raise ValueError(f"{label}: {why}; give the size of a head, or override it by {how}")
-    return leaf._replace(role=role._replace(parts=outputs // size), unknown="")
-
-
-def _lead(leaf: reading.Read) -> int:
-    """The number of axes of a matrix before all of its inputs and outputs; 0 for no matrix."""
-    axes = leaf.role[:2] if isinstance(leaf.role, Matrix) and leaf.shape else ()
-    return min((i % len(leaf.shape) for x in axes for i in ((x,) if isinstance(x, int) else x)), default=0)
-
-
-def are_experts(stack: reading.Read, leaves: Sequence[reading.Read]) -> bool:
+def are_experts(stack: Reading, leaves: Sequence[Reading]) -> bool:
     """Whether the matrices along one leading axis are experts: by a name or a router, if no name tells of layers."""
-    if stack.name.stacked or _lead(stack) > 1:
+    if stack.name.stacked or stack.leading_axes > 1:
         return False
-    around = [f"{x.around}/" for x in leaves if x.role == "router" and x.around]
-    return reading.is_of_experts(stack.name) or any(stack.path.replace(".", "/").startswith(x) for x in around)
+    path = stack.path.replace(".", "/")
+    beside_router = any(x.role == "router" and x.around and path.startswith(f"{x.around}/") for x in leaves)
+    return beside_router or stack.name.within("expert", "moe")
 
 
-def _is_of_the_stack(leaf: reading.Read, stack: reading.Read, leaves: Sequence[reading.Read]) -> bool:
+def _is_of_the_stack(leaf: Reading, stack: Reading, leaves: Sequence[Reading]) -> bool:
     """Whether a leaf of as many layers is stacked as a matrix is: both names say so, or it is one of vectors."""
     if stack.name.stacked or leaf.name.stacked:
         return stack.name.stacked and leaf.name.stacked
@@ -191,7 +171,7 @@ def _is_of_the_stack(leaf: reading.Read, stack: reading.Read, leaves: Sequence[r
     return of_vectors and not are_experts(stack, leaves)
 
 
-def is_headless(leaves: Sequence[reading.Read]) -> bool:
+def is_headless(leaves: Sequence[Reading]) -> bool:
     """Whether a matrix may be the head: no leaf is known as the head, and none is tied to an embedding."""
     tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
     matrices = [leaf for leaf in leaves if isinstance(leaf.role, Matrix)]
@@ -245,7 +225,7 @@ def matrices_by_role(
         raise ValueError(f"{LABEL}: also: {unknown}: only a router, a head or an embedding may be a matrix too")
     if per_head is not False and per_head is not True:
         checks.structural(LABEL, "per_head", per_head, 1)
-    return dataclasses.replace(_by_role(LABEL, overrides), also=tuple(also), per_head=per_head)
+    return ByRole(_checked_overrides(LABEL, overrides), tuple(also), per_head)
 
 
 @value
@@ -270,43 +250,34 @@ def label_by_role(
       >>> tx = gdjax.partition({"matrix": gdjax.muon(0.1), "adamw": gdjax.adamw(0.1)}, labels)
     """
     label = "gdjax.label_by_role"
-    found = _by_role(label, overrides)
+    by_role = ByRole(_checked_overrides(label, overrides))
     if unknown := [role for role in only if role not in ROLES]:
         raise ValueError(f"{label}: only: unknown roles {unknown}; there are {', '.join(ROLES)}")
 
     def labels(tree: ArrayTree) -> Any:
-        names = ["matrix" if isinstance(role, Matrix) else role for role in found.roles(label, tree)]
-        return jax.tree.structure(tree).unflatten([name if name in only else rest for name in names])
+        roles = ["matrix" if isinstance(role, Matrix) else role for role in by_role.roles(label, tree)]
+        return jax.tree.structure(tree).unflatten([role if role in only else rest for role in roles])
 
     return labels
 
 
-def _by_role(label: str, overrides: Any) -> ByRole:
+def _checked_overrides(label: str, overrides: Any) -> tuple[tuple[Any, Any], ...]:
     if not isinstance(overrides, Mapping | None):
         raise TypeError(f"{label}: overrides is {type(overrides).__name__}, not a mapping from patterns to roles")
-    rules = []
     types.check_patterns(label, overrides or ())
-    for pattern, role in (overrides or {}).items():
+    rules = dict(overrides or {})
+    for pattern, role in rules.items():
         if not (is_numbers(role) or isinstance(role, str) and role in ROLES):
             raise ValueError(
                 f"{label}: {pattern!r}: unknown role {role!r}; there are {', '.join(ROLES)}, or a gdjax.Matrix"
             )
-        rules.append((pattern, role if isinstance(role, str) else fixed(role)))
-    return ByRole(tuple(rules))
+    return tuple((pattern, x if isinstance(x, str) else as_matrix(x)) for pattern, x in rules.items())
 
 
-def fixed(numbers: Any) -> Matrix:
+def as_matrix(numbers: Any) -> Matrix:
+    """Dimension numbers, of Optax too, as a `Matrix` that can be hashed."""
     parts = getattr(numbers, "parts", 1)
     return Matrix(*(x if isinstance(x, int) else tuple(x) for x in (*numbers[:2], parts)))
-
-
-def routing(roles: Any) -> Any:
-    """The argument `roles` of an optimizer as the `numbers` of `plan_of`: None and a dict of patterns are by role.
-
-    A dict in which something is neither a role nor a `Matrix`, as None or a dict, is a tree.
-    """
-    patterns = isinstance(roles, Mapping) and all(isinstance(x, str) or is_numbers(x) for x in roles.values())
-    return matrices_by_role(roles) if roles is None or patterns else roles
 
 
 _BY_DEFAULT = Matrix(0, 1)
@@ -318,7 +289,7 @@ class Leaf(NamedTuple):
 
     path: str  # as in errors: params['layer']['kernel']
     shape: tuple[int, ...]
-    role: str  # "matrix", or another one of `gdjax.matrices.plan`
+    role: str  # "matrix", or another one of `ROLES`
     axes: Axes
     batch: int
     rows: int
@@ -400,8 +371,7 @@ def plan_of(
     given = numbers.roles(label, tree, quiet) if by_role else numbers_of(label, argument, numbers, tree)
     key = []
     for (path, x), n in zip(leaves, given, strict=True):
-        where = f"params{jax.tree_util.keystr(path)}"
-        shape = np.shape(x)
+        where, shape = f"params{jax.tree_util.keystr(path)}", np.shape(x)
         if numbers is None and default is None:
             n = _BY_DEFAULT if can_be_matrix(x) else None
         elif (n is None or isinstance(n, str)) and default is not None:
@@ -412,9 +382,18 @@ def plan_of(
                 raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {kind} by {how}")
             n = default
         if n is not None and not isinstance(n, str):
-            n = fixed(n)
+            n = as_matrix(n)
         key.append((where, shape, n, is_trained(x)))
     return _plan(label, tuple(key))
+
+
+def routing(roles: Any) -> Any:
+    """The argument `roles` of an optimizer as the `numbers` of `plan_of`: None and a dict of patterns are by role.
+
+    A dict in which something is neither a role nor a `Matrix`, as None or a dict, is a tree.
+    """
+    patterns = isinstance(roles, Mapping) and all(isinstance(x, str) or is_numbers(x) for x in roles.values())
+    return matrices_by_role(roles) if roles is None or patterns else roles
 
 
 def of_leaf(numbers: Callable[[Any], Any], default: Any = None) -> OfLeaf:
@@ -428,6 +407,9 @@ def of_leaf(numbers: Callable[[Any], Any], default: Any = None) -> OfLeaf:
         return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # equal leaves share one trace
 
     return of_each
+
+
+MATRICES = of_leaf(routing, Matrix())  # by the argument `roles`; each leaf must be a matrix
 
 
 def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any]:
@@ -454,14 +436,12 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
 def _plan(label: str, leaves: tuple[tuple[str, tuple[int, ...], Any, bool], ...]) -> MatrixPlan:
     made = []
     for where, shape, given, trained in leaves:
-        if not isinstance(given, Matrix) or not trained:
-            row = Axes((), (), tuple(range(len(shape))))
-            role = given if isinstance(given, str) else "other"
-            made.append(Leaf(where, shape, role, row, *row.sizes(shape)))
-        else:
-            axes = matrix_axes(f"{label}: {where}", shape, given)
-            sizes = axes.sizes(shape)
-            made.append(Leaf(where, shape, "matrix", axes, *sizes, _parts(f"{label}: {where}", given.parts, sizes[-1])))
+        is_matrix = isinstance(given, Matrix) and trained
+        axes = matrix_axes(f"{label}: {where}", shape, given) if is_matrix else Axes((), (), tuple(range(len(shape))))
+        sizes = axes.sizes(shape)
+        parts = _parts(f"{label}: {where}", given.parts, sizes[-1]) if is_matrix else ()
+        role = "matrix" if is_matrix else given if isinstance(given, str) else "other"
+        made.append(Leaf(where, shape, role, axes, *sizes, parts))
     return MatrixPlan(tuple(made))
 
 
