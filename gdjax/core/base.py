@@ -190,7 +190,7 @@ class Update(Value):
             args = updates, state, fit, extra_args  # `params` may have been a whole model, with functions in it
             concrete = is_concrete(args)
         if not (concrete and self.compiles):
-            return _applied(self, *args)
+            return _applied(self, updates, state, params, extra_args)
         return compiled_or_apart(self._compiled, functools.partial(_applied, self), *args)
 
     by_value: bool = False  # whether a rule or factory decides by the value of a number, which is a constant then

@@ -90,11 +90,13 @@ def test_blocks_and_sides():
     np.testing.assert_allclose(updates[0]["d"], 0.5 * grads[0]["d"], rtol=1e-6)
 
 
-def test_a_leaf_without_a_gradient_keeps_its_matrices():
+@pytest.mark.parametrize("wrapped", [lambda f: f, jax.jit])
+def test_a_leaf_without_a_gradient_keeps_its_matrices(wrapped: Any):
     grads = gradients(2)
     tx = rule()
-    _, state = tx.update(grads[0], tx.init(grads[0]), grads[0])
-    updates, new = tx.update(grads[1] | {"b": None}, state, grads[0])
+    update = wrapped(tx.update)
+    _, state = update(grads[0], tx.init(grads[0]), grads[0])
+    updates, new = update(grads[1] | {"b": None}, state, grads[0])
     assert updates["b"] is None
     for field in ("mu", "L", "P", "n"):
         old, now = (getattr(s, field)["3x4"] for s in (state, new))
