@@ -26,7 +26,7 @@ Array = jax.Array
 
 class OneSidedState(NamedTuple):
     count: Array  # () int32, updates made so far
-    m: Any  # like params, average of the gradients
+    m: Any  # (number, m, n), average of the gradients
     L: Any  # for each shape (number, rows, rows), average of G G^T
     root: Any  # the same, L^(-1/2) of an earlier step; I at first
 

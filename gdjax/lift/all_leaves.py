@@ -373,7 +373,8 @@ class _Work:
 
     def _computed(self) -> Asked | Done:
         g, p, *rest = self.arguments
-        large = write_order.ORDERED and g.size > LARGE and not self.places
+        one_by_one = not self.active[0].rule.of_stacks
+        large = one_by_one and write_order.ORDERED and g.size > LARGE and not self.places
         in_turn = large and self.function.keeps(self.places, self.results, *self.arguments)
         if in_turn and self.turns.before is not None:
             g = after(self.turns.before, g)

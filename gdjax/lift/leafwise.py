@@ -12,25 +12,18 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
   `gdjax.lift.meetings` and `Shared`;
 - errors that name the transform, the leaf and the field of the state that does not fit; name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
-
-`treewise` does it for a rule of the whole tree, which is called once with lists of all leaves.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Concatenate, ParamSpec
 
-import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
-from gdjax.core import base, meshes, types
+from gdjax.core import base, types
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.growth import check_growth
-from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import all_leaves, layers, rule_checks
-from gdjax.lift.all_leaves import check_fits, leaves_of, opened
-from gdjax.lift.one_leaf import promotion, stored
 from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule
 from gdjax.lift.slots import Planned, ScaleByScheduleState, Shared, Whole, read_by
@@ -123,9 +116,14 @@ def leafwise(
 
 def maker_of(
     maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special, growth: Any, *,
-    scheduled: Any = None, around: Callable[..., Any] | None = None, kind: type[Leafwise] = Leafwise,
+    scheduled: Any = None, around: Callable[..., Any] | None = None, kind: type[Leafwise] = Leafwise, **fields: Any,
 ) -> Callable[..., Any]:  # fmt: skip
-    """The decorator behind `leafwise` and `wrapper`; with `around(rule, name, tx)` its factories make wrappers."""
+    """The decorator behind `leafwise`, `wrapper` and `matrixwise`.
+
+    Args:
+      around: from a rule, the name of an argument and a transform to a wrapper, which its factories make.
+      kind: the class of the rule, with more `fields`.
+    """
     check_growth(maker, growth)
     inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
     before = [] if around is None else [inner]
@@ -147,68 +145,11 @@ def maker_of(
             for check in checks:
                 check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
-            hyper, per_leaf = all_leaves.split_factors(label, hyper, slots, of_tree=kind is not Leafwise)
+            hyper, per_leaf = all_leaves.split_factors(label, hyper, slots, kind.of_tree)
             more = settings, own.static, own.extra, growth
-            part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more)
+            part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more, **fields)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
         return like_rule(factory, rule, [*before, *arguments.of_factory])
 
     return decorate
-
-
-class Treewise(Leafwise):
-    """A rule `(gs, s, tree, t, ...) -> (us, s)` with its hyperparameters.
-
-    Where a rule of `leafwise` gets one array, it gets a list with an entry for each leaf that has a gradient: the
-    gradients, and the slots as fields of `s`, in their own dtypes. `tree` is the `Tree` behind them. Arguments that are
-    no numbers come as `settings`.
-    """
-
-    def steps(self, state: OptState) -> None:
-        """It does not join a pass over the leaves."""
-
-    def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
-        leaves = leaves_of([self], updates, params)
-        running = opened(0, self, state, None, leaves, updates)
-        running.count = None if running.count is None else numerics.safe_increment(running.count)
-        check_fits([running], leaves)
-        tree = leaves.tree(self.label, extra_args)
-        gs, of_leaves = tree.chosen(leaves.gs), tree.chosen(running.slots)
-        olds = {f: [mine[j] for mine in of_leaves] for j, f in enumerate(self.slots)} | running.shared
-        fields = olds | {f: [codec.decode(x) for x in olds[f]] for f, codec in self.codecs.items()}
-        real = numerics.widest_real(gs)
-        numbers = {name: x.astype(real) for name, x in running.scalars.items()}
-        if "count" in self.State._fields:
-            fields.setdefault("count", running.count)
-        t = None if running.count is None else running.count.astype(real)
-        with jax.named_scope(self.label.removeprefix("gdjax.")), promotion(*gs):
-            us, new = self.rule(gs, self.State(**fields), tree, t, **{**self.hyper, **self.settings, **numbers})
-        news = {f: getattr(new, f) for f in olds}
-        news |= {f: [codec.encode(jnp.asarray(x)) for x in news[f]] for f, codec in self.codecs.items()}
-        kept = {f: jax.tree.map(lambda old, new: stored(new, old), old, news[f]) for f, old in olds.items()}
-        if self.slots:
-            running.slots = tree.filled(zip(*(kept[f] for f in self.slots), strict=True), running.slots)
-        running.shared = {f: kept[f] for f in running.shared}
-        where = [leaves.where(i) for i, own in enumerate(leaves.trained) if own]
-        us = [self._update(*of_leaf) for of_leaf in zip(where, us, gs, strict=True)]
-        return tree.unflattened(us), running.new_state(leaves.structure)
-
-    def _update(self, where: str, u: Any, g: jax.Array) -> jax.Array:
-        """An update with the dtype and the sharding of its gradient."""
-        try:
-            u = rule_checks.as_update(u, g)
-        except (ValueError, TypeError) as e:
-            raise type(e)(f"{self.label}: {where}: {e}") from None
-        return meshes.placed(u, g) if meshes.division(g) else u
-
-
-def treewise(
-    State: Any, settings: Sequence[str] = (), growth: Any = None, **slots: Any
-) -> Any:  # fmt: skip
-    """Makes a rule of the whole tree, see `Treewise`, a factory of transforms; the rest is as in `leafwise`.
-
-    Args:
-      settings: the arguments that are no numbers, beside those that slots read.
-    """
-    return maker_of("leafwise", State, slots, None, Special(settings=settings), growth, kind=Treewise)

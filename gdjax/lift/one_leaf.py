@@ -30,6 +30,7 @@ class Kernel(NamedTuple):
     wraps: bool = False  # whether it is the rule of a wrapper, which gets the gradient beside the update
     per_leaf: tuple[str, ...] = ()  # names of arguments that leaves do not share
     stay: tuple[int, ...] = ()  # slots that keep their first values
+    of_stack: bool = False  # whether it maps a rule over a stack of matrices: it widens and writes one by one
 
 
 class Done(NamedTuple):
@@ -102,6 +103,8 @@ class OneLeaf:
         found = self.rules(context, inputs)
         if isinstance(found, Asked):
             return self._checked(found, context, inputs)
+        if self.kernels[0].of_stack:
+            return found
         return self._written(found, context, inputs)
 
     def _checked(self, asked: Asked, context: Any, inputs: LeafInputs) -> Asked:
@@ -222,7 +225,7 @@ def run_rules(
         fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
         codes, codecs = dict(zip(fields, slot, strict=True)), dict(kernel.codecs)
         olds = {f: codecs[f].decode(x) if f in codecs else x for f, x in codes.items()}
-        old = {f: _widened(x, real) for f, x in (olds | numbers).items()}
+        old = {f: x if kernel.of_stack else _widened(x, real) for f, x in (olds | numbers).items()}
         s = dict(old)
         if "count" in kernel.State._fields:
             s.setdefault("count", count)

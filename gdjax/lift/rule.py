@@ -52,6 +52,9 @@ class Leafwise(Part):
     extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
     growth: Any = None  # see `gdjax.core.growth.law_of`
 
+    of_stacks = False  # whether its leaves are stacks of matrices, see `one_leaf.Kernel`
+    of_tree = False  # whether it has an `update` of the whole tree, which leaves cannot have numbers of their own in
+
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
 
@@ -92,7 +95,8 @@ class Leafwise(Part):
         constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.settings)])
         name = self.label.removeprefix("gdjax.")
         stay = tuple(i for i, slot in enumerate(self.declared.values()) if slot is initial_parameter)
-        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()), stay=stay)
+        codecs = tuple(self.codecs.items())
+        return Kernel(name, self.rule, self.State, constants, codecs, stay=stay, of_stack=self.of_stacks)
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:
@@ -172,12 +176,10 @@ class Leafwise(Part):
         lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
         axes = {f: layers.axes_of(x, self.hyper) for f, x in self.declared.items()}
         bounds = {f: bounded_by(x, self.declared, self.hyper) for f, x in self.declared.items()}
-        slots = [
+        return [
             Kept(at(f), axes[f], kind=kind_of(x), layers=lead, bounds=at(bounds[f]) if bounds[f] else None)
             for f, x in self.declared.items()
         ]
-        stacks = {f: x for f in self.whole if (x := self.initial[f]).of_several}
-        return slots + [Kept(at(f), of="several", kind=x.kind) for f, x in stacks.items()]
 
     def steps(self, state: OptState) -> Iterator[Step]:
         yield Step(self, state)

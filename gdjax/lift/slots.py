@@ -105,7 +105,8 @@ class Factor:
     (0, New(8)) are eight columns. A function `(shape, hyper)` gives axes that depend on the shape or on
     hyperparameters; a list of such tuples gives a list of arrays.
 
-    It is real, and at least float32, and starts at `fill`, a number or the name of a hyperparameter.
+    It is at least float32, real unless `real` is False and the parameter complex, and starts at `fill`, a number or the
+    name of a hyperparameter. With `identity` it starts at I, a square. `kind` as in `Moment`.
 
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
@@ -120,6 +121,9 @@ class Factor:
 
     axes: Axes | Sequence[Axes] | Callable[[tuple[int, ...], Hyperparameters], Axes | Sequence[Axes]] = ()
     fill: str | float = 0.0
+    real: bool = True
+    identity: bool = False
+    kind: SlotKind = "exact"
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Any:
         return self._of_each(np.shape(p), hyper, lambda axes: self._along(p, axes, hyper))
@@ -138,7 +142,12 @@ class Factor:
         if wrong := [a for a in axes if not isinstance(a, New) and not -n <= a < n]:
             raise ValueError(f"gdjax.Factor: a parameter of shape {shape} has no axis {wrong[0]}")
         sizes = [a.length if isinstance(a, New) else shape[a] for a in axes]
-        full = jnp.full(sizes, start(self.fill, hyper), numerics.widest_real(p))
+        real = numerics.widest_real(p)
+        dtype = real if self.real or not jnp.iscomplexobj(p) else numerics.complex_dtype(real)
+        if self.identity:
+            full = jnp.broadcast_to(jnp.eye(sizes[-1], dtype=dtype), sizes)
+        else:
+            full = jnp.full(sizes, start(self.fill, hyper), dtype)
         return meshes.along(full, p, _once(axes, n))
 
 
@@ -313,7 +322,7 @@ def kind_of(slot: Any) -> SlotKind:
     """The kind of a slot."""
     if isinstance(slot, Moment):
         return slot.kind or ("square" if slot.real else "moment")
-    return "exact"
+    return slot.kind if isinstance(slot, Factor) else "exact"
 
 
 # In steps without gradients m / sqrt(v) fades by b1 / sqrt(b2). Above this the errors of some forty steps add up in it.
@@ -357,16 +366,12 @@ class Whole:
     Args:
       reads: the arguments that only the start needs, "table size": the rule gets None for them. If one is a
         transform, the field is its state.
-      of_several: each of its arrays belongs to several parameters, as stacks of matrices do.
-      kind: as in `Moment`.
       check: raises for wrong arguments when the factory is called.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
     reads: str = ""
-    of_several: bool = False
     seen: bool = False
-    kind: SlotKind = "exact"
     check: Callable[[Mapping[str, Any]], object] | None = None
 
 

@@ -1,30 +1,40 @@
 """`matrixwise`: a rule of one matrix becomes a transform of all matrices of a tree, over the stacks that it keeps.
 
-`OneShape` runs the rule for the matrices of one shape, `of_matrices` for all shapes of a tree.
+Stacks are a view of the tree. `OfMatrices` cuts gradients into stacks, and puts updates together again; between the two
+a rule of `leafwise`, `over_stack`, is applied to the tree of stacks: it maps the rule of one matrix over one of them.
 """
 
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import GetAttrKey
 
 from gdjax import numerics
-from gdjax.core import meshes
+from gdjax.core import checks, meshes
+from gdjax.core.arrays import fresh_key
 from gdjax.core.base import GradientTransformation, MaskedNode
+from gdjax.core.contexts import PASS, within
+from gdjax.core.part import Kept, Step
 from gdjax.core.structures import few
-from gdjax.core.types import is_skipped, left_out
-from gdjax.leaf_roles.plan import Leaf
+from gdjax.core.types import OptState, Params, Updates, base_of, is_skipped, left_out
 from gdjax.lift import rule_checks
-from gdjax.lift.leafwise import treewise
+from gdjax.lift.all_leaves import fused, leaves_of
+from gdjax.lift.leafwise import maker_of
 from gdjax.lift.meetings import Replay, replayed
-from gdjax.lift.rule_checks import named
-from gdjax.lift.slots import Key, Moment, Shared, Tree, first_moment
-from gdjax.matrices.in_turns import Runs, Turns, spread
-from gdjax.matrices.slots import LIFTED, MatrixBlocks, Shape, Slot, arguments_of, as_declared, blocks_for
+from gdjax.lift.one_leaf import promotion
+from gdjax.lift.rule import Leafwise
+from gdjax.lift.rule_checks import Special, named
+from gdjax.lift.slots import Factor, Key, Moment, Planned, Shared, Stored, Tree, Whole, first_moment, resolved
+from gdjax.matrices.blocks import LIFTED, MatrixBlocks, Stacks, blocks_for
+from gdjax.matrices.in_turns import Noted, Runs, Turns, spread
+from gdjax.matrices.slots import Only, arguments_of, first_stacks, kind_in_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.xla import at_home, write_order
 from gdjax.xla.loops import inputs_of, made_of_nothing
@@ -33,135 +43,100 @@ from gdjax.xla.write_order import LARGE
 __all__ = ["matrixwise"]
 
 
-class Declared(NamedTuple):
-    """A rule of one matrix, and what it was declared with."""
+class Stack(NamedTuple):
+    """Facts about a stack."""
 
-    label: str
-    rule: Callable[..., Any]
-    State: Any
-    kinds: Mapping[str, Any]  # of the fields of the state
-
-    def fields(self, *kinds: Any) -> list[str]:
-        """The fields that are of these kinds."""
-        return [f for f, x in self.kinds.items() if isinstance(x, kinds)]
+    number: int  # of its matrices
+    first: int  # its place among the matrices of the tree
+    total: int  # of all these
+    runs: tuple[tuple[int, ...], ...]  # for each `in_turns` of the rule, see `Runs`
 
 
-class StackInputs(NamedTuple):
-    """What a step is of: the gradients, and the fields of the state by what they are."""
+class Matrices(NamedTuple):
+    """What the rule reads and writes of one matrix, or of a stack of them."""
 
-    gs: Any  # for each leaf the gradient, or None
-    moments: Any  # by field, the same of the slots like the parameter
-    stacks: Any  # by field and the name of a shape
-    shared: Any  # by field
-    keys: Any  # by field, for each matrix the numbers of its key
-    count: Array
-    t: Array
-    arrays: Any  # the hyperparameters that are arrays
-
-
-class OneMatrix(NamedTuple):
-    """What the rule reads and writes of one matrix; with a leading axis of a stack of them."""
-
-    g: Array  # its gradient, and then its direction
-    moments: dict[str, Array]  # by field
+    g: Array  # the gradient, and then the direction
     slots: dict[str, Any]  # by field, as in the state
 
 
-class OneShape:
-    """The rule for the matrices of one shape.
+class OneMatrix:
+    """The rule of one matrix, as it is called.
 
     Args:
-      shape: its name, rows and columns.
-      constants: the hyperparameters that are no arrays.
-      kinds: by field, what kind of keys.
+      keys: the fields of the state that are a key of the tree.
+      shared: the fields that are one number for the tree.
+      hidden: the arguments that are None in the rule, since only the lift reads them.
     """
 
     def __init__(
-        self, rule: Declared, found: MatrixBlocks, shape: Shape, constants: Any, kinds: Any, given: StackInputs
-    ):  # fmt: skip
-        self.rule, self.given, self.constants, self.kinds = rule, given, constants, kinds
-        name, *self.sides = shape
-        self.where, self.number = f"{rule.label}: matrices {name}", found.numbers[name]
-        g = _dealt(found.stack(shape, given.gs), given.gs)
-        self.sent = _sent(given.gs, g.dtype)
-        moments = {f: _dealt(found.stack(shape, xs), xs) for f, xs in given.moments.items()}
-        stack = OneMatrix(bounded(g, "summed"), moments, {f: x[name] for f, x in given.stacks.items()})
-        self.stack, self.keys = meshes.alike(stack, {f: at_home.dealt(x) for f, x in given.keys.items()})
-        # Which turns there are, and what is made of what.
-        noted, one = Turns(given.count, None), jax.tree.map(one_of, (self.stack, self.keys))
-        self.traced = jax.make_jaxpr(functools.partial(self._of_one, noted, given))(*one)
-        self.turns, self.kept = noted.noted, len(jax.tree.leaves(self.stack))
-        if wrong := [f for i, f in enumerate(given.shared, self.kept) if inputs_of(self.traced, i)]:
-            raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
+        self, rule: Callable[..., Any], State: Any, keys: Sequence[str], shared: Sequence[str], hidden: Sequence[str]
+    ):
+        self.rule, self.State, self.keys, self.shared = rule, State, keys, shared
+        self.arguments = [p.name for p in named(rule, 4)]
+        self.read = [name for name in self.arguments if name not in hidden]
+        self.slots = [f for f in State._fields if f not in {"count", *keys, *shared}]
 
-    def _of_one(
-        self, turns: Turns, given: StackInputs, old: OneMatrix, keys: dict[str, Array]
-    ) -> tuple[OneMatrix, list[Any]]:
-        """What the rule makes of one matrix, and the new numbers of the whole tree."""
-        g, real = old.g, numerics.widest_real(old.g)
-        cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        keys = {f: jax.random.wrap_key_data(x, impl=self.kinds[f]) for f, x in keys.items()}
-        seen = {f: _seen(x, isinstance(self.rule.kinds[f], tuple)) for f, x in old.slots.items()}
-        State = self.rule.State
-        s = State(**(dict.fromkeys(State._fields) | old.moments | seen | keys | given.shared))
-        hyper = self.constants | {k: cast(x) for k, x in given.arrays.items()}
-        with replayed(Replay((), (), meshes.varying_axes(g), turns)):
-            result = self.rule.rule(g, s, None, cast(given.t), **hyper)
-        slots = old.moments | old.slots | given.shared
-        try:
-            u, new = rule_checks.returned(State, result, g, {f: x for f, x in slots.items() if jax.tree.leaves(x)})
-        except (TypeError, ValueError) as e:
-            raise type(e)(f"{self.where}: {e}") from None
-
-        def put(field: str, old: Any) -> Any:
-            pairs = zip(jax.tree.leaves(getattr(new, field)), jax.tree.leaves(old), strict=False)
-            return jax.tree.structure(old).unflatten([jnp.asarray(x).astype(y.dtype) for x, y in pairs])
-
-        moments, slots, shared = ({f: put(f, x) for f, x in xs.items()} for xs in (*old[1:], given.shared))
-        return OneMatrix(u.astype(g.dtype), moments, slots), [shared[f] for f in given.shared]
-
-    def results(self, runs: Sequence[Sequence[int] | None]) -> dict[str, Any]:
-        """The direction "u" and the fields of the state.
+    def __call__(
+        self, turns: Turns, old: Matrices, keys: Mapping[str, Array], s: Any, t: Array, hyper: Mapping[str, Any]
+    ) -> tuple[Matrices, list[Any]]:
+        """The direction and the new slots, and the new numbers of the tree.
 
         Args:
-          runs: of each of its turns, see `Turns`; None where all the matrices have theirs in one step.
+          s: the state, with what matrices share.
         """
-        owners = math.prod(meshes.dealt(1))
-        each = [Runs.of([self.number] if run is None else run, owners) for run in runs]
-        numbers = {f: getattr(self.given, f) for f in ("shared", "count", "t", "arrays")}
+        s = s._replace(**keys, **{f: _seen(x) for f, x in old.slots.items()})
+        with replayed(Replay((), (), meshes.varying_axes(old.g), turns)):
+            result = self.rule(old.g, s, None, t, **{name: hyper.get(name) for name in self.arguments})
+        olds = old.slots | {f: getattr(s, f) for f in self.shared}
+        u, new = rule_checks.returned(self.State, result, old.g, {f: x for f, x in olds.items() if jax.tree.leaves(x)})
+        news = {f: _as_before(getattr(new, f), x) for f, x in olds.items()}
+        return Matrices(u, {f: news[f] for f in old.slots}), [news[f] for f in self.shared]
 
-        def of_owner(owner: Any, stacks: tuple[OneMatrix, dict[str, Array]], numbers: dict[str, Any]) -> OneMatrix:
-            given = self.given._replace(**numbers)
+    def of_stack(self, gs: Array, s: Any, t: Array, stack: Stack, hyper: Mapping[str, Any]) -> tuple[Array, Any]:
+        """The directions and the new state of a stack, each matrix at its owner."""
+        kinds = {f: jax.random.key_impl(getattr(s, f)) for f in self.keys}
+        keys = {f: at_home.dealt(keys_of(getattr(s, f), s.count, stack)) for f in self.keys}
+        olds = Matrices(gs, {f: getattr(s, f) for f in self.slots})
+        runs = [Runs.of(run, math.prod(meshes.dealt(1))) for run in stack.runs]
 
-            def of_one(place: Any, old: OneMatrix, keys: dict[str, Array]) -> OneMatrix:
-                return self._of_one(Turns(given.count, each, owner, place), given, old, keys)[0]
+        def of_owner(owner: Any, stacks: tuple[Matrices, dict[str, Array]], common: Any) -> Matrices:
+            s, t, hyper = common
 
-            return over_stack(of_one, *stacks)
+            def of_one(place: Any, old: Matrices, keys: dict[str, Array]) -> Matrices:
+                wrapped = {f: jax.random.wrap_key_data(x, impl=kinds[f]) for f, x in keys.items()}
+                return self(Turns(s.count, runs, owner, place), old, wrapped, s, t, hyper)[0]
 
-        new = at_home.by_owners(of_owner, (self.stack, self.keys), numbers)
-        back = functools.partial(at_home.gathered, number=self.number)
-        found = {"u": back(new.g.astype(self.sent))} | {f: back(x) for f, x in new.moments.items()} | new.slots
-        return found | dict(zip(self.given.shared, made_of_nothing(self.traced, self.kept), strict=True))
+            return of_each(of_one, *stacks)
 
-
-def _dealt(stack: Array, xs: Sequence[Array | None]) -> Array:
-    """A stack of blocks at its owners."""
-    return at_home.dealt(stack.astype(_sent(xs, stack.dtype))).astype(stack.dtype)
-
-
-def _sent(xs: Sequence[Array | None], dtype: Any) -> Any:
-    """The dtype in which a stack is sent: that of the leaves that it comes from, if they have one."""
-    dtypes = {x.dtype for x in xs if x is not None}
-    return dtype if meshes.mesh() is None or len(dtypes) != 1 else dtypes.pop()
-
-
-def one_of(stack: Array) -> Any:
-    """What stands for one matrix of a stack in a trace; in `shard_map` it varies as the stack does."""
-    lead = len(meshes.dealt(1))
-    return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[lead:], stack.dtype)
+        common = s._replace(**dict.fromkeys([*self.slots, *self.keys])), t, hyper
+        new = at_home.by_owners(of_owner, meshes.alike(olds, keys), common)
+        return new.g, s._replace(**new.slots)
 
 
-def over_stack(f: Callable[..., OneMatrix], stack: OneMatrix, keys: dict[str, Array]) -> OneMatrix:
+def keys_of(key: Array, count: Array, stack: Stack) -> Array:
+    """For each matrix of a stack the numbers of its key in this step."""
+    every = jax.random.key_data(jax.random.split(jax.random.fold_in(key, count), stack.total))
+    return every[stack.first : stack.first + stack.number]
+
+
+def _seen(slot: Any) -> Any:
+    """A slot as the rule sees it: in float32 at least, a list where it is one, None where there is none."""
+    if isinstance(slot, MaskedNode):
+        return None
+    if isinstance(slot, list | tuple):
+        return list(map(_seen, slot))
+    return slot.astype(numerics.at_least_float32(slot.dtype)) if jnp.issubdtype(slot.dtype, jnp.inexact) else slot
+
+
+def _as_before(new: Any, old: Any) -> Any:
+    """A new field in the structure and the dtypes of the old one."""
+    olds, structure = jax.tree.flatten(old)
+    return structure.unflatten(
+        [jnp.asarray(x).astype(y.dtype) for x, y in zip(jax.tree.leaves(new), olds, strict=False)]
+    )
+
+
+def of_each(f: Callable[..., Matrices], stack: Matrices, keys: dict[str, Array]) -> Matrices:
     """f of one matrix, for all of a stack.
 
     On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
@@ -173,8 +148,8 @@ def over_stack(f: Callable[..., OneMatrix], stack: OneMatrix, keys: dict[str, Ar
     """
     number = len(stack.g)
 
-    def one_by_one(stack: OneMatrix, keys: dict[str, Array]) -> OneMatrix:
-        def step(i: Any, stack: OneMatrix) -> OneMatrix:
+    def one_by_one(stack: Matrices, keys: dict[str, Array]) -> Matrices:
+        def step(i: Any, stack: Matrices) -> Matrices:
             xs, structure = jax.tree.flatten((stack, keys))
             new = f(i, *structure.unflatten(write_order.taken(xs, i)))
             return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), stack, new)
@@ -190,72 +165,179 @@ def over_stack(f: Callable[..., OneMatrix], stack: OneMatrix, keys: dict[str, Ar
     return at_once(stack, keys)
 
 
-def _seen(x: Any, several: bool) -> Any:
-    """A slot as the rule finds it: in float32 at least, a list where it is one, None where there is none."""
-    masked = lambda y: isinstance(y, MaskedNode)
-    wide = lambda y: y.astype(numerics.at_least_float32(y.dtype))
-    parts = [None if masked(y) else wide(y) for y in jax.tree.leaves(x, is_leaf=masked)]
-    return parts if several else parts[0]
+class Trace(NamedTuple):
+    """What a trace of the rule for one matrix of a stack shows."""
+
+    sides: tuple[int, int]
+    stack: Stack  # without runs
+    turns: list[Noted]
+    shared: list[Array]  # the new numbers of the tree
 
 
-def of_matrices(
-    rule: Declared, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any],
-    hyper: dict[str, Any], then: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """The directions "u" of all leaves and the fields of the state.
+@dataclass(frozen=True, eq=False)
+class OfMatrices(Leafwise):
+    """A rule of stacks with its hyperparameters: it sees the matrices of a tree as a tree of stacks."""
 
-    Args:
-      arguments: those of the factory.
-      hyper: those of the rule.
-      then: None, or a function of the whole matrices.
-    """
-    of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}
-    moments, stacks, shared = of(Moment), of(Slot, tuple), of(Shared)
-    kept = {name: _lead([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
-    found, (xs, *ms) = _blocks_and(tree, [gs, *moments.values()], kept, arguments)
-    arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
-    constants = {k: x for k, x in hyper.items() if k not in arrays}
-    number = sum(found.numbers.values())
-    now = lambda key: jax.random.key_data(jax.random.split(jax.random.fold_in(key, s.count), number))
-    kinds = {f: jax.random.key_impl(key) for f, key in of(Key).items()}
-    keys = {f: now(key) for f, key in of(Key).items()}
-    given = StackInputs(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
-    run = functools.partial(_stepped, rule, found, constants, kinds, then)
-    return meshes.partitioned(run, {"u": gs, **moments, **stacks, **shared}, given)
+    one: Any = None  # the `OneMatrix` behind the rule
+    then: Callable[..., Any] | None = None  # of the whole matrices, after the rule
+
+    of_stacks = of_tree = True
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, Any]:
+        """All of the factory."""
+        return {**self.hyper, **self.settings}
+
+    @functools.cached_property
+    def declared(self) -> Mapping[str, Any]:
+        return {f: resolved(self.initial[f], self.arguments) for f in self.slots}
+
+    def steps(self, state: OptState) -> Iterator[Step] | None:
+        """It does not join a pass over the leaves."""
+
+    def kept(self) -> list[Kept]:
+        return [Kept((GetAttrKey(f),), of="several", kind=kind_in_stacks(x)) for f, x in self.declared.items()]
+
+    def init(self, params: Params) -> Any:
+        checks.leaves(self.label, "params", params)
+        slots = first_stacks(self.label, self.declared, params, self.arguments)
+        ps = jax.tree.leaves(params)
+        first = lambda x: x.init(params, self.arguments) if isinstance(x, Whole) else x(ps, self.hyper)
+        shared = {f: first(self.initial[f]) for f in self.shared}
+        return self.join(jnp.zeros((), jnp.int32), [slots[f] for f in self.slots], shared)
+
+    def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
+        leaves = leaves_of([self], updates, params)
+        tree = leaves.tree(self.label, extra_args)
+        trained = tree.chosen(range(len(leaves.gs)))
+        for i in trained:
+            checks.gradient(self.label, functools.partial(leaves.where, i), leaves.gs[i], leaves.ps[i])
+        count, stacks, _ = self.split(state)
+        gs = tree.chosen(leaves.gs)
+        found, of_leaves = self._blocks(tree, gs, stacks)
+        hyper = {name: base_of(self.arguments[name]) for name in self.one.read} | self.scalars(count)
+        arrays = {name: x for name, x in hyper.items() if isinstance(x, jax.Array | np.ndarray)}
+        constants = {name: x for name, x in hyper.items() if name not in arrays}
+        run = functools.partial(self._updated, found, constants)
+        with within(PASS, selection=None):
+            us, state = meshes.partitioned(run, (gs, state), of_leaves, state, arrays)
+        us = [self._as_update(leaves.where(i), u, leaves.gs[i]) for i, u in zip(trained, us, strict=True)]
+        return tree.unflattened(us), state
+
+    def _as_update(self, where: str, u: Any, g: Array) -> Array:
+        """An update with the dtype and the sharding of its gradient."""
+        try:
+            u = rule_checks.as_update(u, g)
+        except (ValueError, TypeError) as e:
+            raise type(e)(f"{self.label}: {where}: {e}") from None
+        return meshes.placed(u, g) if meshes.division(g) else u
+
+    def _blocks(
+        self, tree: Tree, gs: Sequence[Array], stacks: Sequence[Stacks]
+    ) -> tuple[MatrixBlocks, list[Array | None]]:
+        """The blocks that the state was made for, and for each leaf of theirs its gradient, None for none."""
+        updates, gradients = tree.unflattened(gs), dict(zip(tree.chosen(tree.paths), gs, strict=True))
+        missing = left_out(updates)
+        like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
+        found = blocks_for(self.label, like, self.arguments)
+        leads = {name: meshes.dealt(n) for name, n in found.numbers.items()}
+        kept = {name: _lead([x[name] for x in stacks]) for x in stacks for name in x}
+        kept = {name: leads.get(name, ()) if lead is None else lead for name, lead in kept.items()} or leads
+        if leads != kept:
+            paths = [jax.tree_util.keystr(path) for path in gradients or tree.paths]
+            of = few(paths, 4) if gs else f"no gradient for {few(paths, 4)}"
+            raise ValueError(
+                f"{self.label}: the state has {_listed(kept)}, the gradients are {_listed(leads)} ({of}); init(params) "
+                "anew after changing the parameters, and pass params to update where some have no gradient; the state "
+                "of a sharded step is for its own mesh, and step.saved(state) for any"
+            )
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+        return found, [gradients.get(path) if cut else None for path, cut in zip(paths, found.cuts, strict=True)]
+
+    def _updated(
+        self, found: MatrixBlocks, constants: Mapping[str, Any], gs: Sequence[Array | None], state: Any,
+        arrays: Mapping[str, Any],
+    ) -> tuple[list[Array], Any]:  # fmt: skip
+        """The updates of the leaves that have a gradient, and the new state."""
+        hyper = {**constants, **arrays}
+        stacks, sent = {}, {}
+        for shape, members in found.members.items():
+            x = found.stack(shape, gs)
+            sent[shape[0]] = _sent([gs[m.leaf] for m in members], x.dtype)
+            stacks[shape[0]] = bounded(at_home.dealt(x.astype(sent[shape[0]])).astype(x.dtype), "summed")
+        traces = self._traces(found, stacks, state, hyper)
+        facts = [x.stack._replace(runs=runs) for x, runs in zip(traces, _spread(traces), strict=True)]
+        settings = {k: x for k, x in self.settings.items() if k not in hyper} | {"stack": facts}
+        rule = replace(self, hyper=hyper, settings=settings, static={"stack": lambda tree, facts: facts})
+        directions, (new,) = fused([rule], stacks, [state], None, {})
+        parts = {name: at_home.gathered(u.astype(sent[name]), found.numbers[name]) for name, u in directions.items()}
+        us = self._after(found, [u for g, u in zip(gs, found.leaves(parts), strict=True) if g is not None], gs, hyper)
+        olds, news = ({f: getattr(s, f) for f in self.slots} for s in (state, new))
+        shared = dict(zip(self.one.shared, traces[0].shared, strict=True)) if traces else {}
+        return us, new._replace(**found.only_there(gs, news, olds), **shared)
+
+    def _traces(self, found: MatrixBlocks, stacks: Stacks, state: Any, hyper: Mapping[str, Any]) -> list[Trace]:
+        """The rule for one matrix of each stack."""
+        s = state._replace(count=numerics.safe_increment(state.count), **dict.fromkeys(self.slots))
+        traces, first, total = [], 0, sum(found.numbers.values())
+        for name, *sides in found.members:
+            number, g = found.numbers[name], stacks[name]
+            one = jax.tree.map(one_of, Matrices(g, {f: getattr(state, f)[name] for f in self.slots}))
+            turns, shared = self._traced(name, one, s, numerics.widest_real(g), hyper)
+            traces.append(Trace((sides[0], sides[1]), Stack(number, first, total, ()), turns, shared))
+            first += number
+        return traces
+
+    def _traced(
+        self, name: str, one: Matrices, s: Any, real: Any, hyper: Mapping[str, Any]
+    ) -> tuple[list[Noted], list[Array]]:
+        """The turns of the rule for a matrix of a stack, and its new numbers of the tree."""
+        where, noted = f"{self.label}: matrices {name}", Turns(s.count, None)
+        hyper = {k: numerics.widen(x, real) if isinstance(x, jax.Array) else x for k, x in hyper.items()}
+        keys = {f: getattr(s, f) for f in self.one.keys}
+        run = lambda old, keys: self.one(noted, old, keys, s, s.count.astype(real), hyper)
+        try:
+            with promotion(one.g):
+                closed = jax.make_jaxpr(run)(one, keys)
+        except (TypeError, ValueError) as e:
+            if type(e) in (TypeError, ValueError) and not str(e).startswith(self.label):
+                e.args = (f"{where}: {e}",)
+            raise
+        kept = len(jax.tree.leaves(one))
+        if wrong := [f for i, f in enumerate(self.one.shared, kept) if inputs_of(closed, i)]:
+            raise TypeError(f"{where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
+        return noted.noted, made_of_nothing(closed, kept)
+
+    def _after(
+        self, found: MatrixBlocks, us: list[Any], gs: Sequence[Array | None], hyper: Mapping[str, Any]
+    ) -> list[Array]:
+        """What `then` makes of the matrices of all leaves."""
+        if self.then is None:
+            return us
+        known = {**self.arguments, **hyper}
+        arguments = {p.name: known[p.name] for p in named(self.then, 1)}
+        leaves = [cut.leaf for cut, g in zip(found.cuts, gs, strict=True) if cut and g is not None]
+        parts = [leaf.split(u) for leaf, u in zip(leaves, us, strict=True)]
+        with promotion(*us):
+            news = iter(self.then([x for xs in parts for x in xs], **arguments))
+        return [leaf.joined([next(news) for _ in xs]) for leaf, xs in zip(leaves, parts, strict=True)]
 
 
-def _blocks_and(
-    tree: Tree, lists: Sequence[Sequence[Array]], kept: Mapping[str, Any], arguments: Mapping[str, Any]
-) -> tuple[MatrixBlocks, list[list[Array | None]]]:
-    """The blocks that the state was made for, and the lists with an entry for each leaf of theirs.
+def one_of(stack: Array) -> Any:
+    """What stands for one matrix of a stack in a trace; in `shard_map` it varies as the stack does."""
+    lead = len(meshes.dealt(1))
+    return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[lead:], stack.dtype)
 
-    Args:
-      lists: arrays for each leaf that has a gradient; None takes the place of the others.
-      kept: the leading axes of each stack of the state; None for one that has no arrays, {} for a state without.
-    """
-    updates = tree.unflattened(lists[0])
-    missing = left_out(updates)
-    like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
-    order = {path: i for i, path in enumerate(tree.chosen(tree.paths))}
-    places = [order.get(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
-    found = blocks_for(tree.label, like, arguments)
-    leads = {name: meshes.dealt(n) for name, n in found.numbers.items()}
-    kept = {name: leads.get(name, ()) if lead is None else lead for name, lead in kept.items()} or leads
-    if leads != kept:
-        named = [jax.tree_util.keystr(path) for path in (tree.chosen(tree.paths) or tree.paths)]
-        of = few(named, 4) if lists[0] else f"no gradient for {few(named, 4)}"
-        raise ValueError(
-            f"{tree.label}: the state has {_listed(kept)}, the gradients are {_listed(leads)} ({of}); init(params) "
-            "anew after changing the parameters, and pass params to update where some have no gradient; the state of a "
-            "sharded step is for its own mesh, and step.saved(state) for any"
-        )
-    own = [None if cut is None else i for i, cut in zip(places, found.cuts, strict=True)]
-    return found, [[None if i is None else xs[i] for i in own] for xs in lists]
+
+def _sent(xs: Sequence[Array | None], dtype: Any) -> Any:
+    """The dtype in which a stack is sent: that of the leaves that it comes from, if they have one."""
+    dtypes = {x.dtype for x in xs if x is not None}
+    return dtype if meshes.mesh() is None or len(dtypes) != 1 else dtypes.pop()
 
 
 def _listed(leads: Mapping[str, tuple[int, ...]]) -> str:
-    told = (f"{' x '.join(map(str, lead)) or 0} blocks of {name}" for name, lead in leads.items())
-    return ", ".join(told) or "no blocks"
+    each = (f"{' x '.join(map(str, lead)) or 0} blocks of {name}" for name, lead in leads.items())
+    return ", ".join(each) or "no blocks"
 
 
 def _lead(trees: Any) -> tuple[int, ...] | None:
@@ -263,55 +345,23 @@ def _lead(trees: Any) -> tuple[int, ...] | None:
     return next((x.shape[: len(meshes.dealt(0))] for x in jax.tree.leaves(trees)), None)
 
 
-def _stepped(
-    rule: Declared, found: MatrixBlocks, constants: Mapping[str, Any], kinds: Mapping[str, Any], then: Any,
-    given: StackInputs,
-) -> dict[str, Any]:  # fmt: skip
-    of, start = {}, 0
-    for shape in found.members:
-        end = start + found.numbers[shape[0]]
-        own = {f: x[start:end] for f, x in given.keys.items()}
-        of[shape[0]], start = OneShape(rule, found, shape, constants, kinds, given._replace(keys=own)), end
-    runs = _spread(of)
-    new = {name: x.results([runs.get((name, j)) for j in range(len(x.turns))]) for name, x in of.items()}
-    there = [i for i, x in enumerate(given.gs) if x is not None]
+def _spread(traces: Sequence[Trace]) -> list[tuple[tuple[int, ...], ...]]:
+    """For each stack and `in_turns` how many matrices have their turn in each step of a period; all in one without.
 
-    def whole(field: str) -> list[Array | None]:
-        xs = found.leaves({name: x[field] for name, x in new.items()})
-        return [xs[i] for i in there]
-
-    us = [u for u in whole("u") if u is not None]
-    leaves = [cut.leaf for i in there if (cut := found.cuts[i]) is not None]
-    results: dict[str, Any] = {"u": us if then is None else _of_whole(then, leaves, us)}
-    results |= {f: whole(f) for f in given.moments}
-    stacks = {f: {name: new[name][f] for name in of} for f in given.stacks}
-    shared = {f: next(iter(new.values()))[f] if new else x for f, x in given.shared.items()}
-    return results | shared | found.only_there(given.gs, stacks, given.stacks)
-
-
-def _of_whole(then: Callable[..., Sequence[Array]], leaves: Sequence[Leaf], us: Sequence[Array]) -> list[Array]:
-    """What `then` makes of the matrices of all leaves."""
-    parts = [leaf.split(u) for leaf, u in zip(leaves, us, strict=True)]
-    news = iter(then([x for xs in parts for x in xs]))
-    return [leaf.joined([next(news) for _ in xs]) for leaf, xs in zip(leaves, parts, strict=True)]
-
-
-def _spread(of: Mapping[str, OneShape]) -> dict[tuple[str, int], list[int]]:
-    """How many matrices have their turn in each step of a period, by stack and `in_turns`; the longest come first.
-
-    All that have one period share its steps, so that these have about as much to do.
+    All that have one period share its steps, so that these have about as much to do; the longest come first.
     """
-    costs: dict[int, dict[tuple[str, int], tuple[int, float, int]]] = {}
-    for j in range(max((len(x.turns) for x in of.values()), default=0)):
-        for name, x in of.items():
+    costs: dict[int, dict[tuple[int, int], tuple[int, float, int]]] = {}
+    for j in range(max((len(x.turns) for x in traces), default=0)):
+        for i, x in enumerate(traces):
             period, n = x.turns[j] if j < len(x.turns) else (None, 0)
             if period is not None:
-                costs.setdefault(period, {})[name, j] = n, float(n**2 * sum(x.sides)), x.number
-    found = {}
+                costs.setdefault(period, {})[i, j] = n, float(n**2 * sum(x.sides)), x.stack.number
+    runs: dict[tuple[int, int], list[int]] = {}
     for period, stacks in costs.items():
         ordered = sorted(stacks.items(), key=lambda item: -item[1][0])
-        found |= spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
-    return found
+        runs |= spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
+    every = [[runs.get((i, j), [x.stack.number]) for j in range(len(x.turns))] for i, x in enumerate(traces)]
+    return [tuple(map(tuple, each)) for each in every]
 
 
 P = ParamSpec("P")
@@ -322,7 +372,8 @@ def matrixwise(
     *,
     then: Callable[..., Sequence[Array]] | None = None,
     growth: Any = None,
-    **slots: Slot | Sequence[Slot] | Moment | Shared | Key,
+    reads: str = "",
+    **slots: Any,
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one matrix a factory of transforms of all matrices of a tree.
 
@@ -336,11 +387,12 @@ def matrixwise(
       then: a function of the whole matrices, `(us, ...) -> us`, after the rule: it gets a list of stacks (number, rows,
         columns), none of them cut into blocks or transposed, and arguments of the factory that it names.
       growth: as for `leafwise`.
-      **slots: what each field is: a `Block` like the matrix, a `Side` along its rows or columns, or `Along` these; or a
-        list of those. Or what a field of `leafwise` is: a `Moment` (by default `first_moment`), which lies in the state
-        as the parameter does, and which the rule sees as a matrix; a `Shared` number, of which the rule makes the new
-        value from numbers alone; a `Key`, one for the tree, which stays as it is: the rule finds another in its place
-        for each matrix and step.
+      reads: arguments that only functions among the slots read, "scale size".
+      **slots: what each field is, as in `leafwise`: a `Block` like the matrix, a `Side` along its rows or columns, or
+        `Along` these, which are names for a `Moment` and for `Factor`s of a matrix; any other slot, by default
+        `first_moment`; or a list of slots. In the state each has a stack for each shape. A `Shared` number is one for
+        the tree: the rule makes the new value from numbers alone. So is a `Key`, which stays as it is: the rule gets
+        another in its place for each matrix and step.
 
     Returns:
       A decorator. The factory that it makes has the arguments of the rule, and by name
@@ -351,7 +403,7 @@ def matrixwise(
         tree, or a function from the parameters to one.
       and those of `then`, and the names of dtypes, starts and seeds that slots have.
       A rule may name these too, for a place and a default of its own; editors and type checkers then know them. Where
-      it names one of the four, there are no others of them. Seeds do not reach it.
+      it names one of the four, there are no others of them. It gets None for these four, and for seeds.
       With `sides` "both" or "short" a tall matrix lies in its stack on its side: the rule sees it transposed.
 
     Raises:
@@ -368,38 +420,50 @@ def matrixwise(
       >>> whitened(sides="rows").init({"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}).L["2x3"].shape
       (2, 2, 2)
     """
-    kinds = {f: slots.get(f, first_moment) for f in getattr(State, "_fields", ()) if f != "count"} | slots
-    kinds = {f: tuple(x) if isinstance(x, list) else x for f, x in kinds.items()}
-    for f, x in kinds.items():
-        if not all(isinstance(y, Slot) for y in x) if isinstance(x, tuple) else not isinstance(x, _KINDS):
+    slots = {f: slots.get(f, first_moment) for f in getattr(State, "_fields", ()) if f != "count"} | slots
+    slots = {f: tuple(x) if isinstance(x, list) else x for f, x in slots.items()}
+    for f, x in slots.items():
+        alone = isinstance(x, Shared | Key)
+        if not (alone or all(_is_slot(y) for y in (x if isinstance(x, tuple) else (x,)))):
             raise TypeError(f"gdjax.matrixwise: {f} is {x!r}, no slot of a rule of one matrix")
+    keys, shared = ([f for f, x in slots.items() if isinstance(x, kind)] for kind in (Key, Shared))
+    first = {f: _key_of_tree(x) if isinstance(x, Key) else x for f, x in slots.items()}
 
     def decorate(rule: Callable[..., Any]) -> Any:
-        own, last = named(rule, 4), [p.name for p in named(then, 1)] if then else []
+        own = named(rule, 4)
         after = [p for p in named(then, 1) if p.name not in {x.name for x in own}] if then else []
         known = {p.name for p in (*own, *after)}
-        of_slots = {name: x for slot in kinds.values() for name, x in arguments_of(slot).items()}
+        of_slots = {name: x for slot in slots.values() for name, x in arguments_of(slot).items()}
+        of_slots |= dict.fromkeys(reads.split())
         of_slots |= {} if known & LIFTED.keys() else LIFTED
-        seeds = [x.seed for x in kinds.values() if isinstance(x, Key) and isinstance(x.seed, str)]
+        seeds = [x.seed for x in slots.values() if isinstance(x, Key) and isinstance(x.seed, str)]
+        one = OneMatrix(rule, State, keys, shared, [*LIFTED, *seeds])
 
-        def given(gs: list[Array], s: Any, tree: Tree, t: Any, **arguments: Any) -> Any:
-            whole = functools.partial(then, **{name: arguments[name] for name in last}) if then else None
-            hyper = {p.name: arguments[p.name] for p in own if p.name not in seeds}
-            found = of_matrices(Declared(tree.label, rule, State, kinds), gs, s, t, tree, arguments, hyper, whole)
-            return found.pop("u"), s._replace(**found)
+        def of_stack(gs: Array, s: Any, p: None, t: Array, *, stack: Stack, **hyper: Any) -> tuple[Array, Any]:
+            return one.of_stack(gs, s, t, stack, hyper)
 
         by_name = inspect.Parameter.KEYWORD_ONLY
-        places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("gs", "s", "tree", "t")]
         lifted = [inspect.Parameter(name, by_name, default=x) for name, x in of_slots.items() if name not in known]
-        functools.update_wrapper(given, rule)
-        _sign(given, [*places, *own, *after, *lifted])
+        places = list(inspect.signature(of_stack).parameters.values())[:4]
+        functools.update_wrapper(of_stack, rule)
+        _sign(of_stack, [*places, *own, *after, *lifted])
         settings = [p.name for p in (*own, *after, *lifted) if p in after or p.name in of_slots or p.name in LIFTED]
-        return treewise(State, settings, growth, **{f: as_declared(x) for f, x in kinds.items()})(given)
+        fields = {"kind": OfMatrices, "one": one, "then": then}
+        return maker_of("matrixwise", State, first, None, Special(settings=settings), growth, **fields)(of_stack)
 
     return decorate
 
 
-_KINDS = (Slot, Moment, Shared, Key)
+def _key_of_tree(key: Key) -> Whole:
+    def fresh(params: Params, arguments: Mapping[str, Any]) -> Array:
+        return fresh_key(arguments[key.seed] if isinstance(key.seed, str) else key.seed)
+
+    return Whole(fresh, seen=True)
+
+
+def _is_slot(x: Any) -> bool:
+    """Whether each stack may have such a slot."""
+    return isinstance(x, Moment | Factor | Only | Stored) or callable(x) and not isinstance(x, type | Whole | Planned)
 
 
 def _sign(f: Any, parameters: Sequence[inspect.Parameter]) -> None:

@@ -1,17 +1,35 @@
 """GaLore: a method run on gradients projected to a few dimensions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.core.types import Count, Dimensions, DTypeLike, Finite, Mask, OptState, Params, Rate, Size, Steps, Transform
+from gdjax.core.part import Step
+from gdjax.core.types import (
+    Count,
+    Dimensions,
+    DTypeLike,
+    Finite,
+    Mask,
+    OptState,
+    Params,
+    Rate,
+    Size,
+    Steps,
+    Transform,
+    Updates,
+)
 from gdjax.leaf_roles.plan import Leaf, plan_of
-from gdjax.lift.leafwise import Hyper, hyper, treewise
+from gdjax.lift.all_leaves import leaves_of
+from gdjax.lift.leafwise import Hyper, hyper, maker_of
+from gdjax.lift.rule import Leafwise
+from gdjax.lift.rule_checks import Special
 from gdjax.lift.slots import Planned, Tree, Whole
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
@@ -71,68 +89,100 @@ class _Projection(NamedTuple):
         return self.leaf.axes.from_matrices(x, self.leaf.shape)
 
 
-def _projections(label: str, tree: Params, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
-    """For each leaf how it is projected; None where it is not."""
-    numbers = dimensions
-    if matrices.is_numbers(dimensions):  # for all that can be matrices
-        numbers = lambda tree: jax.tree.map(lambda x: dimensions if jnp.ndim(x) >= 2 else None, tree)
-    out: list[_Projection | None] = []
-    for leaf in plan_of(label, tree, numbers).leaves:
-        if leaf.axes.batch:
-            given = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
-            missing = f"dimension numbers {given} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
-            raise ValueError(f"{label}: {leaf.path}: {missing}")
-        left = (leaf.rows >= leaf.columns) == (side == "long")
-        out.append(_Projection(leaf, min(rank, leaf.rows, leaf.columns), left) if leaf.is_matrix else None)
-    return out
+class _Projections(NamedTuple):
+    """How the gradients of a tree are projected, see `galore`."""
 
+    rank: int
+    side: str
+    dimensions: Any
 
-def _low(params: Params, given: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
-    """For each leaf zeros shaped like P (`which` 0) or R (1); where nothing is projected, `other` of the parameter."""
-    label = "gdjax.scale_by_galore"
-    each = _projections(label, params, given["rank"], given["side"], given["dimensions"])
-    out = []
-    for p, a in zip(jax.tree.leaves(params), each, strict=True):
-        dtype = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
-        out.append(other(p) if a is None else meshes.zeros_along(p, (), dtype, a.sizes()[which]))
-    return out
+    def of(self, label: str, tree: Params) -> list[_Projection | None]:
+        """For each leaf how it is projected; None where it is not."""
+        numbers = self.dimensions
+        if matrices.is_numbers(numbers):  # for all that can be matrices
+            numbers = lambda tree: jax.tree.map(lambda x: self.dimensions if jnp.ndim(x) >= 2 else None, tree)
+        out: list[_Projection | None] = []
+        for leaf in plan_of(label, tree, numbers).leaves:
+            if leaf.axes.batch:
+                given = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
+                missing = f"dimension numbers {given} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
+                raise ValueError(f"{label}: {leaf.path}: {missing}")
+            left = (leaf.rows >= leaf.columns) == (self.side == "long")
+            rank = min(self.rank, leaf.rows, leaf.columns)
+            out.append(_Projection(leaf, rank, left) if leaf.is_matrix else None)
+        return out
+
+    def zeros(self, label: str, params: Params, which: int, other: Callable[[Any], Any]) -> list[Any]:
+        """For each leaf zeros shaped like P (`which` 0) or R (1); `other` of a parameter that is not projected."""
+        out = []
+        for p, a in zip(jax.tree.leaves(params), self.of(label, params), strict=True):
+            dtype = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
+            out.append(other(p) if a is None else meshes.zeros_along(p, (), dtype, a.sizes()[which]))
+        return out
 
 
 def _first_projectors(params: Params, given: Mapping[str, Any]) -> list[Any]:
-    return _low(params, given, 0, lambda p: MaskedNode())
+    return given["projections"].zeros(given["label"], params, 0, lambda p: MaskedNode())
 
 
 def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
-    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
+    low = given["projections"].zeros(given["label"], params, 1, lambda p: p)
+    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(low))
 
 
-@treewise(
-    GaLoreState, projector=Planned(_first_projectors, "rank side dimensions"),
-    base_optimizer_state=Whole(_first_inner, "base_optimizer"),
-)  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class _GaLore(Leafwise):
+    """The rule of the projectors, and behind it the inner transform on projected gradients."""
+
+    of_tree = True
+
+    def steps(self, state: OptState) -> Iterator[Step] | None:
+        """It does not join a pass over the leaves."""
+
+    def update(self, updates: Updates, state: Any, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
+        """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
+        gradients, new = super().update(updates, state, params)
+        tree = leaves_of([self], gradients, params).tree(self.label, extra_args)
+        gs, ps = tree.chosen(tree.entries), tree.listed("state.projector", new.projector)
+        scale, given = self.hyperparams(state)["scale"], self.settings
+        each = _of_each(tree, given["projections"])
+        rows = zip(each, gs, ps, strict=True)
+        low = [g if a is None else meshes.partitioned(a.down, None, g, p) for a, g, p in rows]
+        us, inner = tree.updated(given["base_optimizer"], low, state.base_optimizer_state)
+        for i, (a, g) in enumerate(zip(each, gs, strict=True)):
+            if a is not None:
+                u = meshes.partitioned(a.up, g, us[i], ps[i], scale, g.dtype)
+                us[i] = numerics.spoiled(u, g.astype(u.dtype)).astype(g.dtype)
+        return tree.unflattened(us), new._replace(base_optimizer_state=inner)
+
+
+def _of_each(tree: Tree, projections: _Projections) -> list[_Projection | None]:
+    return tree.of_each(projections.of(tree.label, tree.structure.unflatten(tree.entries)))
+
+
 def _galore(
-    gs: list[Array], s: GaLoreState, tree: Tree, t: Array,
-    update_proj_gap: hyper.Steps, scale: Hyper, rank: Count = 128, side: str = "long", dimensions: Any = None,
-    base_optimizer: Any = None,
-) -> tuple[list[Array], GaLoreState]:  # fmt: skip
-    """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
-    each = tree.of_each(_projections(tree.label, tree.unflattened(gs), rank, side, dimensions))
-    projected = {i: a for i, a in enumerate(each) if a is not None}
-    for i, a in projected.items():
-        checks.slot(tree.label, a.leaf.path, "projector", s.projector[i], a.sizes()[0], "that of the gradient")
+    g: Array, s: GaLoreState, p: Array, t: Array,
+    update_proj_gap: hyper.Steps, scale: Hyper, projections: Any = None, base_optimizer: Any = None,
+) -> tuple[Array, GaLoreState]:  # fmt: skip
+    """The gradient as it is, and P_t. `projections` is that of the leaf, or None."""
+    if projections is None:
+        return g, s
 
-    def refreshed(olds: dict[int, Array]) -> dict[int, Array]:
-        of = lambda a, g, old: meshes.partitioned(lambda g: a.projector(g).astype(old.dtype), old, g)
-        return {i: of(projected[i], gs[i], old) for i, old in olds.items()}
+    def refreshed(old: Array) -> Array:
+        return meshes.partitioned(projections.projector, old, g).astype(old.dtype)
 
     due = (s.count - 1) % update_proj_gap == 0
-    ps = meshes.cond(due, refreshed, lambda olds: olds, {i: s.projector[i] for i in projected})
-    low = [meshes.partitioned(projected[i].down, None, g, ps[i]) if i in ps else g for i, g in enumerate(gs)]
-    us, state = tree.updated(base_optimizer, low, s.base_optimizer_state)
-    for i, a in projected.items():
-        u = meshes.partitioned(a.up, gs[i], us[i], ps[i], scale, gs[i].dtype)
-        us[i] = numerics.spoiled(u, gs[i].astype(u.dtype))
-    return us, s._replace(projector=[ps.get(i, old) for i, old in enumerate(s.projector)], base_optimizer_state=state)
+    projector = meshes.cond(due, refreshed, lambda old: old, s.projector)
+    return g, s._replace(projector=projector)
+
+
+_SLOTS = {
+    "projector": Planned(_first_projectors, "projections"),
+    "base_optimizer_state": Whole(_first_inner, "base_optimizer"),
+}
+_by_galore = maker_of(
+    "leafwise", GaLoreState, _SLOTS, None, Special({"projections": _of_each}), None, kind=_GaLore
+)(_galore)  # fmt: skip
 
 
 @transform
@@ -154,7 +204,7 @@ def scale_by_galore(
     """
     inner = scale_by_adam() if base_optimizer is None else base_optimizer
     base.check_transform("gdjax.scale_by_galore", "base_optimizer", inner)
-    return _galore(update_proj_gap, scale, rank, side, weight_dimension_numbers, inner)
+    return _by_galore(update_proj_gap, scale, _Projections(rank, side, weight_dimension_numbers), inner)
 
 
 @transform

@@ -10,9 +10,10 @@ from gdjax.core.number_domains import POSITIVE
 from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import Hyper, hyper
+from gdjax.matrices.blocks import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Along, Basis, Block, Side, Sides
+from gdjax.matrices.slots import Along, Basis, Block, Side
 from gdjax.numerics import Array, abs_sq
 from gdjax.optimizers.with_adam import with_adam
 

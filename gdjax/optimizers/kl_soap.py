@@ -7,9 +7,10 @@ from gdjax.core.number_domains import POSITIVE
 from gdjax.core.types import Bound, Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import hyper
+from gdjax.matrices.blocks import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Block, Sides
+from gdjax.matrices.slots import Block
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
 from gdjax.optimizers.soap import adam_in_bases

@@ -1,7 +1,8 @@
 """PSGD: momentum whitened by a Kronecker-factored preconditioner that is fitted by gradient descent."""
 
+import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -12,11 +13,11 @@ from gdjax.core.number_domains import AtLeast
 from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Positive, Probability, Rate, Roles, Size
 from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import hyper
-from gdjax.lift.slots import Key, Shared, start
+from gdjax.lift.slots import Factor, Key, New, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Block, Slot, Stack
+from gdjax.matrices.slots import Block
 from gdjax.numerics import Array, debias, unit_and_norm
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule
@@ -40,37 +41,22 @@ SaveMode = Literal["one_diag", "all_diag"] | None
 PROBABILITY = precond_update_prob_schedule()
 
 
-@dataclass(frozen=True)
-class Root(Slot):
-    """A slot that is square along the rows, side 0, or the columns, side 1: it starts at a power of a scale, times I.
+def _root(p: Array, arguments: Mapping[str, Any], side: int, power: float) -> Array:
+    """A square along the rows, side 0, or the columns, side 1: a power of a scale, times I.
 
     That of a long side, of a side of length 1, and of those that `memory_save_mode` says, is the diagonal, (n, 1).
     """
-
-    side: int
-    power: float
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return {"precond_init_scale": 1.0, "max_size_triangular": 8192, "memory_save_mode": None}
-
-    def start(self, stack: Stack) -> Any:
-        (rows, columns), n, given = stack.sides, stack.sides[self.side], stack.given
-        longer = int(rows <= columns)
-        diagonal = {None: (), "one_diag": (longer,), "all_diag": (0, 1)}[given["memory_save_mode"]]
-        scale = jnp.asarray(start("precond_init_scale", given), stack.real()) ** self.power
-        if n <= 1 or n > given["max_size_triangular"] or self.side in diagonal:
-            return stack.zeros(stack.real(), n, 1) + scale
-        own = stack.own()
-        return scale.astype(own) * stack.identities(own, n)
+    (rows, columns), n = p.shape, p.shape[side]
+    longer, real = int(rows <= columns), numerics.real_dtype(p.dtype)
+    diagonal = {None: (), "one_diag": (longer,), "all_diag": (0, 1)}[arguments["memory_save_mode"]]
+    scale = jnp.asarray(start("precond_init_scale", arguments), real) ** power
+    if n <= 1 or n > arguments["max_size_triangular"] or side in diagonal:
+        return jnp.full((n, 1), scale, real)
+    return scale.astype(p.dtype) * jnp.eye(n, dtype=p.dtype)
 
 
-@dataclass(frozen=True)
-class Constants(Slot):
-    """A real number for each side."""
-
-    def start(self, stack: Stack) -> Any:
-        return stack.zeros(stack.real(), 1, 2)
+def _roots(power: float) -> list[Any]:
+    return [functools.partial(_root, side=side, power=power) for side in (0, 1)]
 
 
 def period(probability: Any) -> int | None:
@@ -84,7 +70,8 @@ def period(probability: Any) -> int | None:
 
 @matrixwise(
     PSGDKronState, update_counter=Shared(0, jnp.int32), mu=Block(dtype="mu_dtype"), key=Key("key"),
-    Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(), growth="eigenbasis",
+    Q=_roots(0.5), P=_roots(1), L=Factor((New(1), New(2))),  # of the Lipschitz constants a number for each side
+    reads="precond_init_scale max_size_triangular memory_save_mode", growth="eigenbasis",
 )  # fmt: skip
 def scale_by_psgd_kron(
     G: Array, s: PSGDKronState, p: Array, t: Array,

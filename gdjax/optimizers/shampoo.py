@@ -14,10 +14,11 @@ from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, ScalarOrSch
 from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg import bases
+from gdjax.matrices.blocks import Sides
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Basis, Block, Side, Sides
+from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.with_adam import with_adam

@@ -9,9 +9,10 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Bound, Count, Decay, DType, Mask, Rate, Roles, Size, Steps
 from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import Hyper, hyper
+from gdjax.matrices.blocks import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Basis, Block, Side, Sides
+from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.with_adam import with_adam
 

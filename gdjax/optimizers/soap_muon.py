@@ -13,9 +13,10 @@ from gdjax.leaf_roles.plan import routing
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar, coefficients
+from gdjax.matrices.blocks import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, normalized, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Basis, Block, Side, Sides
+from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array
 from gdjax.optimizers.soap import with_factors
 from gdjax.optimizers.with_adam import with_adam
