@@ -89,45 +89,44 @@ class _Projection(NamedTuple):
         return self.leaf.axes.from_matrices(x, self.leaf.shape)
 
 
-class _Projections(NamedTuple):
-    """How the gradients of a tree are projected, see `galore`."""
+def _matrices(label: str, tree: Params, dimensions: Any) -> list[Leaf | None]:
+    """For each leaf how it is a matrix; None where it is not projected."""
+    numbers = dimensions
+    if matrices.is_numbers(dimensions):  # for all that can be matrices
+        numbers = lambda tree: jax.tree.map(lambda x: dimensions if jnp.ndim(x) >= 2 else None, tree)
+    out: list[Leaf | None] = []
+    for leaf in plan_of(label, tree, numbers).leaves:
+        if leaf.axes.batch:
+            given = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
+            missing = f"dimension numbers {given} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
+            raise ValueError(f"{label}: {leaf.path}: {missing}")
+        out.append(leaf if leaf.is_matrix else None)
+    return out
 
-    rank: int
-    side: str
-    dimensions: Any
 
-    def of(self, label: str, tree: Params) -> list[_Projection | None]:
-        """For each leaf how it is projected; None where it is not."""
-        numbers = self.dimensions
-        if matrices.is_numbers(numbers):  # for all that can be matrices
-            numbers = lambda tree: jax.tree.map(lambda x: self.dimensions if jnp.ndim(x) >= 2 else None, tree)
-        out: list[_Projection | None] = []
-        for leaf in plan_of(label, tree, numbers).leaves:
-            if leaf.axes.batch:
-                given = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
-                missing = f"dimension numbers {given} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
-                raise ValueError(f"{label}: {leaf.path}: {missing}")
-            left = (leaf.rows >= leaf.columns) == (self.side == "long")
-            rank = min(self.rank, leaf.rows, leaf.columns)
-            out.append(_Projection(leaf, rank, left) if leaf.is_matrix else None)
-        return out
+def _projection(leaf: Leaf | None, given: Mapping[str, Any]) -> _Projection | None:
+    if leaf is None:
+        return None
+    left = (leaf.rows >= leaf.columns) == (given["side"] == "long")
+    return _Projection(leaf, min(given["rank"], leaf.rows, leaf.columns), left)
 
-    def zeros(self, label: str, params: Params, which: int, other: Callable[[Any], Any]) -> list[Any]:
-        """For each leaf zeros shaped like P (`which` 0) or R (1); `other` of a parameter that is not projected."""
-        out = []
-        for p, a in zip(jax.tree.leaves(params), self.of(label, params), strict=True):
-            dtype = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
-            out.append(other(p) if a is None else meshes.zeros_along(p, (), dtype, a.sizes()[which]))
-        return out
+
+def _low(params: Params, given: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
+    """For each leaf zeros shaped like P (`which` 0) or R (1); where nothing is projected, `other` of the parameter."""
+    out = []
+    leaves = _matrices("gdjax.scale_by_galore", params, given["dimensions"])
+    for p, leaf in zip(jax.tree.leaves(params), leaves, strict=True):
+        dtype, a = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p))), _projection(leaf, given)
+        out.append(other(p) if a is None else meshes.zeros_along(p, (), dtype, a.sizes()[which]))
+    return out
 
 
 def _first_projectors(params: Params, given: Mapping[str, Any]) -> list[Any]:
-    return given["projections"].zeros(given["label"], params, 0, lambda p: MaskedNode())
+    return _low(params, given, 0, lambda p: MaskedNode())
 
 
 def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
-    low = given["projections"].zeros(given["label"], params, 1, lambda p: p)
-    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(low))
+    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,45 +143,51 @@ class _GaLore(Leafwise):
         gradients, new = super().update(updates, state, params)
         tree = leaves_of([self], gradients, params).tree(self.label, extra_args)
         gs, ps = tree.chosen(tree.entries), tree.listed("state.projector", new.projector)
-        scale, given = self.hyperparams(state)["scale"], self.settings
-        each = _of_each(tree, given["projections"])
-        rows = zip(each, gs, ps, strict=True)
+        each = [_projection(leaf, self.settings) for leaf in _leaves(tree, self.settings["dimensions"])]
+        rows = list(zip(each, gs, ps, strict=True))
         low = [g if a is None else meshes.partitioned(a.down, None, g, p) for a, g, p in rows]
-        us, inner = tree.updated(given["base_optimizer"], low, state.base_optimizer_state)
-        for i, (a, g) in enumerate(zip(each, gs, strict=True)):
+        us, inner = tree.updated(self.settings["base_optimizer"], low, state.base_optimizer_state)
+        scale = self.hyperparams(state)["scale"]
+        for i, (a, g, p) in enumerate(rows):
             if a is not None:
-                u = meshes.partitioned(a.up, g, us[i], ps[i], scale, g.dtype)
+                u = meshes.partitioned(a.up, g, us[i], p, scale, g.dtype)
                 us[i] = numerics.spoiled(u, g.astype(u.dtype)).astype(g.dtype)
         return tree.unflattened(us), new._replace(base_optimizer_state=inner)
 
 
-def _of_each(tree: Tree, projections: _Projections) -> list[_Projection | None]:
-    return tree.of_each(projections.of(tree.label, tree.structure.unflatten(tree.entries)))
+def _leaves(tree: Tree, dimensions: Any) -> list[Leaf | None]:
+    """`_matrices` for the leaves with gradients."""
+    leaves = _matrices(tree.label, tree.structure.unflatten(tree.entries), dimensions)
+    return tree.of_each([leaf and leaf._replace(path="") for leaf in leaves])  # equal leaves share one trace
+
+
+def _of_all(tree: Tree, x: Any) -> list[Any]:
+    return [x] * sum(tree.trained)
 
 
 def _galore(
     g: Array, s: GaLoreState, p: Array, t: Array,
-    update_proj_gap: hyper.Steps, scale: Hyper, projections: Any = None, base_optimizer: Any = None,
+    update_proj_gap: hyper.Steps, scale: Hyper, rank: Count = 128, side: str = "long", dimensions: Any = None,
+    base_optimizer: Any = None,
 ) -> tuple[Array, GaLoreState]:  # fmt: skip
-    """The gradient as it is, and P_t. `projections` is that of the leaf, or None."""
-    if projections is None:
+    """The gradient as it is, and P_t. `dimensions` say how the leaf is a matrix, None if it is not projected."""
+    projection = _projection(dimensions, {"rank": rank, "side": side})
+    if projection is None:
         return g, s
 
     def refreshed(old: Array) -> Array:
-        return meshes.partitioned(projections.projector, old, g).astype(old.dtype)
+        return meshes.partitioned(projection.projector, old, g).astype(old.dtype)
 
     due = (s.count - 1) % update_proj_gap == 0
-    projector = meshes.cond(due, refreshed, lambda old: old, s.projector)
-    return g, s._replace(projector=projector)
+    return g, s._replace(projector=meshes.cond(due, refreshed, lambda old: old, s.projector))
 
 
 _SLOTS = {
-    "projector": Planned(_first_projectors, "projections"),
+    "projector": Planned(_first_projectors, "rank side dimensions"),
     "base_optimizer_state": Whole(_first_inner, "base_optimizer"),
 }
-_by_galore = maker_of(
-    "leafwise", GaLoreState, _SLOTS, None, Special({"projections": _of_each}), None, kind=_GaLore
-)(_galore)  # fmt: skip
+_STATIC = Special({"rank": _of_all, "side": _of_all, "dimensions": _leaves})
+_by_galore = maker_of("leafwise", GaLoreState, _SLOTS, None, _STATIC, None, kind=_GaLore)(_galore)
 
 
 @transform
@@ -204,7 +209,7 @@ def scale_by_galore(
     """
     inner = scale_by_adam() if base_optimizer is None else base_optimizer
     base.check_transform("gdjax.scale_by_galore", "base_optimizer", inner)
-    return _by_galore(update_proj_gap, scale, _Projections(rank, side, weight_dimension_numbers), inner)
+    return _by_galore(update_proj_gap, scale, rank, side, weight_dimension_numbers, inner)
 
 
 @transform
