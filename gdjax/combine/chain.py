@@ -42,8 +42,7 @@ class Chain(Part):
         order.check(self.label, self.parts, states, params)
         rate = next((i for i, tx in enumerate(self.parts[:-1]) if _descends(tx)), None)
         if rate is not None:
-            late = Chain(self.label, self.parts[rate + 1 :])
-            order.check_decay_after_rate(self.label, rate, self.parts, late, params)
+            order.check_decay_after_rate(self.label, rate, self.parts, params)
         return self.pack(states)
 
     def update(
@@ -168,9 +167,9 @@ def chain(*transforms: Transform) -> Any:
 
     Two learning rates in one chain, as in `chain(adam(1e-3), sgd(0.1))`, are a warning: each multiplies by -1. So is,
     in `init`, an average of the parameters (`params_ema`, `swa`, `schedule_free`, `lookahead`, or any whose state has
-    an `eval_params`) with a transform after it that changes the updates: it averages other parameters than yours. There
-    is no warning where masks, or functions that make them, give the two different leaves. And so is a decay, or another
-    positive multiple of the parameters, that comes after a learning rate: it makes them grow.
+    an `eval_params`) with a transform of this library after it that changes the updates: it averages other parameters
+    than yours. There is no warning where masks, or functions that make them, give the two different leaves. And so is
+    an `add_decayed_weights` that comes after a learning rate: it makes the parameters grow.
 
     Raises:
       TypeError: an argument is not a transform; the message gives its index.

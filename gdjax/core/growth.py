@@ -10,6 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+RATES = "learning_rate", "step_size", "step_size_fn"  # what an update is multiplied by
+
 
 class Law(NamedTuple):
     """The largest singular value of an update: inputs^a outputs^b start^c scale(rows, columns), times a constant.
@@ -40,6 +42,7 @@ LAWS = {
     "fits": Law(fits=True),
 }
 SAME, PARAMETER = "same", "parameter"  # as what comes in; that, times the root mean square of the parameter
+UNCHANGED, DECAY = "unchanged", "decay"  # what comes in; that, and the parameter times a number
 DIRECTION = "direction"  # as what comes in for a tree of one size, at a norm that does not depend on the norm of that
 
 
@@ -77,15 +80,15 @@ def _of_norm(rows: int, columns: int) -> float:
 
 def check_growth(maker: str, growth: Any) -> None:
     """Raises for a word that is no law."""
-    if isinstance(growth, str) and growth not in (known := [*LAWS, SAME, PARAMETER, DIRECTION]):
+    if isinstance(growth, str) and growth not in (known := [*LAWS, SAME, UNCHANGED, DECAY, PARAMETER, DIRECTION]):
         raise ValueError(f"gdjax.{maker}: growth is {growth!r}; there are {', '.join(known)}")
 
 
 def law_of(growth: Any, given: Any, before: Law, role: str) -> Law | str | None:
-    """What a rule says: a law, "same" (of "direction" too), "parameter", or None where that is unknown.
+    """What a rule says: a law, "parameter", "same" for all other words, or None where that is unknown.
 
     Args:
       growth: that, the name of a law, or a function `(arguments of the rule, law of what comes in, role) -> that`.
     """
     found: Any = growth(given, before, role) if callable(growth) else growth
-    return LAWS[found] if found in LAWS else SAME if found == DIRECTION else found
+    return LAWS[found] if found in LAWS else SAME if found in (UNCHANGED, DECAY, DIRECTION) else found

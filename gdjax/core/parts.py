@@ -199,7 +199,7 @@ def holding(
       **inner: from a field of the state to the inner transform whose state it is.
       at_once: whether the first update contains theirs; see `Inside`.
       also: extra arguments that `update` reads and its signature does not name.
-      growth: how the update grows with a matrix, where there are no inner transforms.
+      growth: how the update grows with a matrix; of a wrapper "same" if it changes some updates itself.
     """
     named = [Inside(tx, (GetAttrKey(name),), at_once=at_once) for name, tx in inner.items()]
     part = Pair((init, update), [*inside, *named], like, frozenset(also), growth=growth)

@@ -17,12 +17,13 @@ from gdjax.combine.chain import flips
 from gdjax.core import base
 from gdjax.core.parts import calls_of, owned, wrapped_by
 from gdjax.core.paths import path_of, paths_of
-from gdjax.core.types import OptState, Params, Transform, base_of, is_skipped
+from gdjax.core.types import OptState, Params, Transform, is_skipped
 from gdjax.inspection.cautions import at_largest_rates, cautions, waiting
 from gdjax.inspection.tabulate import Table, bytes_of, state_and_order
 from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
 from gdjax.leaf_roles.plan import Leaf
 from gdjax.lift import probe
+from gdjax.lift.order import first
 
 __all__ = ["explain"]
 
@@ -238,13 +239,6 @@ def _times(value: float, scheduled: bool, factors: Sequence[Any]) -> float | str
 
 def _short(x: float) -> str:
     return str(float(f"{x:.4g}"))
-
-
-def first(x: Any) -> float | None:
-    """A number, or a schedule at its first step; None where it is not known yet."""
-    x = base_of(x)
-    x = x(jnp.zeros((), jnp.int32)) if callable(x) else x
-    return None if isinstance(x, Tracer) else float(x)
 
 
 def _missing(path: str, x: Any) -> Explained:

@@ -55,7 +55,8 @@ def update_kinds(tx: Transform, shapes: Params, extra_args: Mapping[str, Any] | 
 
     def find(shapes: Params) -> list[str | None]:
         params, grads = numbers((shapes, gradients_like(shapes)), _few_bits())
-        grads = _times(grads, sizes)
+        with np.errstate(all="ignore"):
+            grads = jax.tree.map(lambda x: np.multiply.outer(np.asarray(sizes, x.dtype), x), grads)
         updates = tried(each, params, grads, cases)
         return [_fate(g, u, len(counts)) for g, u in zip(*map(jax.tree.leaves, (grads, updates)), strict=True)]
 
@@ -66,46 +67,6 @@ def _fate(g: Any, u: Any, finite: int) -> str | None:
     if not np.any(u[:finite]):
         return ZERO
     return SAME if u.shape == g.shape and np.all((u == g) | (u != u) & (g != g)) else None
-
-
-def state_grows(tx: Transform, shapes: Params) -> bool:
-    """Whether for zero gradients some update is the parameter times positive numbers, whatever the state.
-
-    Raises:
-      Exception: whatever `init` and `update` raise.
-    """
-    cases = [*itertools.product((1, -1, 2.0**6, -(2.0**-6)), (1, -1), (0, 1, 10, 10**4))]
-    sizes, signs, counts = (np.asarray(x, np.float32) for x in zip(*cases, strict=True))
-
-    def each(first: Params, params: Any, signs: Array, counts: Array) -> Any:
-        state = tx.init(with_keys(first))
-
-        def step(case: Any) -> Any:
-            of_keys = jax.tree.map(lambda p, x: x if p is None else p, case[0], with_keys(first), is_leaf=_is_none)
-            filled = jax.tree.map(lambda x: jnp.full_like(x, 0.5 * case[1]) if _inexact(x) else x, state)
-            grads = jax.tree.map(lambda p: None if p is None else jnp.zeros_like(p), case[0], is_leaf=_is_none)
-            return base.call_update(tx, grads, counted(filled, case[2]), of_keys, {})[0]
-
-        return jax.lax.map(step, (params, signs, counts))
-
-    def find(shapes: Params) -> bool:
-        first = numbers(shapes, _few_bits())
-        params = _times(jax.tree.map(lambda x: x if _inexact(x) else None, first), sizes)
-        found = [True] * len(jax.tree.leaves(params))
-        for unknown in (0.5, -0.5):
-            if any(found):
-                updates = tried(each, first, params, signs, counts, unknown=unknown)
-                leaves = zip(found, *map(jax.tree.leaves, (params, updates)), strict=True)
-                found = [up and p.size > 0 and bool(np.all((u * np.conj(p)).real > 0)) for up, p, u in leaves]
-        return any(found)
-
-    return _at_a_small_size(find, shapes)
-
-
-def _times(tree: ArrayTree, sizes: Any) -> Any:
-    """The arrays times each of some numbers, along a new first axis."""
-    with np.errstate(all="ignore"):
-        return jax.tree.map(lambda x: np.multiply.outer(np.asarray(sizes, x.dtype), x), tree)
 
 
 def _at_a_small_size(find: Callable[[Any], Any], shapes: ArrayTree) -> Any:
@@ -164,11 +125,10 @@ class Effects(Exception):
     """An update that prints or calls back to Python is not tried."""
 
 
-def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
+def tried(f: Callable[..., Any], *args: Any) -> Any:
     """`f(*args)` of NumPy arrays, compiled and run at once, also inside a trace, with warnings ignored.
 
-    Args:
-      unknown: the value to take for tracers that f closes over, such as a traced learning rate.
+    A tracer that f closes over, such as a traced learning rate, is 0.5.
 
     Raises:
       Exception: whatever f raises.
@@ -179,7 +139,7 @@ def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
         closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
         if closed.effects:
             raise Effects
-        of = lambda x: np.full(x.shape, unknown).astype(x.dtype) if isinstance(x, Tracer) else x
+        of = lambda x: np.full(x.shape, 0.5).astype(x.dtype) if isinstance(x, Tracer) else x
         whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
         leaves = jax.tree.leaves(args)
         program = compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
@@ -238,11 +198,3 @@ def _integers(tx: Transform) -> Iterator[int]:
         yield from (x for x in call.arguments.values() if isinstance(x, int) and 0 <= x < 2**31)
     for inside in known(tx).inside():
         yield from () if inside.tx is None else _integers(inside.tx)
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
-
-
-def _inexact(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)

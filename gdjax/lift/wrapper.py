@@ -126,7 +126,7 @@ class Wrapped(Part):
 
     def init(self, params: Params) -> Any:
         inner, own = self.tx.init(params), self.own.init(params)
-        order.check_around(self.label, inner, lambda: replace(self, tx=base.identity()), params)
+        order.check_around(self.label, self.own, inner, params)
         return self._joined(inner, own)
 
     def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:

@@ -6,13 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 from gdjax.combine.sites import FROZEN, WRAPPER, Place, Site
 from gdjax.core import base
-from gdjax.core.growth import LAWS, PARAMETER, Law, law_of
+from gdjax.core.growth import LAWS, PARAMETER, RATES, Law, law_of
 from gdjax.core.part import Inside, Part, Step
 from gdjax.core.parts import known
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift.rule import Leafwise, state_of, steps_of
 
-RATES = "learning_rate", "step_size", "step_size_fn"
 Kind = Literal["rate", "decay", "eps", "start", "slow"]
 POWERS: dict[Kind, dict[str, float]] = {  # by kind and name the power of the gradient that a number is compared with
     "eps": {"eps": 1, "eps_root": 2},

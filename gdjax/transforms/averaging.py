@@ -309,7 +309,7 @@ def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
 
 @wrapper(
     ParamsEmaState, count=lambda s: s.step_count, step_count=Shared(0, jnp.int32), weight=Shared(), ema=_start,
-    growth="same",
+    growth="unchanged",
 )  # fmt: skip
 def params_ema(
     u: Array, g: Array, s: ParamsEmaState, p: Array, t: Array,
@@ -362,7 +362,7 @@ def params_ema(
 @wrapper(
     SWAState, count=lambda s: s.step_count,
     step_count=Shared(0, jnp.int32), averaged=Shared(0, jnp.int32), mean=_start,
-    growth="same",
+    growth="unchanged",
 )  # fmt: skip
 def swa(
     u: Array, g: Array, s: SWAState, p: Array, t: Array,
@@ -413,7 +413,7 @@ def swa(
 @wrapper(
     TailEmaState, count=lambda s: s.step_count,
     step_count=Shared(0, jnp.int32), blend=Shared("blend"), ema=_start,
-    growth="same",
+    growth="unchanged",
 )  # fmt: skip
 def tail_ema(
     u: Array, g: Array, s: TailEmaState, p: Array, t: Array,

@@ -24,12 +24,12 @@ class WeightDecaySchedule(NamedTuple):
     count: Array  # () int32, updates made so far
 
 
-@leafwise(scheduled=WeightDecaySchedule, growth="same")
+@leafwise(scheduled=WeightDecaySchedule, growth="decay")
 def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: hyper.Size) -> tuple[Array, EmptyState]:
     return decayed(g, p, weight_decay), s
 
 
-@leafwise(scheduled=WeightDecaySchedule, growth="same")
+@leafwise(scheduled=WeightDecaySchedule, growth="decay")
 def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: hyper.Size) -> tuple[Array, EmptyState]:
     return g + weight_decay * jnp.where(real_product(g, p) < 0, 0, p), s
 

@@ -181,7 +181,7 @@ def apply_if_finite(
         new, inner_state = apply_where(chosen, inner, updates, state.inner_state, params, extra_args)
         return new, ApplyIfFiniteState(count, finite, total, inner_state)
 
-    return holding(init, update, inner_state=inner)
+    return holding(init, update, inner_state=inner, growth="same")
 
 
 def _stay_finite(

@@ -100,7 +100,7 @@ def dynamic_loss_scale(
         fin_steps = jnp.where(finite & ~grows, steps, 0).astype(jnp.int32)
         return new, DynamicLossScaleState(inner_state, scale, fin_steps, finite, total)
 
-    return holding(init, update, inner_state=inner)
+    return holding(init, update, inner_state=inner, growth="same")
 
 
 @jax.jit

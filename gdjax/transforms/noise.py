@@ -158,7 +158,7 @@ def escape_saddles(
         last = jnp.where(stuck, state.count, state.last_noise)
         return updates, EscapeSaddlesState(numerics.safe_increment(state.count), last, rng_key, inner_state)
 
-    return holding(init, update, inner_state=inner)
+    return holding(init, update, inner_state=inner, growth="same")
 
 
 def _in_unit_ball(key: Array, like: Updates) -> Any:

@@ -112,7 +112,7 @@ def skip_spikes(
         total = jnp.where(skipped, numerics.safe_increment(state.total_skipped), state.total_skipped)
         return new, SkipSpikesState(inner_state, kept[0], kept[1], count, skipped, total)
 
-    return holding(init, update, inner_state=inner)
+    return holding(init, update, inner_state=inner, growth="same")
 
 
 def _is_spike(x: Array, xs: Array, count: Array, sigma_factor: Scalar) -> Array:

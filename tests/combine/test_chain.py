@@ -149,8 +149,6 @@ GROWS = {
     "cautious": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(1e-2, cautious=True)),
     "an array": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(jnp.array(1e-2))),
     "a schedule": gdjax.chain(gdjax.sgd(lambda count: 0.1), gdjax.add_decayed_weights(lambda count: 0.1)),
-    "of Optax": gdjax.chain(gdjax.adam(1e-3), optax.add_decayed_weights(1e-2)),
-    "by hand": gdjax.chain(gdjax.sgd(1e-3), ADDED),
     "not at once": gdjax.chain(gdjax.adam(1e-3), gdjax.clip(1.0), DECAY, gdjax.scale(0.5)),
     "a negative scale": gdjax.chain(gdjax.scale_by_adam(), gdjax.scale(-1e-3), DECAY),
     "in a chain": gdjax.chain(
@@ -168,6 +166,8 @@ DECAYS = {
     "turned later": gdjax.chain(gdjax.scale(-1.0), DECAY, gdjax.sgd(0.1)),
     "turned by an array": gdjax.chain(gdjax.scale(-1.0), DECAY, gdjax.sgd(jnp.array(0.1))),
     "bounded": gdjax.chain(gdjax.adam(1e-3), gdjax.keep_params_nonnegative()),
+    "of Optax, which hides what it does": gdjax.chain(gdjax.adam(1e-3), optax.add_decayed_weights(1e-2)),
+    "by hand, of which nothing is known": gdjax.chain(gdjax.sgd(1e-3), ADDED),
 }
 
 

@@ -245,7 +245,6 @@ NOT_LAST = {
     "group": (lambda: gdjax.partition({0: gdjax.chain(ema(SGD), gdjax.clip(1.0)), 1: SGD}, {"a": 0, "b": 1}), "clip"),
     "accumulation": (lambda: gdjax.chain(gdjax.MultiSteps(ema(SGD), 2), gdjax.scale(0.5)), "after params_ema"),
     "injected": (lambda: gdjax.inject_hyperparams(lambda r: gdjax.chain(ema(SGD), gdjax.scale(r)))(0.1), "scale"),
-    "optax_after": (lambda: gdjax.chain(ema(SGD), optax.scale(0.5)), r"optax.scale \(argument 1\)"),
     "optax_around": (lambda: gdjax.chain(optax.MultiSteps(ema(SGD), 2), gdjax.scale(0.5)), "after params_ema"),
     "optax_average": (
         lambda: gdjax.chain(optax.contrib.schedule_free(optax.sgd(0.1), 0.1), gdjax.scale(0.5)), "after schedule_free",
@@ -255,6 +254,7 @@ NOT_LAST = {
 LAST = {
     "whole": lambda: ema(gdjax.chain(gdjax.adam(0.1), gdjax.keep_params_nonnegative())),
     "identity": lambda: gdjax.chain(ema(SGD), gdjax.identity(), optax.identity(), gdjax.scale(1.0)),
+    "optax_after": lambda: gdjax.chain(ema(SGD), optax.scale(0.5)),  # nothing is known of it
     "monitors": lambda: gdjax.chain(
         ema(SGD), gdjax.snapshot("n", gdjax.global_norm), gdjax.monitor({"n": gdjax.global_norm})
     ),
