@@ -12,7 +12,7 @@ from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import BOUND, POSITIVE
 from gdjax.core.parts import holding
-from gdjax.core.types import Count, OptState, Params, Scalar, Updates
+from gdjax.core.types import Count, DTypeLike, OptState, Params, Scalar, Updates
 from gdjax.linalg import least_squares, vectors
 from gdjax.linalg.least_squares import Linear, Residuals
 from gdjax.linalg.matrices import highest
@@ -130,14 +130,7 @@ def gauss_newton(
     def init(params: Params) -> GaussNewtonState:
         checks.leaves(LABEL, "params", params)
         real = numerics.widest_real(params)
-
-        def zeros(p: Any) -> Any:
-            kind = jnp.result_type(p)
-            if jnp.issubdtype(kind, jnp.inexact):
-                kind = numerics.complex_dtype(real) if jnp.iscomplexobj(p) else real
-            return meshes.zeros_along(p, range(jnp.ndim(p)), kind)
-
-        scale = jax.tree.map(zeros, params) if damping is None else ()
+        scale = jax.tree.map(lambda p: _zeros(p, real), params) if damping is None else ()
         return GaussNewtonState(jnp.zeros((), real), scale, jnp.zeros((), bool))
 
     def update(
@@ -166,15 +159,7 @@ def gauss_newton(
             checks.slots(LABEL, updates, scale=state.scale)
             before = residuals.vector(trained(state.scale))
         linear, D = _linear(residuals, x, r, before, solver, cg_steps, jnp.asarray(cg_tol).astype(x.dtype))
-        d = 1 if D is None else _divisors(D)
-
-        def to_updates(s: Array) -> list[Array]:
-            us = residuals.leaves(unit * (s / d))
-            return [meshes.placed(u.astype(g.dtype), g) for u, g in zip(us, gs, strict=True)]
-
-        def after(us: list[Array]) -> Array:
-            return residuals.at([add(p, u) for p, u in zip(ps, us, strict=True)]) / unit
-
+        point = Point(residuals, ps, gs, unit, 1 if D is None else _divisors(D))
         sizes = jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])
         known = jnp.isfinite(sizes).all()
         share = jnp.asarray(radius if damping is None else damping).astype(x.dtype)
@@ -183,15 +168,23 @@ def gauss_newton(
         else:
             rule = _trust_region(linear, D * x / unit, share)
             of_limit, D = unit, jnp.where(known, D, before)
-            kept = [meshes.placed(d, g) for d, g in zip(residuals.leaves(D), gs, strict=True)]
-            scale = vectors.replaced(LABEL, state.scale, updates, kept)
+            Ds = [meshes.placed(d, g) for d, g in zip(residuals.leaves(D), gs, strict=True)]
+            scale = vectors.replaced(LABEL, state.scale, updates, Ds)
         old = state.limit.astype(x.dtype)
         tol = jnp.finfo(x.dtype).eps ** 0.75 if decrease_tol is None else decrease_tol
-        limit, us, steady = _tried(linear, rule, known, old / of_limit, r, to_updates, after, max_tries, tol)
+        limit, us, steady = _tried(point, linear, rule, known, old / of_limit, r, max_tries, tol)
         limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
         return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(limit, scale, steady)
 
     return holding(init, update)
+
+
+def _zeros(p: Any, real: DTypeLike) -> Array:
+    """The first D of a parameter."""
+    kind = jnp.result_type(p)
+    if jnp.issubdtype(kind, jnp.inexact):
+        kind = numerics.complex_dtype(real) if jnp.iscomplexobj(p) else real
+    return meshes.zeros_along(p, range(jnp.ndim(p)), kind)
 
 
 def _linear(
@@ -218,6 +211,23 @@ def _linear(
 
 def _divisors(D: Array) -> Array:
     return jnp.where(D > 0, D, 1)  # a column that has always been 0 has no part in s
+
+
+class Point(NamedTuple):
+    """The parameters from which steps are tried."""
+
+    residuals: Residuals
+    params: list[Array]
+    gradients: list[Array]
+    unit: Array  # () of r and s
+    divisors: Array | int  # (n,) D, without zeros
+
+    def updates(self, s: Array) -> list[Array]:
+        us = self.residuals.leaves(self.unit * (s / self.divisors))
+        return [meshes.placed(u.astype(g.dtype), g) for u, g in zip(us, self.gradients, strict=True)]
+
+    def residuals_after(self, us: list[Array]) -> Array:
+        return self.residuals.at([add(p, u) for p, u in zip(self.params, us, strict=True)]) / self.unit
 
 
 class Try(NamedTuple):
@@ -279,9 +289,8 @@ class Tries(NamedTuple):
 
 
 def _tried(
-    linear: Linear, rule: Rule, known: Array, old: Array, r: Array, to_updates: Callable[[Array], list[Array]],
-    after: Callable[[list[Array]], Array], most: int, tol: Any,
-) -> tuple[Array, list[Array], Array]:  # fmt: skip
+    point: Point, linear: Linear, rule: Rule, known: Array, old: Array, r: Array, most: int, tol: Any
+) -> tuple[Array, list[Array], Array]:
     """The limit of the next step, the updates of this one (zeros where no try is taken, else NaN if need be), and
     whether they hardly lower f.
     """
@@ -290,8 +299,8 @@ def _tried(
 
     def attempt(t: Tries) -> Tries:
         s, ends = rule.step(t.limit)
-        us = to_updates(s)
-        new = after(us)
+        us = point.updates(s)
+        new = point.residuals_after(us)
         # Of numbers nearly alike the difference of the sums would be rounding.
         decrease = highest(r - new, r + new) / 2
         Js = linear.push(s)
@@ -308,7 +317,7 @@ def _tried(
         return moves & ~t.taken & (t.count < most)
 
     limit = jnp.clip(jnp.where(old > 0, old, rule.first), rule.low, rule.high)
-    zeros = [jnp.zeros_like(u) for u in to_updates(g)]
+    zeros = [jnp.zeros_like(u) for u in point.updates(g)]
     start = Tries(limit, jnp.zeros((), jnp.int32), jnp.zeros((), bool), zeros, known & ~moves)
     end = meshes.while_loop(unfinished, attempt, start)
     fill = jnp.where(known, 0, jnp.nan)
