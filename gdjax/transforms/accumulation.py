@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -214,20 +214,14 @@ def accumulate(
         raise TypeError(f"{ACCUMULATE}: unreduced must be names of axes, got {unreduced!r}")
     own = {"last"} if weight is None else {"last", weight}
     axes = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
-
     every = checks.structural(ACCUMULATE, "every", every, 1)
     if noise_scale and (every == 1 or axes):
         why = "every=1 has one gradient" if every == 1 else f"unreduced over {sorted(axes)} they have none yet"
         raise ValueError(f"{ACCUMULATE}: noise_scale compares norms of gradients with that of their mean: {why}")
+    if every == 1:
+        return _without(own, inner)
     held = Inside(inner, (GetAttrKey("inner_state"),) * (1 + noise_scale), at_once=False)
     inner = with_noise_scale(inner) if noise_scale else inner
-    if every == 1:
-
-        def alone(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
-            rest = {name: x for name, x in extra_args.items() if name not in own}
-            return base.call_update(inner, updates, state, params, rest)
-
-        return holding(inner.init, alone, Inside(inner, ()), also=own)
 
     def init(params: Params) -> AccumulateState:
         checks.leaves(ACCUMULATE, "params", params)
@@ -242,15 +236,10 @@ def accumulate(
     ) -> tuple[Updates, AccumulateState]:
         checks.state(ACCUMULATE, state, AccumulateState)
         checks.gradients(ACCUMULATE, updates, params)
-        last, w = (
-            _last(last),
-            None if weight is None else checks.extra(ACCUMULATE, weight, extra_args.pop(weight, None)),
-        )
+        last = _last(last)
+        w = None if weight is None else checks.extra(ACCUMULATE, weight, extra_args.pop(weight, None))
         flat = leaves_of(ACCUMULATE, updates, "sums", state.sums, params)
-        for i, (g, *_) in zip(flat.trained, flat.chosen(), strict=True):
-            if (found := meshes.unreduced_axes(g)) != axes:
-                where, axes_of = f"params{jax.tree_util.keystr(flat.paths[i])}", (sorted(found), sorted(axes))
-                raise ValueError(f"{ACCUMULATE}: {where}: gradient unreduced over {axes_of[0]}, expected {axes_of[1]}")
+        _check_unreduced(flat, axes)
         first, n = state.count == 0, numerics.safe_increment(state.count)
         before = noted(state.inner_state, [g for g, *_ in flat.chosen()], w) if noise_scale else state.inner_state
         total = jnp.where(first, 0, state.weight) + jnp.asarray(1 if w is None else w).astype(jnp.float32)
@@ -281,6 +270,23 @@ def accumulate(
         return after([or_zero(emit, x) for x in sums], jnp.where(emit, 0, n), sums, inner_state)
 
     return holding(init, update, held, like="sums", also=own)
+
+
+def _without(names: Set[str], inner: Transform) -> GradientTransformation:
+    """The transform, without these arguments of `update`."""
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        rest = {name: x for name, x in extra_args.items() if name not in names}
+        return base.call_update(inner, updates, state, params, rest)
+
+    return holding(inner.init, update, Inside(inner, ()), also=names)
+
+
+def _check_unreduced(flat: WindowLeaves, axes: frozenset[str]) -> None:
+    for i, (g, *_) in zip(flat.trained, flat.chosen(), strict=True):
+        if (found := meshes.unreduced_axes(g)) != axes:
+            where = f"params{jax.tree_util.keystr(flat.paths[i])}"
+            raise ValueError(f"{ACCUMULATE}: {where}: gradient unreduced over {sorted(found)}, expected {sorted(axes)}")
 
 
 def _last(last: Any) -> Any:
