@@ -35,3 +35,10 @@ def test_the_way_of_a_gradient_is_walked_in_that_order():
     rest = iter(called)
     missing = [place for place in told if place not in rest]  # each after the one before it
     assert missing == []
+
+
+def test_the_page_is_short_and_has_few_words_of_its_own():
+    page = PAGE.read_text("utf-8")
+    words = page.partition("## Words of the inside")[2]
+    assert len(page.splitlines()) < 130
+    assert 15 < len(re.findall(r"^\| [a-z]", words, re.MULTILINE)) - 1 <= 25

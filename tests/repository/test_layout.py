@@ -263,7 +263,7 @@ def with_an_update(module: str) -> set[str]:
 
 
 def test_the_page_lists_the_transforms_with_an_update_of_their_own():
-    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    page = (ROOT / "docs" / "machine_room.md").read_text("utf-8")
     section = page.partition("## Transforms with an `update` of their own")[2].partition("\n## ")[0]
     rows = [row.split("|")[2] for row in section.splitlines() if row.startswith("| ")][1:]
     listed = [re.findall("`(.+?)`", part) for row in rows for part in row.split(";")]
