@@ -96,10 +96,10 @@ def or_zero(chosen: Array, x: Any) -> Array:
 def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any) -> tuple[Any, Any]:
     """The update u or 0, and the new or the old arrays of a state."""
     u = None if u is None else or_zero(chosen, u)
-    kept = [jax.lax.select(chosen, new, old) for new, old in zip(news, olds, strict=True)]
+    selected = [jax.lax.select(chosen, new, old) for new, old in zip(news, olds, strict=True)]
     # Everything here is computed from the old state: the parameters come first, so that it can be overwritten in place.
     first = None if u is None else new_parameter(p, u)
-    return u, [x if first is None or not jnp.issubdtype(x.dtype, jnp.inexact) else after(first, x) for x in kept]
+    return u, [x if first is None or not jnp.issubdtype(x.dtype, jnp.inexact) else after(first, x) for x in selected]
 
 
 def owners(tx: Transform, state: OptState, updates: Updates) -> dict[Any, list[int]]:

@@ -89,11 +89,11 @@ def _depths(depth_of: Any, embeddings: Any, path: str, leaf: Any) -> Depth | Non
     return range(1, len(leaf) + 1)
 
 
-def _number(paths: Sequence[tuple[str, Any]], found: Sequence[Depth | None]) -> int:
+def _number(paths: Sequence[tuple[str, Any]], depths: Sequence[Depth | None]) -> int:
     """The number of layers that a tree has."""
     if any(is_hidden(leaf) for _, leaf in paths):
         raise ValueError(f"{LABEL}: give num_layers: a mask hides leaves of the tree, and perhaps layers")
-    number = max((int(np.max(d)) for d in found if d is not None), default=0)
+    number = max((int(np.max(d)) for d in depths if d is not None), default=0)
     if paths and not number:
         raise ValueError(f"{LABEL}: depth_of finds no layer in {', '.join(path for path, _ in paths)}")
     return number

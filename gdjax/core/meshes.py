@@ -53,10 +53,10 @@ def dealt(number: int) -> tuple[int, ...]:
     return (number,) if home is None else (-(-number // home.size), home.size)
 
 
-def undealt(there: Array, number: int | None = None) -> Array:
+def undealt(stack: Array, number: int | None = None) -> Array:
     """A stack (k, D, ...) as (number, ...); without a number with the places that have no matrix."""
-    k, owners, *rest = there.shape
-    return there.reshape(k * owners, *rest)[:number]  # not -1: a matrix may have no elements
+    k, owners, *rest = stack.shape
+    return stack.reshape(k * owners, *rest)[:number]  # not -1: a matrix may have no elements
 
 
 def type_of(x: ArrayTree) -> Any:
@@ -101,8 +101,8 @@ def cond(chosen: ArrayLike, true: Callable[..., Any], false: Callable[..., Any],
     """`jax.lax.cond` for branches whose results may vary over different axes of a `shard_map`."""
     if not _in_shard_map():
         return jax.lax.cond(chosen, true, false, *operands)
-    own = varying_axes(chosen)
-    each = [[own | _varying(x) for x in jax.tree.leaves(jax.eval_shape(f, *operands))] for f in (true, false)]
+    common = varying_axes(chosen)
+    each = [[common | _varying(x) for x in jax.tree.leaves(jax.eval_shape(f, *operands))] for f in (true, false)]
     axes = [x | y for x, y in zip(*each, strict=False)]  # of each array; JAX says so where there are not as many
 
     def cast(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -215,8 +215,8 @@ def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> An
     places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]  # f closes over the rest, such as float0
 
     def inside(*arrays: Array) -> Any:
-        given = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
-        return f(*structure.unflatten(given.values()))
+        entries = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
+        return f(*structure.unflatten(entries.values()))
 
     spec = lambda x: PartitionSpec() if (how := division(x)) is None else how.spec
     specs = jax.tree.map(spec, like, is_leaf=lambda x: x is None)
@@ -291,8 +291,8 @@ HOST = "pinned_host"  # memory of the host that a device reads and writes direct
 
 def _axis_kinds(mesh: Any) -> list[str]:
     """For each axis of a mesh a text that contains "Auto", "Explicit" or "Manual"."""
-    found = getattr(mesh, "axis_types", None) or ()
-    return [str(kind) for kind in found] if isinstance(found, tuple) else ["Auto"] * len(mesh.axis_names)
+    kinds = getattr(mesh, "axis_types", None) or ()
+    return [str(kind) for kind in kinds] if isinstance(kinds, tuple) else ["Auto"] * len(mesh.axis_names)
 
 
 def not_automatic(mesh: Any) -> tuple[str, ...]:
@@ -316,8 +316,8 @@ def automatic(mesh: Mesh) -> Any:
 
 def on_one_device(mesh: Mesh) -> Mesh:
     """A mesh of the first device, with axes of the same names and kinds."""
-    found = getattr(mesh, "axis_types", None)
-    types: Any = {"axis_types": found} if isinstance(found, tuple) else {}
+    kinds = getattr(mesh, "axis_types", None)
+    types: Any = {"axis_types": kinds} if isinstance(kinds, tuple) else {}
     return Mesh(mesh.devices.reshape(-1)[:1].reshape((1,) * mesh.devices.ndim), mesh.axis_names, **types)
 
 
@@ -396,7 +396,7 @@ def branches(*args: Any, default: Callable[..., Any], **others: Callable[..., An
     for kind in WHERE.get().platforms:
         f = others.get(kind, default)
         kinds[f] = kinds.get(f, frozenset()) | {kind}
-    inside = {f: functools.partial(_where, mine, f) for f, mine in kinds.items()}
+    inside = {f: functools.partial(_where, platforms, f) for f, platforms in kinds.items()}
     return by_platform(*args, default=inside.get(default, default), **{k: inside.get(f, f) for k, f in others.items()})
 
 

@@ -81,9 +81,9 @@ def bound_arguments(
     try:
         return signature.bind(*args, **kwargs)
     except TypeError as e:
-        found = _unknown(label, signature, args, kwargs) or [str(e)]
+        problems = _unknown(label, signature, args, kwargs) or [str(e)]
     names = ", ".join(signature.parameters)
-    raise TypeError(f"{label}: {'; '.join(found)}; {f'its arguments are {names}' if names else 'it takes none'}")
+    raise TypeError(f"{label}: {'; '.join(problems)}; {f'its arguments are {names}' if names else 'it takes none'}")
 
 
 NOT_CALLED = "__gdjax_not_called__"  # an attribute of the functions that stand for `init` and `update` of a factory
@@ -122,18 +122,18 @@ def _unknown(label: str, signature: inspect.Signature, args: tuple[Any, ...], kw
     return messages
 
 
-def _hint(label: str, name: str, value: Any, valid: list[str], given: Mapping[str, Any]) -> str:
+def _hint(label: str, name: str, value: Any, valid: list[str], named: Mapping[str, Any]) -> str:
     """What to write in place of an unknown argument; "" where nothing is known."""
-    own = f"{label.removeprefix('gdjax.')}.{name}" if label.startswith("gdjax.") else name
-    if own in _ADVICE:
-        return _ADVICE[own]
-    ours = [x for x in _NAMES.get(own, _NAMES.get(name, ())) if x in valid]
+    path = f"{label.removeprefix('gdjax.')}.{name}" if label.startswith("gdjax.") else name
+    if path in _ADVICE:
+        return _ADVICE[path]
+    ours = [x for x in _NAMES.get(path, _NAMES.get(name, ())) if x in valid]
     if not ours:
-        near = difflib.get_close_matches(name, [x for x in valid if x not in given], 1)
+        near = difflib.get_close_matches(name, [x for x in valid if x not in named], 1)
         return f"perhaps {near[0]}" if near else ""
-    if taken := [x for x in ours if x in given]:
+    if taken := [x for x in ours if x in named]:
         hint = f"that is {taken[0]}, which is given too"
-        params = isinstance(given[taken[0]], Mapping | list | tuple | Iterator)  # as in torch.optim
+        params = isinstance(named[taken[0]], Mapping | list | tuple | Iterator)  # as in torch.optim
         return f"{hint}; parameters go to init(params)" if params else hint
     fits = isinstance(value, tuple | list) and len(value) == len(ours) > 1
     if fits and all(isinstance(x, int | float) for x in value):

@@ -52,14 +52,14 @@ def interval(text: str) -> Domain:
     Raises:
       ValueError: the text is no interval, or an empty one.
     """
-    found = _INTERVAL.fullmatch(text)
+    match = _INTERVAL.fullmatch(text)
     try:
-        low, high = (float(x) for x in found.group(2, 3)) if found else (math.nan, math.nan)
+        low, high = (float(x) for x in match.group(2, 3)) if match else (math.nan, math.nan)
     except ValueError:
         low = high = math.nan
-    if found is None or not low < high:
+    if match is None or not low < high:
         raise ValueError(f"{text!r} is no interval such as '[0, 1)', '(0, inf)' or '[-1, 1]'")
-    with_low, with_high = found[1] == "[", found[4] == "]"
+    with_low, with_high = match[1] == "[", match[4] == "]"
 
     def inside(x: float) -> bool:
         # What is below the end in float64 may be the end in float32, in which a step computes.

@@ -110,27 +110,27 @@ def factors_by_path(label: str, rules: Mapping[Any, Any], tree: ArrayTree, warn:
     """For each leaf, also without a gradient, the factor of the first rule that matches; 1 where none does."""
     paths = paths_of(tree, is_skipped)
     real = [not is_skipped(leaf) for _, leaf in paths]
-    found = [
-        [k for k, pattern in enumerate(rules) if own and matches(label, pattern, *item)]
-        for item, own in zip(paths, real, strict=True)
+    matching_rules = [
+        [k for k, pattern in enumerate(rules) if at and matches(label, pattern, *item)]
+        for item, at in zip(paths, real, strict=True)
     ]
     if warn and any(real):
-        own = [i for i, is_real in enumerate(real) if is_real]
-        warn_of_idle(label, "given the factor", rules, tree, [paths[i][0] for i in own], [found[i] for i in own])
+        at = [i for i, is_real in enumerate(real) if is_real]
+        warn_of_idle(label, "given the factor", rules, tree, [paths[i][0] for i in at], [matching_rules[i] for i in at])
     factors = list(rules.values())
-    return [factors[matching[0]] if matching else 1.0 for matching in found]
+    return [factors[matching[0]] if matching else 1.0 for matching in matching_rules]
 
 
 def warn_of_idle(
-    label: str, verb: str, rules: Mapping[Any, Any], tree: ArrayTree, paths: list[str], found: list[list[int]]
+    label: str, verb: str, rules: Mapping[Any, Any], tree: ArrayTree, paths: list[str], matching_rules: list[list[int]]
 ) -> None:
     """Warns of rules that decide for no leaf, but not under a mask, which may hide their leaves."""
     if is_masked(tree):
         return
     labels = list(rules.values())
-    used = {matching[0] for matching in found if matching}
+    used = {matching[0] for matching in matching_rules if matching}
     for k, pattern in enumerate(rules):
-        matched = [path for path, matching in zip(paths, found, strict=True) if k in matching]
+        matched = [path for path, matching in zip(paths, matching_rules, strict=True) if k in matching]
         if k in used or len(matched) == len(paths):
             continue
         why = f"rules before it match {', '.join(matched)}" if matched else f"it matches none of {', '.join(paths)}"

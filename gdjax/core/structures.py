@@ -120,9 +120,9 @@ def alike(label: str, updates: Updates, params: Params) -> None:
         flatten_like(label, ("updates", "params"), structure, updates, params)
 
 
-def _one_array_each(leaves: Iterable[Any], found: Iterable[Any]) -> bool:
+def _one_array_each(leaves: Iterable[Any], entries: Iterable[Any]) -> bool:
     """Whether no leaf that is not skipped meets several arrays."""
-    return not any(is_container(x) for of, x in zip(leaves, found, strict=True) if not is_skipped(of))
+    return not any(is_container(x) for of, x in zip(leaves, entries, strict=True) if not is_skipped(of))
 
 
 def mismatch(names: tuple[str, str], one: ArrayTree, other: ArrayTree) -> str:
@@ -141,18 +141,18 @@ def mismatch(names: tuple[str, str], one: ArrayTree, other: ArrayTree) -> str:
     return listed(lines, "; ") or f"{kinds[0]} and {kinds[1]} are of different types"
 
 
-def slip(given: ArrayTree, like: ArrayTree) -> str:
+def slip(tree: ArrayTree, like: ArrayTree) -> str:
     """What was probably done where `given` should have the structure of `like`; empty where nothing is known."""
-    if _is_scalar(given) and is_container(like):
+    if _is_scalar(tree) and is_container(like):
         return LOSS
-    if type(given) is not tuple or len(given) != 2:
+    if type(tree) is not tuple or len(tree) != 2:
         return ""
     structure = jax.tree.structure(like)
-    if jax.tree.structure(given[0]) == structure:
-        if is_state(given[1]):
+    if jax.tree.structure(tree[0]) == structure:
+        if is_state(tree[1]):
             return "tx.update returns a pair, (updates, state): pass the first"
         return "it is a pair of which the first fits: pass that alone"
-    if jax.tree.structure(given[1]) == structure:
+    if jax.tree.structure(tree[1]) == structure:
         return "jax.value_and_grad returns a pair, (value, gradient): pass the second"
     return ""
 

@@ -184,16 +184,16 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
         raise TypeError(f"{LABEL}: base must be a number, a scalar array or a schedule, got {base!r}")
     if callable(factors) and jax.tree.leaves(factors) == [factors]:
         return PerLeaf(base, None, factors)
-    found = PerLeaf(base, None, factors)
+    made = PerLeaf(base, None, factors)
     if isinstance(factors, Mapping) and all(isinstance(x, Number) for x in factors.values()):
-        found = PerLeaf(base, tuple(factors), tuple(factors.values()))
-    check_patterns(LABEL, found.patterns or ())
-    for x in jax.tree.leaves(found.factors, is_leaf=lambda x: x is None):
+        made = PerLeaf(base, tuple(factors), tuple(factors.values()))
+    check_patterns(LABEL, made.patterns or ())
+    for x in jax.tree.leaves(made.factors, is_leaf=lambda x: x is None):
         if not isinstance(x, Number) or isinstance(x, bool):
             raise TypeError(f"{LABEL}: a factor is {x!r}, not a number")
-    if not all(map(math.isfinite, found.constants())):
-        raise ValueError(f"{LABEL}: the factors must be finite, got {found.constants()}")
-    return found
+    if not all(map(math.isfinite, made.constants())):
+        raise ValueError(f"{LABEL}: the factors must be finite, got {made.constants()}")
+    return made
 
 
 def base_of(x: Any) -> Any:

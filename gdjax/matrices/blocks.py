@@ -123,14 +123,14 @@ class MatrixBlocks:
     @functools.cached_property
     def members(self) -> dict[Shape, list[Member]]:
         """For each stack the sources of its blocks, in order."""
-        found: dict[Shape, list[Member]] = {}
+        members: dict[Shape, list[Member]] = {}
         for i, (cut, is_complex) in enumerate(zip(self.cuts, self.complexes, strict=True)):
             for j, (number, rows, columns) in enumerate(cut.sizes if cut else []):
                 turned = rows > columns and self.layout.turns_tall_ones
                 m, n = (columns, rows) if turned else (rows, columns)
                 name = f"{m}x{n}" + (" complex" if is_complex else "")
-                found.setdefault((name, m, n), []).append(Member(i, j, number, turned))
-        return dict(sorted(found.items()))
+                members.setdefault((name, m, n), []).append(Member(i, j, number, turned))
+        return dict(sorted(members.items()))
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:
@@ -141,14 +141,14 @@ class MatrixBlocks:
         """The stack of blocks of that shape, from arrays for each leaf; zeros for a missing array."""
         real = numerics.widest_real([xs[x.leaf] for x in self.members[shape]])
         dtype = numerics.complex_dtype(real) if shape[0].endswith("complex") else real
-        found = []
+        parts = []
         for leaf, part, number, turned in self.members[shape]:
             if (x := xs[leaf]) is None or (cut := self.cuts[leaf]) is None:
-                found.append(jnp.zeros((number, *shape[1:]), dtype))
+                parts.append(jnp.zeros((number, *shape[1:]), dtype))
             else:
-                own = cut.blocks(x)[part].astype(dtype)
-                found.append(own.mT if turned else own)
-        return jnp.concatenate(found) if len(found) > 1 else found[0]
+                block = cut.blocks(x)[part].astype(dtype)
+                parts.append(block.mT if turned else block)
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def leaves(self, stacks: Stacks) -> list[Array | None]:
         """The arrays of the leaves with these blocks; None for a leaf without blocks."""
@@ -157,28 +157,28 @@ class MatrixBlocks:
             xs = write_order.parts(stacks[name], [x.number for x in members]) if len(members) > 1 else [stacks[name]]
             for member, x in zip(members, xs, strict=True):
                 parts[member.leaf, member.part] = x.mT if member.turned else x
-        of = lambda i, cut: cut.whole([parts[i, j] for j in range(len(cut.sizes))])
-        return [of(i, cut) if cut else None for i, cut in enumerate(self.cuts)]
+        whole = lambda i, cut: cut.whole([parts[i, j] for j in range(len(cut.sizes))])
+        return [whole(i, cut) if cut else None for i, cut in enumerate(self.cuts)]
 
     def only_there(
         self, xs: Sequence[Array | None], new: dict[str, Stacks], old: Mapping[str, Stacks]
     ) -> dict[str, Stacks]:
         """The new fields, with old values for the blocks of leaves whose array is missing."""
         for (name, *_), members in self.members.items():
-            there = np.concatenate([np.full(x.number, xs[x.leaf] is not None) for x in members])
-            lead = meshes.dealt(len(there))
-            own = np.pad(there, (0, math.prod(lead) - len(there))).reshape(lead)
-            for field in () if there.all() else new:
-                kept = lambda x, y: jnp.where(own.reshape(*lead, *[1] * (x.ndim - len(lead))), x, y)  # noqa: B023
-                new[field][name] = jax.tree.map(kept, new[field][name], old[field][name])
+            is_there = np.concatenate([np.full(x.number, xs[x.leaf] is not None) for x in members])
+            lead = meshes.dealt(len(is_there))
+            mask = np.pad(is_there, (0, math.prod(lead) - len(is_there))).reshape(lead)
+            for field in () if is_there.all() else new:
+                chosen = lambda x, y: jnp.where(mask.reshape(*lead, *[1] * (x.ndim - len(lead))), x, y)  # noqa: B023
+                new[field][name] = jax.tree.map(chosen, new[field][name], old[field][name])
         return new
 
 
-def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> MatrixBlocks:
+def blocks_for(label: str, tree: ArrayTree, arguments: Mapping[str, Any]) -> MatrixBlocks:
     """The blocks of a tree; `given` has the arguments that differ from `LIFTED`."""
-    given = {**LIFTED, **given}
-    layout = BlockLayout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
-    roles = given["roles"]
+    arguments = {**LIFTED, **arguments}
+    layout = BlockLayout(arguments["block_size"], arguments["sides"], arguments["max_precond_dim"]).checked(label)
+    roles = arguments["roles"]
     leaves = plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves
     cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]
     return MatrixBlocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)

@@ -53,13 +53,13 @@ def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[in
     Args:
       stacks: the cost of one of its matrices, and their number. Those of the first are spread first.
     """
-    found, done = {}, [0.0] * k
+    numbers, done = {}, [0.0] * k
     for stack, (cost, number) in stacks.items():
         share, rest = divmod(number, k)
         free = sorted(range(k), key=done.__getitem__)[:rest]  # the steps with least to do
-        found[stack] = [share + (step in free) for step in range(k)]
-        done = [d + cost * n for d, n in zip(done, found[stack], strict=True)]
-    return found
+        numbers[stack] = [share + (step in free) for step in range(k)]
+        done = [d + cost * n for d, n in zip(done, numbers[stack], strict=True)]
+    return numbers
 
 
 def in_turns(
@@ -114,11 +114,11 @@ def in_turns(
 
         def news(first: Array, olds: Sequence[Array], numbers: Sequence[Array]) -> list[Array]:
             pairs = zip(numbers, kinds, strict=True)
-            given = [x if kind is None else jax.random.wrap_key_data(x, impl=kind) for x, kind in pairs]
-            found = [jnp.asarray(x) for x in f(first, *olds, *given)]
-            if (got := [x.shape for x in found]) != (wanted := [x.shape for x in olds]):
+            operands = [x if kind is None else jax.random.wrap_key_data(x, impl=kind) for x, kind in pairs]
+            results = [jnp.asarray(x) for x in f(first, *olds, *operands)]
+            if (got := [x.shape for x in results]) != (wanted := [x.shape for x in olds]):
                 raise TypeError(f"gdjax.in_turns: f returned shapes {got} for olds of shapes {wanted}")
-            return [new.astype(old.dtype) for new, old in zip(found, olds, strict=True)]
+            return [new.astype(old.dtype) for new, old in zip(results, olds, strict=True)]
 
         numbers = [x if kind is None else jax.random.key_data(x) for x, kind in zip(factors, kinds, strict=True)]
         period = every if isinstance(every, int) and every <= LONGEST else None
@@ -207,19 +207,20 @@ class Turns:
             if any(batched[0]):
                 raise TypeError("gdjax.in_turns: every or due must be the same for all matrices")
             step, first, due = turn.now(self.count, when)
-            stack = lambda x, own: x if own else jnp.broadcast_to(x, (n, *x.shape))
-            olds, factors = (list(map(stack, xs, own)) for xs, own in ((olds, batched[1]), (factors, batched[2])))
-            own = [x for x, mine in zip(consts, batched[3], strict=True) if mine]
+            stack = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (n, *x.shape))
+            olds, factors = list(map(stack, olds, batched[1])), list(map(stack, factors, batched[2]))
+            stacked = [x for x, is_batched in zip(consts, batched[3], strict=True) if is_batched]
 
-            def of_one(olds: list[Array], factors: list[Array], own: list[Array]) -> list[Array]:
-                each = iter(own)
-                known = [next(each) if mine else x for x, mine in zip(consts, batched[3], strict=True)]
+            def of_one(olds: list[Array], factors: list[Array], stacked: list[Array]) -> list[Array]:
+                each = iter(stacked)
+                known = [next(each) if is_batched else x for x, is_batched in zip(consts, batched[3], strict=True)]
                 return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, known))(first, *olds, *factors))
 
             run = runs.now(self.owner, step)
             work = lambda olds, *others: _of_run(of_one, runs, run, olds, *others)
             still = lambda olds, *_: olds
-            news = work(olds, factors, own) if turn.period else meshes.cond(due, work, still, olds, factors, own)
+            operands = olds, factors, stacked
+            news = work(*operands) if turn.period else meshes.cond(due, work, still, *operands)
             return news, [True] * len(news)
 
         return kept(turn.when, olds, factors, closed.consts)
@@ -236,10 +237,10 @@ def _of_run(
     (start, number), most = run, runs.most
     low = jnp.minimum(start, len(olds[0]) - most)
     places = low + jnp.arange(most, dtype=low.dtype)
-    own = (places >= start) & (places < start + number)
+    in_run = (places >= start) & (places < start + number)
 
     def replaced(olds: list[Array], *others: list[Array]) -> list[Array]:
-        chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+        chosen = lambda new, old: jnp.where(in_run.reshape(-1, *[1] * (old.ndim - 1)), new, old)
         return list(map(chosen, jax.vmap(f)(olds, *others), olds))
 
     part = [[jax.lax.dynamic_slice_in_dim(x, low, most) for x in xs] for xs in (olds, *others)]

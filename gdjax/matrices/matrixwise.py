@@ -214,11 +214,11 @@ class OfMatrices(Leafwise):
             checks.gradient(self.label, functools.partial(leaves.where, i), leaves.gs[i], leaves.ps[i])
         count, stacks, _ = self.split(state)
         gs = tree.chosen(leaves.gs)
-        found, of_leaves = self._blocks(tree, gs, stacks)
+        blocks, of_leaves = self._blocks(tree, gs, stacks)
         hyper = {name: base_of(self.arguments[name]) for name in self.one.read} | self.scalars(count)
         arrays = {name: x for name, x in hyper.items() if isinstance(x, jax.Array | np.ndarray)}
         constants = {name: x for name, x in hyper.items() if name not in arrays}
-        run = functools.partial(self._updated, found, constants)
+        run = functools.partial(self._updated, blocks, constants)
         with within(PASS, selection=None):
             us, state = meshes.partitioned(run, (gs, state), of_leaves, state, arrays)
         us = [self._as_update(leaves.where(i), u, leaves.gs[i]) for i, u in zip(trained, us, strict=True)]
@@ -239,49 +239,49 @@ class OfMatrices(Leafwise):
         updates, gradients = tree.unflattened(gs), dict(zip(tree.chosen(tree.paths), gs, strict=True))
         missing = left_out(updates)
         like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
-        found = blocks_for(self.label, like, self.arguments)
-        leads = {name: meshes.dealt(n) for name, n in found.numbers.items()}
-        kept = {name: _lead([x[name] for x in stacks]) for x in stacks for name in x}
-        kept = {name: leads.get(name, ()) if lead is None else lead for name, lead in kept.items()} or leads
-        if leads != kept:
+        blocks = blocks_for(self.label, like, self.arguments)
+        leads = {name: meshes.dealt(n) for name, n in blocks.numbers.items()}
+        in_state = {name: _lead([x[name] for x in stacks]) for x in stacks for name in x}
+        in_state = {name: leads.get(name, ()) if lead is None else lead for name, lead in in_state.items()} or leads
+        if leads != in_state:
             paths = [jax.tree_util.keystr(path) for path in gradients or tree.paths]
             of = few(paths, 4) if gs else f"no gradient for {few(paths, 4)}"
             raise ValueError(
-                f"{self.label}: the state has {_listed(kept)}, the gradients are {_listed(leads)} ({of}); init(params) "
-                "anew after changing the parameters, and pass params to update where some have no gradient; the state "
-                "of a sharded step is for its own mesh, and step.saved(state) for any"
+                f"{self.label}: the state has {_listed(in_state)}, the gradients are {_listed(leads)} ({of}); "
+                "init(params) anew after changing the parameters, and pass params to update where some have no "
+                "gradient; the state of a sharded step is for its own mesh, and step.saved(state) for any"
             )
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(like)]
-        return found, [gradients.get(path) if cut else None for path, cut in zip(paths, found.cuts, strict=True)]
+        return blocks, [gradients.get(path) if cut else None for path, cut in zip(paths, blocks.cuts, strict=True)]
 
     def _updated(
-        self, found: MatrixBlocks, constants: Mapping[str, Any], gs: Sequence[Array | None], state: Any,
+        self, blocks: MatrixBlocks, constants: Mapping[str, Any], gs: Sequence[Array | None], state: Any,
         arrays: Mapping[str, Any],
     ) -> tuple[list[Array], Any]:  # fmt: skip
         """The updates of the leaves that have a gradient, and the new state."""
         hyper = {**constants, **arrays}
         stacks, sent = {}, {}
-        for shape, members in found.members.items():
-            x = found.stack(shape, gs)
+        for shape, members in blocks.members.items():
+            x = blocks.stack(shape, gs)
             sent[shape[0]] = _sent([gs[m.leaf] for m in members], x.dtype)
             stacks[shape[0]] = bounded(at_home.dealt(x.astype(sent[shape[0]])).astype(x.dtype), "summed")
-        traces = self._traces(found, stacks, state, hyper)
+        traces = self._traces(blocks, stacks, state, hyper)
         facts = [x.stack._replace(runs=runs) for x, runs in zip(traces, _spread(traces), strict=True)]
         settings = {k: x for k, x in self.settings.items() if k not in hyper} | {"stack": facts}
         rule = replace(self, hyper=hyper, settings=settings, static={"stack": lambda tree, facts: facts})
         directions, (new,) = fused([rule], stacks, [state], None, {})
-        parts = {name: at_home.gathered(u.astype(sent[name]), found.numbers[name]) for name, u in directions.items()}
-        us = self._after(found, [u for g, u in zip(gs, found.leaves(parts), strict=True) if g is not None], gs, hyper)
+        parts = {name: at_home.gathered(u.astype(sent[name]), blocks.numbers[name]) for name, u in directions.items()}
+        us = self._after(blocks, [u for g, u in zip(gs, blocks.leaves(parts), strict=True) if g is not None], gs, hyper)
         olds, news = ({f: getattr(s, f) for f in self.slots} for s in (state, new))
         shared = dict(zip(self.one.shared, traces[0].shared, strict=True)) if traces else {}
-        return us, new._replace(**found.only_there(gs, news, olds), **shared)
+        return us, new._replace(**blocks.only_there(gs, news, olds), **shared)
 
-    def _traces(self, found: MatrixBlocks, stacks: Stacks, state: Any, hyper: Mapping[str, Any]) -> list[Trace]:
+    def _traces(self, blocks: MatrixBlocks, stacks: Stacks, state: Any, hyper: Mapping[str, Any]) -> list[Trace]:
         """The rule for one matrix of each stack."""
         s = state._replace(count=numerics.safe_increment(state.count), **dict.fromkeys(self.slots))
-        traces, first, total = [], 0, sum(found.numbers.values())
-        for name, *sides in found.members:
-            number, g = found.numbers[name], stacks[name]
+        traces, first, total = [], 0, sum(blocks.numbers.values())
+        for name, *sides in blocks.members:
+            number, g = blocks.numbers[name], stacks[name]
             one = jax.tree.map(one_of, Matrices(g, {f: getattr(state, f)[name] for f in self.slots}))
             turns, shared = self._traced(name, one, s, numerics.widest_real(g), hyper)
             traces.append(Trace((sides[0], sides[1]), Stack(number, first, total, ()), turns, shared))
@@ -303,20 +303,20 @@ class OfMatrices(Leafwise):
             if type(e) in (TypeError, ValueError) and not str(e).startswith(self.label):
                 e.args = (f"{where}: {e}",)
             raise
-        kept = len(jax.tree.leaves(one))
-        if wrong := [f for i, f in enumerate(self.one.shared, kept) if inputs_of(closed, i)]:
+        number = len(jax.tree.leaves(one))
+        if wrong := [f for i, f in enumerate(self.one.shared, number) if inputs_of(closed, i)]:
             raise TypeError(f"{where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
-        return noted.noted, made_of_nothing(closed, kept)
+        return noted.noted, made_of_nothing(closed, number)
 
     def _after(
-        self, found: MatrixBlocks, us: list[Any], gs: Sequence[Array | None], hyper: Mapping[str, Any]
+        self, blocks: MatrixBlocks, us: list[Any], gs: Sequence[Array | None], hyper: Mapping[str, Any]
     ) -> list[Array]:
         """What `then` makes of the matrices of all leaves."""
         if self.then is None:
             return us
         known = {**self.arguments, **hyper}
         arguments = {p.name: known[p.name] for p in named(self.then, 1)}
-        leaves = [cut.leaf for cut, g in zip(found.cuts, gs, strict=True) if cut and g is not None]
+        leaves = [cut.leaf for cut, g in zip(blocks.cuts, gs, strict=True) if cut and g is not None]
         parts = [leaf.split(u) for leaf, u in zip(leaves, us, strict=True)]
         with promotion(*us):
             news = iter(self.then([x for xs in parts for x in xs], **arguments))
@@ -430,9 +430,9 @@ def matrixwise(
     first = {f: _key_of_tree(x) if isinstance(x, Key) else x for f, x in slots.items()}
 
     def decorate(rule: Callable[..., Any]) -> Any:
-        own = named(rule, 4)
-        after = [p for p in named(then, 1) if p.name not in {x.name for x in own}] if then else []
-        known = {p.name for p in (*own, *after)}
+        of_rule = named(rule, 4)
+        after = [p for p in named(then, 1) if p.name not in {x.name for x in of_rule}] if then else []
+        known = {p.name for p in (*of_rule, *after)}
         of_slots = {name: x for slot in slots.values() for name, x in arguments_of(slot).items()}
         of_slots |= dict.fromkeys(reads.split())
         of_slots |= {} if known & LIFTED.keys() else LIFTED
@@ -446,8 +446,8 @@ def matrixwise(
         lifted = [inspect.Parameter(name, by_name, default=x) for name, x in of_slots.items() if name not in known]
         places = list(inspect.signature(of_stack).parameters.values())[:4]
         functools.update_wrapper(of_stack, rule)
-        _sign(of_stack, [*places, *own, *after, *lifted])
-        settings = [p.name for p in (*own, *after, *lifted) if p in after or p.name in of_slots or p.name in LIFTED]
+        _sign(of_stack, [*places, *of_rule, *after, *lifted])
+        settings = [p.name for p in (*of_rule, *after, *lifted) if p in after or p.name in of_slots or p.name in LIFTED]
         fields = {"kind": OfMatrices, "one": one, "then": then}
         return maker_of("matrixwise", State, first, None, Special(settings=settings), growth, **fields)(of_stack)
 

@@ -105,18 +105,18 @@ def first_stacks(
     """
     if isinstance(params, type(placeholder())):
         return {field: jnp.zeros(()) for field in slots}
-    found, leaves = blocks_for(label, params, arguments), jax.tree.leaves(params)
+    blocks, leaves = blocks_for(label, params, arguments), jax.tree.leaves(params)
     stacks: dict[str, Stacks] = {field: {} for field in slots}
     each = _numbers_of_each(params, arguments)
-    for shape, members in found.members.items():
+    for shape, members in blocks.members.items():
         of = [each[m.leaf] for m in members]
         # Matrices of one shape mostly have one factor; else the geometric mean serves.
         means = {name: float(np.exp(np.mean([np.log(x[name]) for x in of]))) for name in of[0]}
         ps = [leaves[m.leaf] for m in members]
-        has = found.layout.has(*shape[1:])
+        has = blocks.layout.has(*shape[1:])
         for field, slot in slots.items():
             stacks[field][shape[0]] = _first(
-                label, slot, shape, found.numbers[shape[0]], ps, has, {**arguments, **means}
+                label, slot, shape, blocks.numbers[shape[0]], ps, has, {**arguments, **means}
             )
     return stacks
 
@@ -127,7 +127,7 @@ def _numbers_of_each(params: Params, arguments: Mapping[str, Any]) -> list[dict[
     bases = {k: start(k, {k: base_of(x)}) for k, x in numbers.items()}
     entries = jax.tree.leaves(params, is_leaf=is_skipped)
     each = factors_of_each(numbers, bases, params) if numbers else [{}] * len(entries)
-    return [{**bases, **own} for own, x in zip(each, entries, strict=True) if not is_skipped(x)]
+    return [{**bases, **products} for products, x in zip(each, entries, strict=True) if not is_skipped(x)]
 
 
 def _first(

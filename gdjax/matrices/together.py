@@ -56,16 +56,16 @@ def together(f: Callable[..., Any]) -> Callable[..., Any]:
         arrays = tuple(map(jnp.asarray, xs))
         if wrong := [x.shape for x in arrays if x.ndim < 2]:
             raise ValueError(f"gdjax.together takes matrices, (..., rows, columns), got shape {wrong[0]}")
-        given, batch = _Common.of(common), arrays[0].shape[:-2]
+        shared, batch = _Common.of(common), arrays[0].shape[:-2]
         one = [jax.ShapeDtypeStruct(x.shape[-2:], x.dtype) for x in arrays]
-        of_one = jax.make_jaxpr(lambda xs, numbers: f(*xs, **given.tree(numbers)), return_shape=True)
-        traced, shown = of_one(one, given.numbers)
+        of_one = jax.make_jaxpr(lambda xs, numbers: f(*xs, **shared.tree(numbers)), return_shape=True)
+        traced, shown = of_one(one, shared.numbers)
         if any(isinstance(x, Tracer) for x in traced.consts):
             raise TypeError("gdjax.together: f closes over an array of the rule; hand it over, together(f)(x, c=c)")
         results = [jnp.zeros((*batch, *y.shape), y.dtype) for y in jax.tree.leaves(shown)]
         like = [0 if (y.shape, y.dtype) == (arrays[0].shape, arrays[0].dtype) else y for y in results]
-        found = _met(InStacks(hashable(f)), arrays, None, like, given)
-        return tuple(found) if isinstance(shown, tuple) else found[0]
+        results = _met(InStacks(hashable(f)), arrays, None, like, shared)
+        return tuple(results) if isinstance(shown, tuple) else results[0]
 
     return called
 

@@ -63,29 +63,29 @@ def collectives_of_text(text: str) -> list[Collective]:
 
 def _computations(text: str) -> Mapping[str, list[str]]:
     """The lines of each computation, by its name."""
-    found: dict[str, list[str]] = {}
+    computations: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
         if line and not line[0].isspace() and line.endswith("{"):
             name = line.removeprefix("ENTRY ").lstrip("%").split(" ", 1)[0]
-            lines = found.setdefault(name, [])
+            lines = computations.setdefault(name, [])
         else:
             lines.append(line)
-    return found
+    return computations
 
 
 def _in_loops(bodies: Mapping[str, list[str]]) -> set[str]:
     """The computations in the bodies of loops, and those they call."""
     joined = {name: "\n".join(lines) for name, lines in bodies.items()}
-    waiting, found = [b for text in joined.values() for b in _BODY.findall(text)], set()
+    waiting, names = [b for text in joined.values() for b in _BODY.findall(text)], set()
     while waiting:
         name = waiting.pop()
-        if name in found or name not in joined:
+        if name in names or name not in joined:
             continue
-        found.add(name)
+        names.add(name)
         waiting += [*_BODY.findall(joined[name]), *_CALLED.findall(joined[name])]
         waiting += [c.strip().lstrip("%") for group in _BRANCHES.findall(joined[name]) for c in group.split(",")]
-    return found
+    return names
 
 
 def _row(op: Any, line: str, in_fusion: bool, in_loop: bool) -> Collective:
@@ -129,12 +129,12 @@ def dealt(stack: Array) -> Array:
     return _along(full, home, range(len(home.axis_names) + 1))
 
 
-def gathered(there: Array, number: int) -> Array:
+def gathered(stack: Array, number: int) -> Array:
     """The stack that was `dealt`, or that its owners made."""
     home = meshes.mesh()
     if home is None:
-        return there
-    return meshes.undealt(_along(there, home, reversed(range(len(home.axis_names) + 1))), number)
+        return stack
+    return meshes.undealt(_along(stack, home, reversed(range(len(home.axis_names) + 1))), number)
 
 
 def by_owners(f: Callable[..., Any], stacks: Any, common: Any = None) -> Any:
@@ -148,20 +148,20 @@ def by_owners(f: Callable[..., Any], stacks: Any, common: Any = None) -> Any:
     home = meshes.mesh()
     if home is None:
         return f(0, stacks, common)
-    there, names = PartitionSpec(None, home.axis_names), frozenset(home.axis_names)
+    spec, names = PartitionSpec(None, home.axis_names), frozenset(home.axis_names)
     leaves, structure = jax.tree.flatten(common)
     places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
 
-    def own(stacks: Any, arrays: list[Array]) -> Any:
+    def of_owner(stacks: Any, arrays: list[Array]) -> Any:
         known = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
         with meshes.owned_by(None):
-            mine = jax.tree.map(lambda x: x[:, 0], stacks)
-            made = f(jax.lax.axis_index(home.axis_names), mine, structure.unflatten(known.values()))
+            shares = jax.tree.map(lambda x: x[:, 0], stacks)
+            made = f(jax.lax.axis_index(home.axis_names), shares, structure.unflatten(known.values()))
         return jax.tree.map(lambda x: x[:, None], made)
 
     # Unchecked: a TPU's eigh is a loop that JAX writes without types of what varies.
-    specs: Any = {"in_specs": (there, PartitionSpec()), "out_specs": there}
-    mapped = jax.shard_map(own, mesh=home, axis_names=names, check_vma=False, **specs)
+    specs: Any = {"in_specs": (spec, PartitionSpec()), "out_specs": spec}
+    mapped = jax.shard_map(of_owner, mesh=home, axis_names=names, check_vma=False, **specs)
     return mapped(stacks, [leaves[i] for i in places])
 
 
@@ -176,13 +176,13 @@ def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array
     Each stack goes unpadded to its owner devices, where the others have zeros. There it is padded to the widest.
     """
     home, (rows, width), dtype = meshes.mesh(), stacks[0].shape[1:], stacks[0].dtype
-    given, first, places = jnp.zeros((1, home.size, rows, width), dtype), 0, []
+    stack, first, places = jnp.zeros((1, home.size, rows, width), dtype), 0, []
     for x in stacks:
         places.append(slice(first, first + len(x)))
-        own = dealt(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))))
-        given += jnp.pad(own, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[2])))
+        part = dealt(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))))
+        stack += jnp.pad(part, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[2])))
         first += len(x)
-    made = by_owners(lambda _, x, __: f(x), given)
+    made = by_owners(lambda _, x, __: f(x), stack)
     results = [gathered(made[..., : x.shape[2]], home.size) for x in stacks]
     return [y[place] for y, place in zip(results, places, strict=True)]
 
@@ -193,14 +193,14 @@ def tiles_of(shapes: Any, shares: Any) -> list[Any]:
     A hint, by shape: a partitioner does not find out by itself how a stack lies that comes back to them, and gathers
     it.
     """
-    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
+    tiles: dict[tuple[int, ...], tuple[Any, ...]] = {}
     for x, how in zip(jax.tree.leaves(shapes), jax.tree.leaves(shares), strict=True):
         axes = [entry if isinstance(entry, tuple) else (entry,) if entry else () for entry in how.spec]
         axes += [()] * (len(x.shape) - len(axes))
         if len(axes) > 1 and not any(axes[:-2]):
-            found.setdefault(tuple(x.shape[-2:]), tuple(axes[-2:]))
-            found.setdefault(tuple(x.shape[:-3:-1]), tuple(axes[:-3:-1]))
-    return list(found.items())
+            tiles.setdefault(tuple(x.shape[-2:]), tuple(axes[-2:]))
+            tiles.setdefault(tuple(x.shape[:-3:-1]), tuple(axes[:-3:-1]))
+    return list(tiles.items())
 
 
 def _filled(stack: Array, missing: int) -> Array:
