@@ -238,8 +238,8 @@ class Routes(Labels):
     def __call__(self, tree: ArrayTree) -> Any:
         names, rest = {"matrix": self.matrices}, self.groups[-1]
         plan = self.plan(tree, quiet=True)  # `init` asks for labels and warnings both, `update` for labels alone
-        found = [names.get(leaf.role, leaf.role) for leaf in plan.leaves]
-        return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in found])
+        names = [names.get(leaf.role, leaf.role) for leaf in plan.leaves]
+        return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in names])
 
     def plan(self, tree: ArrayTree, quiet: bool = False) -> MatrixPlan:
         return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)

@@ -56,4 +56,4 @@ def sites(tx: Transform, tree: ArrayTree = None, place: Place = (), groups: Any 
         around = groups if chained else groups | {(place, i)}
         yield from sites(x.tx, tree if tree is None else x.sees(tree), (*place, i), around)  # type: ignore[misc]
     if isinstance(part, Wrapped):
-        yield Site((*place, WRAPPER), name, part.own, part.own.growth, True, paths, groups)
+        yield Site((*place, WRAPPER), name, part.rule, part.rule.growth, True, paths, groups)

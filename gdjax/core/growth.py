@@ -46,7 +46,7 @@ UNCHANGED, DECAY = "unchanged", "decay"  # what comes in; that, and the paramete
 DIRECTION = "direction"  # as what comes in for a tree of one size, at a norm that does not depend on the norm of that
 
 
-def relative(given: Any, before: Law, role: str) -> Law:
+def relative(arguments: Any, before: Law, role: str) -> Law:
     """The growth of an update that is divided by its own norm and multiplied by that of the weights."""
     return Law(0.5, 0.5, start=1.0, full=before.full, scale=_of_norm if before.full else None)
 
@@ -56,10 +56,10 @@ def of_roles(roles: tuple[str, ...], growth: Any) -> Callable[[Any, Law, str], L
     return functools.partial(_of_role, roles, growth)
 
 
-def _of_role(roles: tuple[str, ...], growth: Any, given: Any, before: Law, role: str) -> Law | str | None:
+def _of_role(roles: tuple[str, ...], growth: Any, arguments: Any, before: Law, role: str) -> Law | str | None:
     if role in roles:
-        return law_of(growth, given, before, role)
-    return before if given["ascends"] else SAME
+        return law_of(growth, arguments, before, role)
+    return before if arguments["ascends"] else SAME
 
 
 def divides_by_norm(growth: Any) -> bool:
@@ -67,9 +67,9 @@ def divides_by_norm(growth: Any) -> bool:
     return isinstance(growth, functools.partial) or growth in (relative, DIRECTION)
 
 
-def elementwise_from_0(given: Any, before: Law, role: str) -> str | None:
+def elementwise_from_0(arguments: Any, before: Law, role: str) -> str | None:
     """The growth of numbers over roots of sums that start at 0; from another start they are the gradient's at first."""
-    start = given["initial_accumulator_value"]
+    start = arguments["initial_accumulator_value"]
     return "elementwise" if isinstance(start, int | float) and start == 0 else None
 
 
@@ -84,11 +84,11 @@ def check_growth(maker: str, growth: Any) -> None:
         raise ValueError(f"gdjax.{maker}: growth is {growth!r}; there are {', '.join(known)}")
 
 
-def law_of(growth: Any, given: Any, before: Law, role: str) -> Law | str | None:
+def law_of(growth: Any, arguments: Any, before: Law, role: str) -> Law | str | None:
     """What a rule says: a law, "parameter", "same" for all other words, or None where that is unknown.
 
     Args:
       growth: that, the name of a law, or a function `(arguments of the rule, law of what comes in, role) -> that`.
     """
-    found: Any = growth(given, before, role) if callable(growth) else growth
-    return LAWS[found] if found in LAWS else SAME if found in (UNCHANGED, DECAY, DIRECTION) else found
+    law: Any = growth(arguments, before, role) if callable(growth) else growth
+    return LAWS[law] if law in LAWS else SAME if law in (UNCHANGED, DECAY, DIRECTION) else law

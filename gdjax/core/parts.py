@@ -58,10 +58,10 @@ class Guess(Part):
         """Its name in messages that it cannot be read."""
         return f"a transform with {type(self.state).__name__}" if self.tx is None else described(self.tx)
 
-    def stands_for(self, found: Sequence[tuple[Any, Any]]) -> str:
+    def stands_for(self, hyperparams: Sequence[tuple[Any, Any]]) -> str:
         """The name of the transform if no hyperparameter found inside it can be read; else ""."""
         whole = isinstance(self.state, list | dict) or self.tx is not None and type(self.state) is tuple
-        return self.name if whole and not self.calls and all(x is HIDDEN for _, x in found) else ""
+        return self.name if whole and not self.calls and all(x is HIDDEN for _, x in hyperparams) else ""
 
     def inside(self) -> list[Inside]:
         """The states inside its own: fields with Optax's names for states; each entry of a tuple or a dict."""
@@ -72,12 +72,12 @@ class Guess(Part):
         if "inner_states" in fields:
             groups = next((c.arguments["transforms"] for c in self.calls if "transforms" in c.arguments), {})
             return [_group(key, groups.get(key), x) for key, x in state.inner_states.items()]
-        found = [f for f in fields if f.endswith("_state")]  # the optimizer's comes first
+        states = [f for f in fields if f.endswith("_state")]  # the optimizer's comes first
         named = any(inner is call.arguments.get(name) for call in self.calls for name in ("tx", "inner"))
-        if inner is not None and _fits(inner, state, named and not found):
+        if inner is not None and _fits(inner, state, named and not states):
             return [Inside(inner, ())]
-        if found:
-            return [Inside(inner, (GetAttrKey(found[0]),))]
+        if states:
+            return [Inside(inner, (GetAttrKey(states[0]),))]
         if isinstance(state, tuple | list) and not hasattr(state, "_fields"):
             return [Inside(None, (SequenceKey(i),), (Position(i),)) for i in range(len(state))]
         return [Inside(None, (DictKey(k),), (str(k),)) for k in state] if isinstance(state, dict) else []

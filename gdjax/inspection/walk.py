@@ -115,7 +115,7 @@ class Walk:
             if x.shown:
                 yield from self.inside(x, calls, tree, groups, routes)
         if isinstance(part, Wrapped):
-            own = self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
+            own = self.rule(part.rule, part.label.removeprefix("gdjax."), tree, groups)
             yield own._replace(takes={}, wraps=True)  # hyperball keeps the norms of heads too; roles tell it which
 
     def inside(

@@ -35,11 +35,11 @@ from gdjax.lift.slots import (
 LAYERS = "layer_axes"
 
 
-def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -> list[int]:
+def of_tree(label: str, layer_axes: LayerAxes, tree: ArrayTree, warn: bool = False) -> list[int]:
     """For each leaf the number of its leading axes that are layers.
 
     Args:
-      given: an int for all leaves, a leaf with fewer axes counting all of them; a pattern of paths, whose leaves have
+      layer_axes: an int for all leaves, a leaf with fewer axes counting all of them; a pattern of paths, whose leaves have
         one such axis; a dict from patterns to ints, of which the first that matches counts; a function from the tree
         to a tree of ints or a prefix of one; or an object with such a function as its method `layers`.
       warn: whether to warn of patterns that decide for no leaf.
@@ -49,23 +49,27 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
       ValueError: a leaf has fewer axes; no prefix.
     """
     items = paths_of(tree)
-    if given is None or not items:
+    if layer_axes is None or not items:
         return [0] * len(items)
-    if isinstance(given, str | re.Pattern):
-        given = {given: 1}
-    if isinstance(given, Mapping):
-        found = [[k for k, pattern in enumerate(given) if matches(label, pattern, *item)] for item in items]
+    if isinstance(layer_axes, str | re.Pattern):
+        layer_axes = {layer_axes: 1}
+    if isinstance(layer_axes, Mapping):
+        matching_each = [
+            [k for k, pattern in enumerate(layer_axes) if matches(label, pattern, *item)] for item in items
+        ]
         if warn:
-            warn_of_idle(label, f"given {LAYERS}", given, tree, [path for path, _ in items], found)
-        numbers = list(given.values())
-        each = [numbers[matching[0]] if matching else 0 for matching in found]
-    elif callable(given):
-        prefix = callers.of_tree(label, LAYERS, getattr(given, "layers", given), tree)
+            warn_of_idle(label, f"given {LAYERS}", layer_axes, tree, [path for path, _ in items], matching_each)
+        numbers = list(layer_axes.values())
+        each = [numbers[matching[0]] if matching else 0 for matching in matching_each]
+    elif callable(layer_axes):
+        prefix = callers.of_tree(label, LAYERS, getattr(layer_axes, "layers", layer_axes), tree)
         checks.returned(label, f"the function of {LAYERS}", prefix)
         check_prefix(label, LAYERS, prefix, tree)
         each = jax.tree.leaves(jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree))
     else:
-        each = [min(given, np.ndim(x)) if isinstance(given, int | np.integer) else given for _, x in items]
+        each = [
+            min(layer_axes, np.ndim(x)) if isinstance(layer_axes, int | np.integer) else layer_axes for _, x in items
+        ]
     for n, (path, x) in zip(each, items, strict=True):
         if isinstance(n, bool) or not isinstance(n, int | np.integer):
             raise TypeError(f"{label}: {LAYERS} of {path or 'the leaf'} is {n!r}, not the number of its axes of layers")
@@ -74,9 +78,9 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
     return [int(n) for n in each]
 
 
-def of_leaf(tree: Tree, given: LayerAxes) -> list[int]:
+def of_leaf(tree: Tree, layer_axes: LayerAxes) -> list[int]:
     """`of_tree` for the leaves with gradients, in the form that `static` of `leafwise` takes."""
-    return tree.of_each(of_tree(tree.label, given, tree.structure.unflatten(tree.entries)))
+    return tree.of_each(of_tree(tree.label, layer_axes, tree.structure.unflatten(tree.entries)))
 
 
 def mapped(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,8 +99,8 @@ def mapped(rule: Callable[..., Any]) -> Callable[..., Any]:
 
         within = {k for k, x in hyper.items() if isinstance(x, jax.Array) and x.ndim > len(shape) - layer_axes}
 
-        def of_layer(gs: Any, slots: Any, p: Any, own: Any) -> Any:
-            u, state = rule(*gs, s._replace(**slots), p, t, **{**hyper, **own})
+        def of_layer(gs: Any, slots: Any, p: Any, arrays: Any) -> Any:
+            u, state = rule(*gs, s._replace(**slots), p, t, **{**hyper, **arrays})
             return u, {f: getattr(state, f) for f in slots}
 
         slots = {f: x for f, x in s._asdict().items() if f != "count"}

@@ -296,37 +296,37 @@ def hold(leaves: Sequence[Participant]) -> None:
     answer = PASS.get().answer
     number = 0 if answer is None else next(answer[1])
     calls: dict[int, int] = {}  # the number of meetings of each rule so far
-    while there := [(leaf, leaf.suspended) for leaf in leaves if leaf.suspended is not None]:
-        rule = min(asked.meeting.place.rule for _, asked in there)
-        own = [leaf for leaf in leaves if rule in leaf.labels]
-        there = [(leaf, asked) for leaf, asked in there if asked.meeting.place.rule == rule]
-        _check_equal(rule, own, there)
+    while suspended := [(leaf, leaf.suspended) for leaf in leaves if leaf.suspended is not None]:
+        rule = min(x.meeting.place.rule for _, x in suspended)
+        participants = [leaf for leaf in leaves if rule in leaf.labels]
+        suspended = [(leaf, x) for leaf, x in suspended if x.meeting.place.rule == rule]
+        _check_equal(rule, participants, suspended)
         groups: dict[Hashable, list[tuple[Participant, Asked]]] = {}
-        for leaf, asked in there:
-            groups.setdefault(asked.meeting.place.group, []).append((leaf, asked))
+        for leaf, x in suspended:
+            groups.setdefault(x.meeting.place.group, []).append((leaf, x))
         calls[rule] = calls.get(rule, -1) + 1
         for name, group in groups.items():
             _meet(group, None if answer is None else answer[0], (number, rule, calls[rule], name))
 
 
-def _meet(there: Sequence[tuple[Participant, Asked]], answer: Answer | None, key: Hashable) -> None:
-    meetings = [asked.meeting for _, asked in there]
-    ends = [len(asked.operands) - m.common for m, (_, asked) in zip(meetings, there, strict=True)]
-    brought = [Brought(asked.operands[:end], asked.meeting.own) for end, (_, asked) in zip(ends, there, strict=True)]
-    common = [asked.operands[end:] for end, (_, asked) in zip(ends, there, strict=True)]
+def _meet(group: Sequence[tuple[Participant, Asked]], answer: Answer | None, key: Hashable) -> None:
+    meetings = [x.meeting for _, x in group]
+    ends = [len(x.operands) - m.common for m, (_, x) in zip(meetings, group, strict=True)]
+    brought = [Brought(x.operands[:end], x.meeting.own) for end, (_, x) in zip(ends, group, strict=True)]
+    common = [x.operands[end:] for end, (_, x) in zip(ends, group, strict=True)]
     widest = max(common, key=lambda xs: sum(x.dtype.itemsize for x in xs))  # in trees of several dtypes
-    with there[0][0].blamed():
+    with group[0][0].blamed():
         results = meetings[0].f(brought, widest) if answer is None else answer(key, meetings[0], brought, widest)
-    for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
+    for (leaf, _), m, ys in zip(group, meetings, results, strict=True):
         leaf.resume(m.place, list(ys))
 
 
-def _check_equal(rule: int, leaves: Sequence[Participant], there: Sequence[tuple[Participant, Asked]]) -> None:
+def _check_equal(rule: int, leaves: Sequence[Participant], suspended: Sequence[tuple[Participant, Asked]]) -> None:
     """Raises unless all leaves of a rule have reached the same call in it."""
     call = lambda asked: f"gdjax.{asked.meeting.place.name} at {asked.meeting.place.line}"
-    calls = {id(leaf): call(asked) for leaf, asked in there}
-    found = [(leaf, calls.get(id(leaf), "nothing")) for leaf in leaves]
-    (first, mine), other = found[0], next((x for x in found if x[1] != found[0][1]), None)
+    calls = {id(leaf): call(asked) for leaf, asked in suspended}
+    calls_of = [(leaf, calls.get(id(leaf), "nothing")) for leaf in leaves]
+    (first, mine), other = calls_of[0], next((x for x in calls_of if x[1] != calls_of[0][1]), None)
     if other is not None:
         raise TypeError(
             f"{first.labels[rule]}: the rule calls {mine} for {first.where}, and {other[1]} for {other[0].where}: all "

@@ -147,7 +147,7 @@ def _sites(tx: Transform, tree: ArrayTree) -> Iterator[Site]:
             site = site._replace(paths=paths) if x.sees is None else site
             yield site.held() if part.tells_all else site
     if part.ends:
-        yield _site(part.own, tree)  # type: ignore[attr-defined]
+        yield _site(part.rule, tree)  # type: ignore[attr-defined]
     elif isinstance(part, Pair) and (part.growth or not all(x.at_once for x in inside) or not inside):
         yield Site(paths, part.growth)
 

@@ -75,8 +75,8 @@ def wrapper(
     rule_checks.declaration(State, {inner: None, **slots}, "wrapper")
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]
 
-    def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
-        return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
+    def around(rule: Leafwise, name: str, tx: Transform) -> Wrapped:
+        return Wrapped(rule.label, base.check_transform(rule.label, name, tx), rule, State, inner)
 
     return maker_of("wrapper", Own, slots, count, Special(static or {}, extra.split()), growth, around=around)
 
@@ -87,7 +87,7 @@ class Wrapped(Part):
 
     label: str
     tx: Transform
-    own: Leafwise
+    rule: Leafwise
     State: Any
     inner: str
     ends = True
@@ -99,18 +99,18 @@ class Wrapped(Part):
         checks.state(self.label, state, ScheduledState if self.scheduled else self.State)
 
     def kept(self) -> Iterator[Kept]:
-        return (x._replace(path=(*self._outside, x.path[-1])) for x in self.own.kept())
+        return (x._replace(path=(*self._outside, x.path[-1])) for x in self.rule.kept())
 
     def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
-        *_, (_, own, _) = self.steps(state)
-        return self.own.hyperparams(own, at)
+        *_, (_, of_rule, _) = self.steps(state)
+        return self.rule.hyperparams(of_rule, at)
 
     def asks(self) -> set[str]:
-        return self.own.asks()
+        return self.rule.asks()
 
     def labelled(self, label: str) -> "Wrapped":
         """Only the rule: the wrapped transform keeps its own name in errors."""
-        return replace(self, label=label, own=self.own.labelled(label))
+        return replace(self, label=label, rule=self.rule.labelled(label))
 
     def around(self, new: Callable[[int, Any], Any]) -> "Wrapped":
         return replace(self, tx=new(0, self.tx))
@@ -118,16 +118,16 @@ class Wrapped(Part):
     @property
     def scheduled(self) -> bool:
         """Whether the count for the rule's schedules lies outside the rule's state."""
-        return self.own.counts and "count" not in self.State._fields
+        return self.rule.counts and "count" not in self.State._fields
 
     @property
     def _outside(self) -> tuple[Any, ...]:
         return (GetAttrKey("inner_state"),) if self.scheduled else ()
 
     def init(self, params: Params) -> Any:
-        inner, own = self.tx.init(params), self.own.init(params)
-        order.check_around(self.label, self.own, inner, params)
-        return self._joined(inner, own)
+        inner, of_rule = self.tx.init(params), self.rule.init(params)
+        order.check_around(self.label, self.rule, inner, params)
+        return self._joined(inner, of_rule)
 
     def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, states = run(list(self.steps(state)), updates, params, extra_args)
@@ -135,17 +135,17 @@ class Wrapped(Part):
 
     def steps(self, state: OptState) -> Iterator[Step]:
         self.check(state)
-        mine = state.inner_state if self.scheduled else state
-        inside = list(steps_of(self.tx, getattr(mine, self.inner)))
+        inner = state.inner_state if self.scheduled else state
+        inside = list(steps_of(self.tx, getattr(inner, self.inner)))
         yield from inside
-        count, shared = state.count if self.own.counts else None, {f: getattr(mine, f) for f in self.own.shared}
-        yield Step(self.own, self.own.join(count, [getattr(mine, f) for f in self.own.slots], shared), len(inside))
+        count, shared = state.count if self.rule.counts else None, {f: getattr(inner, f) for f in self.rule.shared}
+        yield Step(self.rule, self.rule.join(count, [getattr(inner, f) for f in self.rule.slots], shared), len(inside))
 
     def joined(self, states: Iterator[Any]) -> Any:
         return self._joined(state_of(self.tx, states), next(states))
 
-    def _joined(self, inner_state: Any, own: Any) -> Any:
-        count, slots, shared = self.own.split(own)
-        fields = {**dict(zip(self.own.slots, slots, strict=True)), **shared, self.inner: inner_state, "count": count}
+    def _joined(self, inner_state: Any, of_rule: Any) -> Any:
+        count, slots, shared = self.rule.split(of_rule)
+        fields = {**dict(zip(self.rule.slots, slots, strict=True)), **shared, self.inner: inner_state, "count": count}
         state = self.State(*(fields[f] for f in self.State._fields))
         return ScheduledState(count, state) if self.scheduled else state

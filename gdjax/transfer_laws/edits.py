@@ -98,8 +98,10 @@ def edited(tx: Transform, edits: Edits, place: Place = ()) -> Any:
     if isinstance(part, Leafwise):
         return _with(part, edits, place)
     new = part.around(lambda i, x: edited(x, edits, (*place, i)))
-    own = (*place, WRAPPER)
-    return replace(new, own=_with(new.own, edits, own)) if any(edit_at == own for edit_at, _ in edits) else new
+    of_rule = (*place, WRAPPER)
+    return (
+        replace(new, rule=_with(new.rule, edits, of_rule)) if any(edit_at == of_rule for edit_at, _ in edits) else new
+    )
 
 
 def _with(rule: Leafwise, edits: Edits, place: Place) -> Leafwise:
