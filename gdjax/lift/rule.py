@@ -1,6 +1,7 @@
 """A rule as a part of an optimizer: its state, and how it joins a pass."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, checks, misuse
-from gdjax.core.part import Inside, Kept, Part, Step
+from gdjax.core.number_domains import is_operand
+from gdjax.core.part import Inside, Kept, Operand, Part, Step
 from gdjax.core.types import Codec, OptState, Params, Transform, Updates
+from gdjax.core.values import facts_of
 from gdjax.lift import all_leaves, layers, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
@@ -47,6 +50,7 @@ class Leafwise(Part):
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
     per_leaf: all_leaves.Factors  # of the hyperparameters that differ by leaf; `hyper` has their bases
+    factory: Callable[..., Any]  # that made it, whose annotations say what hyperparameters are
     settings: Mapping[str, Any] = field(default_factory=dict)  # of slots and `static`: the rule gets None for them
     static: Mapping[str, OfLeaf] = field(default_factory=dict)  # facts about leaves, from some of these arguments
     extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
@@ -54,6 +58,12 @@ class Leafwise(Part):
 
     of_stacks = False  # whether its leaves are stacks of matrices, see `one_leaf.Kernel`
     of_tree = False  # whether it has an `update` of the whole tree, which leaves cannot have numbers of their own in
+
+    def content(self) -> dict[str, Any]:
+        signature = inspect.signature(self.factory)
+        marked = {k: Operand(x) if is_operand(x, facts_of(signature, k)) else x for k, x in self.hyper.items()}
+        factors = {k: x.with_base(None) for k, x in self.per_leaf.items()}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"hyper": marked, "per_leaf": factors}
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
