@@ -240,12 +240,6 @@ def _applied_form(form: closures.Form, operands: Sequence[Any], *args: Any) -> t
 _compiled = jax.jit(_applied_form, static_argnums=0)
 
 
-def _concrete(x: object) -> bool:
-    if isinstance(x, jax.Array):
-        return not isinstance(x, Tracer)
-    return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
-
-
 def compiled_or_apart(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
     """A function compiled; or operation by operation where someone has put the leaves on several devices by hand."""
     try:
@@ -266,9 +260,17 @@ def map_arrays(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return jax.tree.map(lambda x, *ys: x if is_float0(x) else f(x, *ys), tree, *rest)
 
 
+_NUMBERS = np.ndarray, np.number, float, int, complex
+
+
 def is_concrete(tree: Any) -> bool:
     """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
-    return all(map(_concrete, jax.tree.leaves(tree)))
+    for x in jax.tree.leaves(tree):
+        if isinstance(x, Tracer):
+            return False
+        if not isinstance(x, jax.Array) and (not isinstance(x, _NUMBERS) or is_float0(x)):
+            return False
+    return True
 
 
 def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:

@@ -16,7 +16,7 @@ from gdjax.core.types import LABEL, Array, ArrayTree, OptState, Params, PerLeaf,
 from gdjax.lift import meetings, rule_checks
 from gdjax.lift.meetings import Asked
 from gdjax.lift.one_leaf import Done, Kernel, kernel_of
-from gdjax.lift.slots import Tree
+from gdjax.lift.slots import Tree, is_like_parameter
 from gdjax.xla import write_order
 from gdjax.xla.write_order import LARGE, after, new_parameter
 
@@ -309,7 +309,7 @@ def check_fits(running: Sequence[Running], leaves: Leaves) -> None:
         checks.gradient(running[0].rule.label, lambda i=i: leaves.where(i), g, p)
         for r in running:
             for name, x in zip(r.rule.slots, r.slots[i], strict=True):
-                if name in r.rule.moments:
+                if is_like_parameter(r.rule.declared[name]):
                     checks.slot(r.rule.label, leaves.where(i), name, x, g.shape)
 
 
@@ -321,7 +321,7 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     }
     for work in works.values():
         work.compute()
-    if any(work.suspended is not None for work in works.values()):
+    if any(isinstance(work.result, Asked) for work in works.values()):
         meetings.hold(list(works.values()))
     directions = list(leaves.gs)
     for i, work in works.items():
@@ -368,20 +368,16 @@ class _Work:
 
     def compute(self) -> None:
         """Runs the rules to their end, or up to the next meeting."""
-        with self.blamed():
-            self.result = self._computed()
-
-    def _computed(self) -> Asked | Done:
         g, p, *rest = self.arguments
         one_by_one = not self.active[0].rule.of_stacks
         large = one_by_one and write_order.ORDERED and g.size > LARGE and not self.places
-        in_turn = large and self.function.keeps(self.places, self.results, *self.arguments)
-        if in_turn and self.turns.before is not None:
-            g = after(self.turns.before, g)
-        result = self.function(self.places, self.results, g, p, *rest)
-        if in_turn and isinstance(result, Done):
-            self.turns.before = new_parameter(p, result.update)
-        return result
+        with self.blamed():
+            in_turn = large and self.function.keeps(self.places, self.results, *self.arguments)
+            if in_turn and self.turns.before is not None:
+                g = after(self.turns.before, g)
+            self.result = self.function(self.places, self.results, g, p, *rest)
+        if in_turn and isinstance(self.result, Done):
+            self.turns.before = new_parameter(p, self.result.update)
 
     def done(self) -> Array:
         """The update; the rules receive their new slots."""

@@ -29,7 +29,6 @@ from gdjax.lift.slots import (
     first,
     first_moment,
     initial_parameter,
-    is_like_parameter,
     kind_of,
     resolved,
 )
@@ -96,22 +95,14 @@ class Leafwise(Part):
         return {k: v for k, v in self.hyper.items() if callable(v) and not isinstance(v, type)}
 
     @functools.cached_property
-    def arrays(self) -> Mapping[str, Any]:
-        return {k: v for k, v in self.hyper.items() if isinstance(v, jax.Array | np.ndarray)}
-
-    @functools.cached_property
     def kernel(self) -> Kernel:
-        rest = {k: v for k, v in self.hyper.items() if k not in {*self.schedules, *self.arrays, *self.per_leaf}}
+        inputs = {*self.schedules, *self.per_leaf}
+        rest = {k: v for k, v in self.hyper.items() if not (k in inputs or isinstance(v, jax.Array | np.ndarray))}
         constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.settings)])
         name = self.label.removeprefix("gdjax.")
         stay = tuple(i for i, slot in enumerate(self.declared.values()) if slot is initial_parameter)
         codecs = tuple(self.codecs.items())
         return Kernel(name, self.rule, self.State, constants, codecs, stay=stay, of_stack=self.of_stacks)
-
-    @functools.cached_property
-    def moments(self) -> tuple[str, ...]:
-        """The slots shaped like the parameter."""
-        return tuple(f for f, slot in self.declared.items() if is_like_parameter(slot))
 
     @functools.cached_property
     def declared(self) -> Mapping[str, Any]:
@@ -219,7 +210,8 @@ class Leafwise(Part):
 
     def scalars(self, count: Any) -> dict[str, Any]:
         """The hyperparameters that are not constants."""
-        return {**self.arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
+        arrays = {k: x for k, x in self.hyper.items() if isinstance(x, jax.Array | np.ndarray)}
+        return {**arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
 
 
 def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
@@ -245,36 +237,28 @@ def run(
     rule of a wrapper also reads the updates from before the wrapped transform, so a pass begins there too. `watch` is
     called with the first step of each pass and the updates given to it.
     """
-    wrapped = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
-    waiting = set[int]()
+    stops = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
     into: dict[int, Any] = {}  # the updates given to a pass, by its first step
     new: list[Any] = []
     while (first := len(new)) < len(steps):
         if first not in into:
             watch(steps[first], updates)
             into[first] = updates
-        end = _end(steps, first, wrapped | waiting)
+        end = first + 1
+        while _is_leaf_rule(steps[first]) and end < len(steps) and _is_leaf_rule(steps[end]) and end not in stops:
+            end += 1
         parts, states, inside = zip(*steps[first:end], strict=True)
         if _is_leaf_rule(steps[first]):
             raw = [None if n is None else into[i - n] for i, n in enumerate(inside, first)]
             try:
                 updates, states = fused(parts, updates, states, params, extra_args, raw)
             except rule_checks.ReadsUpdates as e:
-                waiting.add(first + e.index)
+                stops.add(first + e.index)
                 continue
         else:
             updates, *states = base.call_update(parts[0], updates, states[0], params, extra_args)
         new += states
     return updates, iter(new)
-
-
-def _end(steps: Sequence[Step], first: int, stops: set[int]) -> int:
-    """The end of the pass that begins at this step."""
-    end = first + 1
-    if _is_leaf_rule(steps[first]):
-        while end < len(steps) and _is_leaf_rule(steps[end]) and end not in stops:
-            end += 1
-    return end
 
 
 def _is_leaf_rule(step: Step) -> bool:

@@ -162,6 +162,8 @@ def as_update(x: Any, g: Array) -> Array:
 
 def _array(where: str, x: Any, like: Array) -> None:
     """Raises unless `x`, an array or a number, has the shape of `like` and fits its dtype."""
+    if getattr(x, "dtype", None) == like.dtype and jnp.shape(x) == like.shape:
+        return
     got = f"the rule returned {shown(x)} {where}, expected {shown(like)}"
     if not hasattr(x, "dtype") and not isinstance(x, bool | int | float | complex):
         raise TypeError(got)
