@@ -117,11 +117,6 @@ class Leafwise(Part):
         """Whether it accepts any state and returns it unchanged."""
         return not self.counts and not self.slots and not self.shared
 
-    @functools.cached_property
-    def heeds_params(self) -> bool:
-        """Whether parameters must fit even if the rule does not read them: it has slots or a learning rate."""
-        return bool(self.slots or self.whole or "learning_rate" in self.hyper)
-
     @property
     def counts(self) -> bool:
         named = "count" in self.State._fields and "count" not in self.initial
