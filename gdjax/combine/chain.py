@@ -1,5 +1,6 @@
 """Transforms applied one after the other."""
 
+import functools
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -222,5 +223,12 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
         raise ValueError(f"{label}: names {repeated} occur more than once")
     parts = tuple(base.check_transform(label, i, tx) for i, (_, tx) in enumerate(transforms))
     _warn_of_two_rates(label, parts)
-    pack = lambda states: OrderedDict(zip(names, states, strict=True))
-    return Chain(label, parts, pack, lambda state: [state[name] for name in names])
+    return Chain(label, parts, functools.partial(_named, names), functools.partial(_entries, names))
+
+
+def _named(names: list[str], states: list[Any]) -> dict[str, Any]:
+    return OrderedDict(zip(names, states, strict=True))
+
+
+def _entries(names: list[str], state: Mapping[str, Any]) -> list[Any]:
+    return [state[name] for name in names]

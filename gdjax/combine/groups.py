@@ -1,5 +1,6 @@
 """Groups of leaves, each with its transform."""
 
+import functools
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -189,12 +190,14 @@ def selective_transform(optimizer: Transform, *, freeze_mask: Mask) -> Any:
       >>> print(u["body"], gdjax.state_bytes(tx, params))  # two moments of the head, a count
       [0. 0.] 20
     """
-
-    def labels(params: Params) -> Any:
-        seen = mask_of("gdjax.selective_transform", freeze_mask, params, "freeze_mask")
-        return jax.tree.map(lambda m: "freeze" if m else "train", seen)
-
+    labels = functools.partial(_frozen, freeze_mask)
     return grouped("gdjax.selective_transform", {"train": optimizer, "freeze": set_to_zero()}, labels)
+
+
+def _frozen(freeze_mask: Mask, params: Params) -> Any:
+    """The groups of `selective_transform`."""
+    seen = mask_of("gdjax.selective_transform", freeze_mask, params, "freeze_mask")
+    return jax.tree.map(lambda m: "freeze" if m else "train", seen)
 
 
 def _keeper(labels: Iterable[Any]) -> Any:

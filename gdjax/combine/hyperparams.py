@@ -14,7 +14,7 @@ from jax.tree_util import GetAttrKey
 from gdjax import numerics
 from gdjax.core import base, callers, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
-from gdjax.core.part import HIDDEN, Inside, Part, Position, whole
+from gdjax.core.part import HIDDEN, Inside, Operand, Part, Position, whole
 from gdjax.core.parts import Guess, known, within
 from gdjax.core.types import Array, ArrayTree, OptState, Params, PerLeaf, Transform, Updates, base_of, unboxed
 from gdjax.core.values import Call, Value, bind, is_ours
@@ -260,7 +260,7 @@ def inject_hyperparams(
         hint = "; pass the factory, not what it returned: inject_hyperparams(adam)(1e-3)"
         hint = hint if misuse.is_transform(inner_factory) else ""
         raise TypeError(f"gdjax.inject_hyperparams: inner_factory must be a function, got {inner_factory!r}{hint}")
-    static = {static_args} if isinstance(static_args, str) else set(static_args)
+    static = frozenset([static_args] if isinstance(static_args, str) else static_args)
     signature = inspect.signature(inner_factory)
     if not static <= set(signature.parameters):
         unknown = sorted(static - set(signature.parameters))
@@ -293,8 +293,8 @@ class Injected(Part):
 
     tells_all = True
 
-    def __init__(self, inner_factory: Any, arguments: Mapping[str, Any], static: set[str], dtype: Any):
-        self.inner_factory, self.arguments, self.dtype = inner_factory, arguments, dtype
+    def __init__(self, inner_factory: Any, arguments: Mapping[str, Any], static: frozenset[str], dtype: Any):
+        self.inner_factory, self.arguments, self.static, self.dtype = inner_factory, arguments, static, dtype
         self.schedules, self.numbers, self.rest = {}, {}, {}
         self.per_leaf = {name: x for name, x in arguments.items() if isinstance(x, PerLeaf)}
         for name, x in ((name, base_of(x)) for name, x in arguments.items()):
@@ -329,6 +329,10 @@ class Injected(Part):
         again, factory = copy.copy(self), self.inner_factory
         again.inner_factory = lambda *args, **kwargs: new(0, factory(*args, **kwargs))
         return again
+
+    def content(self) -> dict[str, Any]:
+        found = {k: Operand(x) if k in self.numbers and isinstance(x, float) else x for k, x in self.arguments.items()}
+        return {"inner_factory": self.inner_factory, "arguments": found, "static": self.static, "dtype": self.dtype}
 
     def asks(self) -> Iterable[str] | None:
         return () if all(isinstance(x, WrappedSchedule) for x in self.schedules.values()) else None

@@ -16,7 +16,7 @@ from gdjax.core.closures import function_of, value_of
 from gdjax.core.closures import label_of as label_of
 from gdjax.core.closures import part_of as part_of
 from gdjax.core.contexts import PASS, within
-from gdjax.core.part import keywords
+from gdjax.core.part import Part, keywords
 from gdjax.core.structures import as_formed
 from gdjax.core.types import (
     SHOWN,
@@ -40,7 +40,7 @@ __all__ = [
 
 P = ParamSpec("P")
 NO_VALUE = (
-    closures.ByValue, jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
+    jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )  # fmt: skip
 
@@ -184,45 +184,38 @@ class Update(Value):
 
     def from_within(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
         """The update as another transform calls it: the names of the extra arguments are already checked."""
+        extra_args = extra_args if self.takes_extra_args else {}
         args = updates, state, params, extra_args
         concrete = is_concrete(args)
         if not concrete and (fit := without_skipped(updates, params)) is not params:
             args = updates, state, fit, extra_args  # `params` may have been a whole model, with functions in it
             concrete = is_concrete(args)
         if not (concrete and self.compiles):
-            return _applied(self, updates, state, params, extra_args)
-        return compiled_or_apart(self._compiled, functools.partial(_applied, self), *args)
+            return _applied(self.fn, updates, state, params, extra_args)
+        return compiled_or_apart(self._compiled, functools.partial(_applied, self.fn), *args)
 
-    by_value: bool = False  # whether a rule or factory decides by the value of a number, which is a constant then
-
-    @functools.cached_property
-    def form(self) -> closures.Form | None:
-        """None where only a factory of the program could make the transform again."""
-        repeatable = [i for i, call in enumerate(self.calls) if call.can_repeat]
-        return closures.Form(self.calls, repeatable[0]) if repeatable else None
+    form = functools.cached_property(closures.Form)
 
     def _compiled(self, *args: Any) -> tuple[Updates, OptState]:
-        if self.form is None or self.by_value:
-            return _compiled_whole(self, *args)
         try:
             return _compiled(self.form, self.form.operands, *args)
         except NO_VALUE:
-            self.by_value = True
+            if not self.form.operands:
+                raise
+            self.form = closures.Form(self, constant=True)  # a rule decides by the value of a number
             return self._compiled(*args)
         except jax.errors.JaxRuntimeError as e:
             if "Disallowed host-to-device transfer" not in str(e):
                 raise
-            return _compiled(
-                self.form, jax.device_put(self.form.operands), *args
-            )  # what the program gave must be there
+            there = jax.device_put(self.form.operands)  # as what the program gave must be
+            return _compiled(self.form, there, *args)
 
 
 def _applied(
-    update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
+    update: Callable[..., Any], updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Updates, OptState]:
     with fitted(updates, params) as fit:
-        wide = _no_narrower(updates, fit)
-        updates, new = update.fn(wide, state, fit, **(extra_args if update.takes_extra_args else {}))
+        updates, new = update(_no_narrower(updates, fit), state, fit, **extra_args)
     return updates, as_formed(new, state)
 
 
@@ -241,18 +234,10 @@ def _narrower(g: Any, p: Any) -> bool:
 
 
 def _applied_form(form: closures.Form, operands: Sequence[Any], *args: Any) -> tuple[Updates, OptState]:
-    update = value_of(form.repeated(operands).update)
-    return _applied(Update(form.call, "update", getattr(update, "fn", update), (), False), *args)
+    return _applied(form.update(operands), *args)
 
 
 _compiled = jax.jit(_applied_form, static_argnums=0)
-_compiled_whole = jax.jit(_applied, static_argnums=0)
-
-
-def _concrete(x: object) -> bool:
-    if isinstance(x, jax.Array):
-        return not isinstance(x, Tracer)
-    return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
 
 
 def compiled_or_apart(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
@@ -275,9 +260,17 @@ def map_arrays(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return jax.tree.map(lambda x, *ys: x if is_float0(x) else f(x, *ys), tree, *rest)
 
 
+_NUMBERS = np.ndarray, np.number, float, int, complex
+
+
 def is_concrete(tree: Any) -> bool:
     """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
-    return all(map(_concrete, jax.tree.leaves(tree)))
+    for x in jax.tree.leaves(tree):
+        if isinstance(x, Tracer):
+            return False
+        if not isinstance(x, jax.Array) and (not isinstance(x, _NUMBERS) or is_float0(x)):
+            return False
+    return True
 
 
 def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
@@ -319,7 +312,9 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
     kind = GradientTransformationExtraArgs if plain else type(made)
     before = value_of(made.update)
     foreign = not before.compiles if isinstance(before, Update) else is_foreign(before)
-    made = closures.labelled(made, call)
+    part = part_of(made)
+    again = None if part is None else part.labelled(label_of(call))
+    made = made if again is part else again
     parts = value_of(made.init), value_of(made.update)
     inner = before.calls if isinstance(before, Update) else ()
     init, update = (f.fn if isinstance(f, Value) else f for f in parts)
@@ -333,6 +328,8 @@ def call_update(
     """`tx.update`, for anything with an `update`; without the extra arguments if it takes none."""
     if isinstance(made := value_of(tx.update), Update):
         return made.from_within(updates, state, params, extra_args)
+    if isinstance(tx, Part):
+        return _applied(tx.update, updates, state, params, extra_args)
     # Someone else's may be compiled, and run again with the tracers of an earlier trace.
     with within(PASS, selection=None):
         return tx.update(updates, state, params, **(extra_args if closures.takes_extra_args(tx) else {}))

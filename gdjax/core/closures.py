@@ -8,20 +8,18 @@ plain functions only, and a plain function cannot define `==`. Here equal calls 
 import functools
 import inspect
 import itertools
-import math
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from gdjax.core.contexts import WHERE, within
-from gdjax.core.number_domains import NO_DECAYS, PROBABILITY, Domain, Fact
-from gdjax.core.part import Part, keywords
-from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, Updates
-from gdjax.core.values import OF_RULE, Call, Value, facts_of, identity, is_ours, of_plain_dict, value_of
+from gdjax.core.part import Operand, Part, keywords
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.values import Call, Value, identity, is_ours, of_plain_dict, value_of
 
 
 def takes_extra_args(tx: Transform) -> bool:
@@ -124,43 +122,30 @@ class _Template:
         return hash(self.key)
 
 
-class ByValue(Exception):
-    """A transform cannot be made with a traced number in the place of a known one."""
-
-
 class Form:
-    """What calls share that differ in their numbers and arrays alone, of the calls that made a transform.
+    """What transforms share that differ in their numbers and arrays alone.
 
     An update outside of `jit` is compiled once for a form. The operands of that program are the arrays and the plain
-    numbers of the arguments, so `adam(rate / step)` made anew in each step compiles nothing anew. See `_is_operand`
-    for the numbers that stay constants.
+    numbers of the rules, so `adam(rate / step)` made anew in each step compiles nothing anew. See
+    `number_domains.is_operand` for the numbers that stay constants.
 
     Args:
-      calls: that made the transform, the outermost first.
-      inner: the first of these that can be repeated.
+      update: the `update` of a transform.
+      constant: whether all its numbers and arrays are constants.
     """
 
-    def __init__(self, calls: Sequence[Call], inner: int):
-        self.call, self.around = calls[inner], calls[:inner]
-        self.operands, key, self._arguments = _taken_apart(_arguments(self.call), True)
-        self.key = *(call.factory for call in calls[: inner + 1]), key
+    def __init__(self, update: Value, constant: bool = False):
+        part = getattr(update.fn, "__self__", None)
+        of_fields = isinstance(part, Part) and part.content() is not None
+        apart = [], update, lambda new: update
+        self.operands, self.key, self._again = apart if constant else _leaf_apart(part if of_fields else update, True)
         self.hash = hash(self.key)
 
-    def repeated(self, operands: Iterable[Any]) -> Any:
-        """The transform with other numbers and arrays.
-
-        Raises:
-          ByValue: the factory decides by the value of a number, or by its type.
-        """
-        args, kwargs = self._arguments(iter(operands))
-        try:
-            with within(WHERE, warned=True):
-                made = self.call.factory(*args, **kwargs)
-        except Exception as e:  # with the numbers themselves the same call has succeeded
-            raise ByValue from e
-        for call in reversed(self.around):  # factories of the program, which are not called again
-            made = labelled(made, call)
-        return made
+    def update(self, operands: Iterable[Any]) -> Callable[..., Any]:
+        """The function with other numbers and arrays."""
+        with within(WHERE, warned=True):
+            new = value_of(self._again(iter(operands)))
+        return new.fn if isinstance(new, Value) else new.update
 
     def __eq__(self, other: object) -> bool:
         return self is other or isinstance(other, Form) and self.hash == other.hash and self.key == other.key
@@ -169,14 +154,7 @@ class Form:
         return self.hash
 
 
-def labelled(made: Any, call: Call) -> Any:
-    """A transform, or its part that reports errors under the name of the call."""
-    part = part_of(made)
-    again = None if part is None else part.labelled(label_of(call))
-    return made if again is part else again
-
-
-def part_of(tx: Transform) -> Any:
+def part_of(tx: Any) -> Any:
     """The `Part` of a transform of this library; None for any other transform."""
     owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
     return owner if isinstance(owner, Part) else None
@@ -187,21 +165,16 @@ def label_of(call: Call) -> str:
     return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
 
 
-class _Operand(NamedTuple):
-    """A number among the arguments of a call."""
-
-    number: float
-
-
 def _taken_apart(
     tree: ArrayTree, numbers: bool = False
 ) -> tuple[list[Any], Hashable, Callable[[Iterator[Any]], Any]]:  # fmt: skip
     """The arrays that a tree of arguments shows, a key of all else, and what makes such a tree of other arrays.
 
     Args:
-      numbers: whether the numbers of transforms are shown too.
+      numbers: whether the numbers of transforms are shown too, and the arrays of closures are not.
     """
-    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, _Operand) or _opened(x) is not None)
+    is_leaf = lambda x: isinstance(x, Operand) or _opened(x, numbers) is not None
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_leaf)
     each = [_leaf_apart(x, numbers) for x in leaves]
     shown = list(itertools.chain.from_iterable(arrays for arrays, _, _ in each))
     make = lambda new: structure.unflatten([make(new) for _, _, make in each])
@@ -209,15 +182,9 @@ def _taken_apart(
 
 
 def _leaf_apart(x: Any, numbers: bool) -> tuple[list[Any], Hashable, Callable[[Iterator[Any]], Any]]:
-    if isinstance(x, _Operand):
-        return [x.number], _Operand, next
-    made = value_of(getattr(x, "update", x))
-    if numbers and hasattr(made, "form"):
-        form = made.form
-        if form is None:
-            return [], made, lambda new: x
-        return form.operands, form, lambda new: form.repeated(itertools.islice(new, len(form.operands)))
-    if (opened := _opened(x)) is not None:
+    if isinstance(x, Operand):
+        return [x.number], Operand, next
+    if (opened := _opened(x, numbers)) is not None:
         kind, inside, around = opened
         shown, key, make = _taken_apart(inside, numbers)
         return shown, (kind, key), lambda new: around(make(new))
@@ -231,56 +198,33 @@ def _has_cells(x: Any) -> bool:
     return isinstance(x, types.FunctionType) and bool(x.__closure__)
 
 
-def _opened(x: Any) -> tuple[Hashable, Any, Callable[[Any], Any]] | None:
-    """Of a dict, or what a call made: of which kind it is, what is inside, and what makes one of another inside."""
+def _opened(x: Any, numbers: bool) -> tuple[Hashable, Any, Callable[[Any], Any]] | None:
+    """Of a dict, a partial function, a part, or what a call made: its kind, its content, and what makes one of another.
+
+    A factory of the program is not called again: it may read what has changed since.
+    """
     if of_plain_dict(x):
         keys = tuple((type(k), k) for k in x)
         return (dict, keys), list(x.values()), lambda values: dict(zip(x, values, strict=True))
+    if numbers and isinstance(x, functools.partial):
+        return functools.partial, (x.func, x.args, x.keywords), lambda new: functools.partial(new[0], *new[1], **new[2])
+    part = part_of(x) if numbers and hasattr(x, "update") else None
+    content = None if part is None else part.content()
+    if content is not None:
+        return type(part), content, lambda content: type(part)(**content)
     made = value_of(getattr(x, "update", x))
     if not isinstance(made, Value):
         return None
-    call, part = made.call, getattr(value_of(x), "part", None)
+    call = getattr(made, "calls", (made.call,))[-1] if numbers else made.call
+    if numbers and not is_ours(call.factory):
+        return made, (), lambda _: x
+    function = getattr(value_of(x), "part", None)  # "init" or "update", if x is one of these
 
     def again(arguments: Any) -> Any:
         new = call.factory(*arguments[0], **arguments[1])
-        return new if part is None else getattr(new, part)
+        return new if function is None else getattr(new, function)
 
-    return (Value, part, call.factory), (call.args, call.kwargs), again
-
-
-def _arguments(call: Call) -> tuple[Any, Any]:
-    """The arguments of a call, with the numbers marked that are operands."""
-    signature = inspect.signature(call.factory)
-    alone = [n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    of_rule = hasattr(call.factory, OF_RULE)
-    named = [_marked(signature, name, x, of_rule) for name, x in zip(alone, call.args, strict=False)]
-    others = {name: _marked(signature, name, x, of_rule) for name, x in call.kwargs.items()}
-    return (*named, *call.args[len(named) :]), others
-
-
-def _marked(signature: inspect.Signature, name: str, x: Any, of_rule: bool) -> Any:
-    if name not in signature.parameters:  # one of `**kwargs`
-        return x
-    if isinstance(x, PerLeaf):
-        return x.with_base(_marked(signature, name, x.number, of_rule))
-    return _Operand(float(x)) if _is_operand(x, facts_of(signature, name), of_rule) else x
-
-
-def _is_operand(x: Any, facts: Sequence[Fact], of_rule: bool) -> bool:
-    """Whether an argument is a number that a compiled program takes as an operand.
-
-    0 and infinity are constants, since they say that something is left out; so is what shapes the program, as the
-    probability of a turn. So is a number from 1/2 to 2 that may be a decay: 1 - b loses the digits of b where b is
-    float32.
-
-    Args:
-      of_rule: whether it is an argument of a rule, which may be traced where no annotation says more.
-    """
-    if not isinstance(x, float | np.floating) or x == 0 or not math.isfinite(x):
-        return False
-    may_be_traced = any(isinstance(fact, Domain) for fact in facts) or of_rule and not facts
-    may_be_traced &= PROBABILITY not in facts
-    return may_be_traced and (not 0.5 < x < 2 or any(fact in NO_DECAYS for fact in facts))
+    return (Value, function, call.factory), (call.args, call.kwargs), again
 
 
 def _in_place_of(old: object, new: Callable[..., Any]) -> Any:

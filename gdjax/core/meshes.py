@@ -195,9 +195,9 @@ def whole(x: Array) -> Any:
 def placed(x: Array, like: Array) -> Any:
     """x, divided as `like`, which has the same shape."""
     how = division(like)
-    if how is None:
-        return whole(x)
-    return x if division(x) == how else _put(x, how, how.spec)
+    if how == division(x):
+        return x
+    return whole(x) if how is None else _put(x, how, how.spec)
 
 
 def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> Any:

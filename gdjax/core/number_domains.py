@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,22 @@ def interval(text: str) -> Domain:
         return (low <= x if with_low else low < min(x, y)) and (x <= high if with_high else max(x, y) < high)
 
     return Domain(f"in {text.strip()}", inside)
+
+
+def is_operand(x: Any, facts: Sequence[Fact]) -> bool:
+    """Whether a hyperparameter of a rule is a number that a compiled program takes as an operand.
+
+    0 and infinity are constants, since they say that something is left out; so is what shapes the program, as the
+    probability of a turn. So is a number from 1/2 to 2 that may be a decay: 1 - b loses the digits of b where b is
+    float32.
+
+    Args:
+      facts: what its annotation says.
+    """
+    if not isinstance(x, float) or x == 0 or not math.isfinite(x) or PROBABILITY in facts:
+        return False
+    may_be_traced = not facts or any(isinstance(fact, Domain) for fact in facts)
+    return may_be_traced and (not 0.5 < x < 2 or any(fact in NO_DECAYS for fact in facts))
 
 
 def asked(domain: Domain, x: float) -> str:

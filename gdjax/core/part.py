@@ -7,7 +7,7 @@ A transform is two functions. Behind those of this library is a `Part`: a rule, 
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, NamedTuple
 
 from jax.tree_util import DictKey, GetAttrKey
@@ -74,6 +74,12 @@ class Step(NamedTuple):
     inside: int | None = None  # for the rule of a wrapper: how many of the steps before it are the wrapped transform
 
 
+class Operand(NamedTuple):
+    """A number of a part that a compiled update takes as an operand; see `gdjax.core.closures.Form`."""
+
+    number: float
+
+
 class Part:
     """A part of an optimizer. A subclass defines `init`, `update` and the answers that differ from these.
 
@@ -84,6 +90,7 @@ class Part:
     - `asks`: the extra arguments of `update` that it reads itself.
     - `labelled`: the same part, with errors under the name of the optimizer around it.
     - `around`: the same around other inner transforms.
+    - `content`: its fields, with the numbers marked that are `Operand`s.
     """
 
     label: str
@@ -124,6 +131,10 @@ class Part:
         """
         raise ValueError(f"{self.label} cannot be made around another transform")
 
+    def content(self) -> dict[str, Any] | None:
+        """The arguments of its class that make the same part; None where only the call of its factory makes it."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else None
+
     def check(self, state: OptState) -> None:
         """Raises if a state is not one of this part's."""
 
@@ -152,6 +163,9 @@ class Pair(Part):
 
     def inside(self) -> Iterable[Inside]:
         return self.holds
+
+    def content(self) -> None:
+        """Its functions hold its numbers."""
 
     def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
         return {} if self.holds else numbers_of(self.calls)

@@ -24,7 +24,6 @@ from gdjax.core.number_domains import AtLeast, Check, Domain, Fact, interval
 P = ParamSpec("P")
 R = TypeVar("R")
 UNIONS = (Union, UnionType)
-OF_RULE = "_of_rule"  # marks the factories that `leafwise` and its kin make of rules
 
 
 class Short(inspect.Signature):
@@ -162,7 +161,6 @@ class Call:
         # lists and dicts what they said at the call, so that an equal call makes the same thing if they are unchanged.
         self.comparable = all(map(_lasts, inside)) and all(call.comparable for call in calls)
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
-        self.can_repeat = ours or hasattr(factory, OF_RULE)  # a factory of the program may read what has changed since
         self.lasting = self.comparable and not shared and all(call.lasting for call in calls)
 
     def changed(self) -> str:

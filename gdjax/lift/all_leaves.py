@@ -16,7 +16,7 @@ from gdjax.core.types import LABEL, Array, ArrayTree, OptState, Params, PerLeaf,
 from gdjax.lift import meetings, rule_checks
 from gdjax.lift.meetings import Asked
 from gdjax.lift.one_leaf import Done, Kernel, kernel_of
-from gdjax.lift.slots import Tree
+from gdjax.lift.slots import Tree, is_like_parameter
 from gdjax.xla import write_order
 from gdjax.xla.write_order import LARGE, after, new_parameter
 
@@ -186,20 +186,17 @@ class Running:
             self.static = tree.filled(each, self.static)
         self.scalars |= tree.extra(rule.extra)
 
-    def arguments(self, i: int) -> tuple[Any, ...]:
-        """The arguments of the function of leaf i for this rule."""
+    def of_leaf(self, i: int) -> tuple[Kernel, tuple[Any, ...]]:
+        """The key of the function of leaf i, and its arguments; a hyperparameter that is 0 there is a constant."""
+        own, scalars, kernel = self.own[i], self.scalars, self.rule.kernel
+        zeros = {k: x for k, x in own.items() if isinstance(x, float) and x == 0}
+        given = {k: x for k, x in own.items() if k not in zeros}
+        shared = {k: self.rule.hyper[k] for k in self.rule.per_leaf if k not in own and k not in scalars}
+        constants = ((k, type(x), x) for k, x in (shared | zeros | self.static[i]).items())
+        kernel = kernel._replace(wraps=self.wraps, constants=(*kernel.constants, *constants), per_leaf=tuple(given))
+        scalars = {k: x for k, x in scalars.items() if k not in own} | given
         raw = None if self.raw is None else self.raw[i]
-        own = {k: x for k, x in self.own[i].items() if not _is_zero(x)}
-        scalars = {k: x for k, x in self.scalars.items() if k not in self.own[i]} | own
-        return self.slots[i], self.count, self.rule.seen(self.shared), scalars, raw
-
-    def kernel(self, i: int) -> Kernel:
-        """The key of the function of leaf i; a hyperparameter that is 0 for this leaf is a constant."""
-        shared = {k: self.rule.hyper[k] for k in self.rule.per_leaf if k not in self.own[i] and k not in self.scalars}
-        own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
-        kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in (shared | own).items())
-        arguments = tuple(k for k in self.own[i] if k not in own)
-        return kernel._replace(wraps=self.wraps, constants=kernel.constants + constants, per_leaf=arguments)
+        return kernel, (self.slots[i], self.count, self.rule.seen(self.shared), scalars, raw)
 
     def new_state(self, structure: Any) -> Any:
         """The new state."""
@@ -225,7 +222,8 @@ def _parameters(
     nothing = [None] * structure.num_leaves
     if params is None:
         return nothing, None, None
-    heeded = any(rule.heeds_params for rule in rules)
+    # Parameters must fit even where no rule reads them, if one has slots or a learning rate.
+    heeded = any(rule.slots or rule.whole or "learning_rate" in rule.hyper for rule in rules)
     try:
         ps = checks.flatten_like(rules[0].label, ("updates", "params"), structure, updates, params)
     except ValueError as e:
@@ -250,10 +248,6 @@ def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, upd
     own = factors_of_each(rule.per_leaf, bases, updates) if bases else nothing
     wraps = raw is not None
     return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, own, nothing)
-
-
-def _is_zero(x: Any) -> bool:
-    return isinstance(x, float) and x == 0
 
 
 def _array(label: str, path: Any, g: Any) -> Array:
@@ -309,7 +303,7 @@ def check_fits(running: Sequence[Running], leaves: Leaves) -> None:
         checks.gradient(running[0].rule.label, lambda i=i: leaves.where(i), g, p)
         for r in running:
             for name, x in zip(r.rule.slots, r.slots[i], strict=True):
-                if name in r.rule.moments:
+                if is_like_parameter(r.rule.declared[name]):
                     checks.slot(r.rule.label, leaves.where(i), name, x, g.shape)
 
 
@@ -321,7 +315,7 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     }
     for work in works.values():
         work.compute()
-    if any(work.suspended is not None for work in works.values()):
+    if any(isinstance(work.result, Asked) for work in works.values()):
         meetings.hold(list(works.values()))
     directions = list(leaves.gs)
     for i, work in works.items():
@@ -348,8 +342,8 @@ class _Work:
         self.selection: Selection | None = PASS.get().selection
         self.places, self.results = list[meetings.Place](), list[list[Array]]()
         self.result: Asked | Done
-        self.function = kernel_of(tuple(r.kernel(i) for r in active), leaves.axes)
-        rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
+        kernels, arguments = zip(*(r.of_leaf(i) for r in active), strict=True)
+        self.function, rest = kernel_of(kernels, leaves.axes), map(list, zip(*arguments, strict=True))
         self.arguments = [leaves.gs[i], leaves.ps[i], *rest, self.selection and self.selection.chosen]
 
     @property
@@ -368,20 +362,16 @@ class _Work:
 
     def compute(self) -> None:
         """Runs the rules to their end, or up to the next meeting."""
-        with self.blamed():
-            self.result = self._computed()
-
-    def _computed(self) -> Asked | Done:
         g, p, *rest = self.arguments
         one_by_one = not self.active[0].rule.of_stacks
         large = one_by_one and write_order.ORDERED and g.size > LARGE and not self.places
-        in_turn = large and self.function.keeps(self.places, self.results, *self.arguments)
-        if in_turn and self.turns.before is not None:
-            g = after(self.turns.before, g)
-        result = self.function(self.places, self.results, g, p, *rest)
-        if in_turn and isinstance(result, Done):
-            self.turns.before = new_parameter(p, result.update)
-        return result
+        with self.blamed():
+            in_turn = large and self.function.keeps(self.places, self.results, *self.arguments)
+            if in_turn and self.turns.before is not None:
+                g = after(self.turns.before, g)
+            self.result = self.function(self.places, self.results, g, p, *rest)
+        if in_turn and isinstance(self.result, Done):
+            self.turns.before = new_parameter(p, self.result.update)
 
     def done(self) -> Array:
         """The update; the rules receive their new slots."""

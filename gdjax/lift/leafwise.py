@@ -147,7 +147,7 @@ def maker_of(
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             hyper, per_leaf = all_leaves.split_factors(label, hyper, slots, kind.of_tree)
             more = settings, own.static, own.extra, growth
-            part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more, **fields)
+            part = kind(label, applied, *classes, slots, count, hyper, per_leaf, factory, *more, **fields)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
         return like_rule(factory, rule, [*before, *arguments.of_factory])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
+from gdjax.core.contexts import PASS, within
 from gdjax.core.types import Array, Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
@@ -99,18 +100,26 @@ class OneLeaf:
                 return Asked(e.meeting, e.operands)
 
     def _ordered(self, context: Any, inputs: LeafInputs) -> Done | Asked:
-        """The results of the rules after checks, in an order for the compiler."""
+        """The results of the rules after checks, in the order in which a CPU is to write them."""
         found = self.rules(context, inputs)
-        if isinstance(found, Asked):
-            return self._checked(found, context, inputs)
-        if self.kernels[0].of_stack:
+        if isinstance(found, Done) and self.kernels[0].of_stack:
             return found
-        return self._written(found, context, inputs)
-
-    def _checked(self, asked: Asked, context: Any, inputs: LeafInputs) -> Asked:
-        """The contribution of the leaf to a meeting, after checks."""
         leaves, structure = jax.tree.flatten(inputs)
         closed, places = self.rules.trace(context, inputs).jaxpr, structure.unflatten(range(len(leaves)))
+        if isinstance(found, Asked):
+            return self._checked(found, context, inputs, closed, places)
+        values, of_values = jax.tree.flatten((found.update, found.slots))
+        numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(found.numbers), len(values))}
+        if numbers:
+            self._check_numbers(closed, numbers, places)
+        again = lambda leaves: jax.tree.leaves(self.rules(context, structure.unflatten(leaves)))
+        overwritten = [places.param, *jax.tree.leaves(places.slots)]
+        values = write_order.in_order(closed, values, leaves, overwritten, inputs.chosen, again)
+        update, news = of_values.unflatten(values)
+        return Done(update, news, found.numbers)
+
+    def _checked(self, asked: Asked, context: Any, inputs: LeafInputs, closed: Any, places: LeafInputs) -> Asked:
+        """The contribution of the leaf to a meeting, after checks."""
         meeting, number = asked.meeting, len(asked.operands)
         self._check_waits(context, inputs, meeting.place)
         what = f"an argument by name of gdjax.{meeting.place.name}"
@@ -121,21 +130,8 @@ class OneLeaf:
         if meeting.alike and not any(slots & inputs_of(closed, i) for i in range(number)):
             # 16-bit numbers read for a sum over all leaves are converted again after it. A value computed from a slot
             # is mostly the new slot, and computed once.
-            return self.rules(context, structure.unflatten([reads.apart(x)[0] for x in leaves]))
+            return self.rules(context, jax.tree.map(lambda x: reads.apart(x)[0], inputs))
         return asked
-
-    def _written(self, done: Done, context: Any, inputs: LeafInputs) -> Done:
-        """The results, after checks, in the order in which a CPU is to write them."""
-        leaves, structure = jax.tree.flatten(inputs)
-        closed, places = self.rules.trace(context, inputs).jaxpr, structure.unflatten(range(len(leaves)))
-        values, of_values = jax.tree.flatten((done.update, done.slots))
-        numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
-        self._check_numbers(closed, numbers, places)
-        again = lambda leaves: jax.tree.leaves(self.rules(context, structure.unflatten(leaves)))
-        overwritten = [places.param, *jax.tree.leaves(places.slots)]
-        values = write_order.in_order(closed, values, leaves, overwritten, inputs.chosen, again)
-        update, news = of_values.unflatten(values)
-        return Done(update, news, done.numbers)
 
     def _divided(self, context: Any, inputs: LeafInputs) -> Done | Asked:
         """`__call__` in a mesh of automatic axes, with results divided as the old arrays are."""
@@ -231,7 +227,7 @@ def run_rules(
             s.setdefault("count", count)
         t = None if count is None else count.astype(real)
         hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
-        with jax.named_scope(kernel.name), promotion(g), reads.widened((wide, g), (param, p)):
+        with jax.named_scope(kernel.name), promotion(g), within(PASS, widened=((wide, g), (param, p))):
             with rule_checks.raised_by(index):
                 gradient = [wide if raw is None else numerics.widen(raw, real)] if kernel.wraps else []
                 s = kernel.State(**s)

@@ -1,6 +1,7 @@
 """A rule as a part of an optimizer: its state, and how it joins a pass."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, checks, misuse
-from gdjax.core.part import Inside, Kept, Part, Step
+from gdjax.core.number_domains import is_operand
+from gdjax.core.part import Inside, Kept, Operand, Part, Step
 from gdjax.core.types import Codec, OptState, Params, Transform, Updates
+from gdjax.core.values import facts_of
 from gdjax.lift import all_leaves, layers, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
@@ -26,7 +29,6 @@ from gdjax.lift.slots import (
     first,
     first_moment,
     initial_parameter,
-    is_like_parameter,
     kind_of,
     resolved,
 )
@@ -47,6 +49,7 @@ class Leafwise(Part):
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
     per_leaf: all_leaves.Factors  # of the hyperparameters that differ by leaf; `hyper` has their bases
+    factory: Callable[..., Any]  # that made it, whose annotations say what hyperparameters are
     settings: Mapping[str, Any] = field(default_factory=dict)  # of slots and `static`: the rule gets None for them
     static: Mapping[str, OfLeaf] = field(default_factory=dict)  # facts about leaves, from some of these arguments
     extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
@@ -54,6 +57,12 @@ class Leafwise(Part):
 
     of_stacks = False  # whether its leaves are stacks of matrices, see `one_leaf.Kernel`
     of_tree = False  # whether it has an `update` of the whole tree, which leaves cannot have numbers of their own in
+
+    def content(self) -> dict[str, Any]:
+        signature = inspect.signature(self.factory)
+        marked = {k: Operand(x) if is_operand(x, facts_of(signature, k)) else x for k, x in self.hyper.items()}
+        factors = {k: x.with_base(None) for k, x in self.per_leaf.items()}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"hyper": marked, "per_leaf": factors}
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
@@ -86,22 +95,14 @@ class Leafwise(Part):
         return {k: v for k, v in self.hyper.items() if callable(v) and not isinstance(v, type)}
 
     @functools.cached_property
-    def arrays(self) -> Mapping[str, Any]:
-        return {k: v for k, v in self.hyper.items() if isinstance(v, jax.Array | np.ndarray)}
-
-    @functools.cached_property
     def kernel(self) -> Kernel:
-        rest = {k: v for k, v in self.hyper.items() if k not in {*self.schedules, *self.arrays, *self.per_leaf}}
+        inputs = {*self.schedules, *self.per_leaf}
+        rest = {k: v for k, v in self.hyper.items() if not (k in inputs or isinstance(v, jax.Array | np.ndarray))}
         constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.settings)])
         name = self.label.removeprefix("gdjax.")
         stay = tuple(i for i, slot in enumerate(self.declared.values()) if slot is initial_parameter)
         codecs = tuple(self.codecs.items())
         return Kernel(name, self.rule, self.State, constants, codecs, stay=stay, of_stack=self.of_stacks)
-
-    @functools.cached_property
-    def moments(self) -> tuple[str, ...]:
-        """The slots shaped like the parameter."""
-        return tuple(f for f, slot in self.declared.items() if is_like_parameter(slot))
 
     @functools.cached_property
     def declared(self) -> Mapping[str, Any]:
@@ -115,11 +116,6 @@ class Leafwise(Part):
     def stateless(self) -> bool:
         """Whether it accepts any state and returns it unchanged."""
         return not self.counts and not self.slots and not self.shared
-
-    @functools.cached_property
-    def heeds_params(self) -> bool:
-        """Whether parameters must fit even if the rule does not read them: it has slots or a learning rate."""
-        return bool(self.slots or self.whole or "learning_rate" in self.hyper)
 
     @property
     def counts(self) -> bool:
@@ -209,7 +205,8 @@ class Leafwise(Part):
 
     def scalars(self, count: Any) -> dict[str, Any]:
         """The hyperparameters that are not constants."""
-        return {**self.arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
+        arrays = {k: x for k, x in self.hyper.items() if isinstance(x, jax.Array | np.ndarray)}
+        return {**arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
 
 
 def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
@@ -235,36 +232,28 @@ def run(
     rule of a wrapper also reads the updates from before the wrapped transform, so a pass begins there too. `watch` is
     called with the first step of each pass and the updates given to it.
     """
-    wrapped = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
-    waiting = set[int]()
+    stops = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
     into: dict[int, Any] = {}  # the updates given to a pass, by its first step
     new: list[Any] = []
     while (first := len(new)) < len(steps):
         if first not in into:
             watch(steps[first], updates)
             into[first] = updates
-        end = _end(steps, first, wrapped | waiting)
+        end = first + 1
+        while _is_leaf_rule(steps[first]) and end < len(steps) and _is_leaf_rule(steps[end]) and end not in stops:
+            end += 1
         parts, states, inside = zip(*steps[first:end], strict=True)
         if _is_leaf_rule(steps[first]):
             raw = [None if n is None else into[i - n] for i, n in enumerate(inside, first)]
             try:
                 updates, states = fused(parts, updates, states, params, extra_args, raw)
             except rule_checks.ReadsUpdates as e:
-                waiting.add(first + e.index)
+                stops.add(first + e.index)
                 continue
         else:
             updates, *states = base.call_update(parts[0], updates, states[0], params, extra_args)
         new += states
     return updates, iter(new)
-
-
-def _end(steps: Sequence[Step], first: int, stops: set[int]) -> int:
-    """The end of the pass that begins at this step."""
-    end = first + 1
-    if _is_leaf_rule(steps[first]):
-        while end < len(steps) and _is_leaf_rule(steps[end]) and end not in stops:
-            end += 1
-    return end
 
 
 def _is_leaf_rule(step: Step) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from gdjax.core import base, callers, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import Array
-from gdjax.core.values import OF_RULE, Call, code_of, not_called, short_types
+from gdjax.core.values import Call, code_of, not_called, short_types
 from gdjax.numerics import at_least_float32, is_key, real_dtype
 
 
@@ -162,6 +162,8 @@ def as_update(x: Any, g: Array) -> Array:
 
 def _array(where: str, x: Any, like: Array) -> None:
     """Raises unless `x`, an array or a number, has the shape of `like` and fits its dtype."""
+    if getattr(x, "dtype", None) == like.dtype and jnp.shape(x) == like.shape:
+        return
     got = f"the rule returned {shown(x)} {where}, expected {shown(like)}"
     if not hasattr(x, "dtype") and not isinstance(x, bool | int | float | complex):
         raise TypeError(got)
@@ -257,7 +259,6 @@ def like_rule(factory: Callable[..., Any], rule: Callable[..., Any], parameters:
     """The factory with these parameters and the rule's name and documentation, or those of the code behind it."""
     functools.update_wrapper(factory, rule)
     not_called(factory)
-    setattr(factory, OF_RULE, True)
     code = code_of(rule)
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__

@@ -1,5 +1,6 @@
 """Updates times a number, and functions of updates."""
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -61,15 +62,15 @@ def stateless_with_tree_map(f: Annotated[Callable[[Any, Any], Any], Check("funct
       >>> print(u)
       [-0.5  0.5]
     """
+    return stateless(functools.partial(_of_trees, f))
 
-    def of_trees(updates: Updates, params: Params) -> Any:
-        if params is None:
-            return map_arrays(lambda g: f(g, None), updates)
-        names, structure = ("updates", "params"), jax.tree.structure(updates)
-        checks.flatten_like("gdjax.stateless_with_tree_map", names, structure, updates, params)
-        return map_arrays(f, updates, params)
 
-    return stateless(of_trees)
+def _of_trees(f: Callable[[Any, Any], Any], updates: Updates, params: Params) -> Any:
+    if params is None:
+        return map_arrays(lambda g: f(g, None), updates)
+    names, structure = ("updates", "params"), jax.tree.structure(updates)
+    checks.flatten_like("gdjax.stateless_with_tree_map", names, structure, updates, params)
+    return map_arrays(f, updates, params)
 
 
 @leafwise(growth="same")

@@ -112,10 +112,10 @@ def loops_of(closed: ClosedJaxpr, places: Sequence[int | None], size: int, selec
     outs, ins = closed.jaxpr.outvars, closed.jaxpr.invars
     written = [i for i, place in enumerate(places) if i == 0 or place is not None and outs[i] is not ins[place]]
     unrelated = {i for i in written if i > 0 and places[i] not in inputs_of(closed, i)}
-    summed, several = sums(closed, size), writes_several()
+    several = writes_several()
     if closed.effects or size <= SMALL and not several:  # what prints is run once
         return [Loop(i, (), "result", False, i in unrelated) for i in written]
-    news = {outs[i]: i for i in written if i > 0 and isinstance(outs[i], Var)}
+    summed, news = sums(closed, size), {outs[i]: i for i in written if i > 0 and isinstance(outs[i], Var)}
     if several and not summed:
         return _one_loop(closed, places, size, news, written, unrelated)
     order = _ordered({i: _operands(closed, i, {} if selected else news) for i in written}, places)

@@ -5,14 +5,13 @@ a choice between them, it often writes to memory and reads in each loop.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.contexts import PASS, within
+from gdjax.core.contexts import PASS
 from gdjax.core.types import Array
 from gdjax.xla.loops import writes_several
 
@@ -139,11 +138,6 @@ def apart(x: Array, *others: Array) -> tuple[Array, ...]:
 
 def _barrier(*xs: Array) -> tuple[Array, ...]:
     return tuple(jax.lax.optimization_barrier(xs))
-
-
-def widened(*pairs: tuple[Array | None, Array | None]) -> AbstractContextManager[None]:
-    """Tells `alone` in this context of arrays and what they were widened from."""
-    return within(PASS, widened=pairs)
 
 
 def original(x: Array) -> Array:

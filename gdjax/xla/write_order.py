@@ -55,7 +55,7 @@ def in_order(
         elif loop.waits and loop.tied != "result":
             like_leaf = [j for j, y in enumerate(inputs) if jnp.size(y) == size]
             x = again(_waiting(firsts, inputs, [overwritten[i]] if loop.tied == "place" else like_leaf))[i]
-        if loop.tied in ("own", "result"):
+        if firsts and loop.tied in ("own", "result"):
             (x,) = _waiting(firsts, [x], [0])
         if chosen is not None:
             x = jax.lax.select(chosen, x, jnp.zeros_like(x) if old is None else inputs[old])
