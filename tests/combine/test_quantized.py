@@ -19,8 +19,8 @@ from gdjax.codes.blocks import BlockCodes, FourBitCodes
 from gdjax.codes.formats import LogCodes, LogCodesOfSquares, NarrowCodes
 from gdjax.codes.words import InWord, Word
 from tests.cases import Case, every
+from tests.combine.test_sharding import TYPED, of_axes, typed
 from tests.declare import by_rank
-from tests.devices.test_sharding import TYPED, of_axes, typed
 from tests.support import relaxed
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
