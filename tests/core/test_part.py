@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import GetAttrKey
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 import gdjax
-from gdjax.core.part import Inside, Kept, Part, all_axes
+from gdjax.core.part import HIDDEN, Inside, Kept, Pair, Part, all_axes, keywords, lookup, numbers_of
+from gdjax.core.parts import calls_of
 
 PARAMS = {"w": jnp.ones((8, 4)), "b": jnp.ones(4)}
 
@@ -92,3 +93,54 @@ def test_a_part_is_reset_for_some_parameters():
     _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
     again = gdjax.reset(tx, state, PARAMS, where="w")[1]
     assert not again.mean["w"].any() and again.mean["b"].all() and again.calls.all()
+
+
+def test_the_extra_arguments_of_an_update():
+    def plain(updates: Any, state: Any, params: Any = None) -> Any: ...
+
+    def named(updates: Any, state: Any, params: Any, value: Any, *, loss: Any = 0) -> Any: ...
+
+    def any_other(updates: Any, state: Any, params: Any = None, **rest: Any) -> Any: ...
+
+    assert keywords(plain) == (frozenset(), False)
+    assert keywords(named) == ({"value", "loss"}, False)
+    assert keywords(any_other) == (frozenset(), True)
+
+
+def test_a_part_of_two_functions_finds_its_inner_transform_in_its_call():
+    inner, other = gdjax.scale(2.0), gdjax.trace(0.9)
+
+    @gdjax.transform
+    def around_both(txs: Any, by: float) -> Any:
+        return gdjax.chain(*txs.values(), gdjax.scale(by))
+
+    calls = calls_of(around_both({"a": inner, "b": other}, 2.0))
+    part = Pair((len, len), [Inside(inner, ()), Inside(other, ())], calls=tuple(calls))
+    renewed = part.around(lambda i, tx: gdjax.clip(float(i + 1)))
+    assert renewed == around_both({"a": gdjax.clip(1.0), "b": gdjax.clip(2.0)}, 2.0)
+    with pytest.raises(ValueError, match="^around_both cannot be made around another one"):
+        Pair((len, len), [Inside(gdjax.adam(0.1), ())], calls=tuple(calls)).around(lambda i, tx: tx)
+
+
+def test_hyperparameters_of_a_part_of_two_functions():
+    calls = tuple(calls_of(gdjax.sgd(0.1)))
+    assert numbers_of(calls)["learning_rate"] == 0.1 and numbers_of(()) == {}
+    hidden = numbers_of(tuple(calls_of(gdjax.sgd(lambda count: 0.1))))
+    assert hidden["sgd"] is HIDDEN  # the count is not known
+    assert Pair((len, len), calls=calls).hyperparams(()) == numbers_of(calls)
+    assert Pair((len, len), [Inside(gdjax.sgd(0.1), ())], calls=calls).hyperparams(()) == {}
+
+
+def test_a_value_at_a_path_of_a_state():
+    state = ({"a": AveragedState(1, 2, [3, 4], 5)},)
+    path = SequenceKey(0), DictKey("a"), GetAttrKey("norms"), SequenceKey(1)
+    assert [lookup(state, path[:n]) for n in (4, 3)] == [4, [3, 4]] and lookup(state, ()) is state
+    assert all_axes((3, 4)) == (0, 1) and all_axes(()) == ()
+
+
+def test_what_a_part_that_answers_nothing_is_taken_for():
+    part = Averaged(gdjax.identity(), 0.5)
+    part.label = "gdjax.averaged"
+    assert (part.steps(()), list(part.asks()), part.labelled("x") is part) == (None, [], True)
+    with pytest.raises(ValueError, match="^gdjax.averaged cannot be made around another transform"):
+        part.around(lambda i, tx: tx)

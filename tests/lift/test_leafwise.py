@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax import leafwise
+from gdjax import Shared, leafwise
 from tests.trees import assert_close, assert_equal, random_tree, steps
 
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2, 3)]
@@ -66,3 +66,47 @@ def test_an_error_of_a_rule_tells_the_leaf():
     with pytest.raises(ValueError, match="is no matrix") as e:
         tx.update(g, tx.init(g))
     assert "matrices_only: in the rule for params['b'][0]" in e.value.__notes__
+
+
+class Count(NamedTuple):
+    count: Any
+
+
+def test_the_class_of_the_count_of_a_scheduled_rule():
+    @leafwise(scheduled=Count)
+    def times(g: Any, s: Any, p: Any, t: Any, by: Any = 1.0) -> Any:
+        return by * g, s
+
+    tx = times(gdjax.linear_schedule(1.0, 3.0, 2))
+    u, state = tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+    assert type(state) is Count and state.count == 1 and float(u[0]) == 1
+    assert float(tx.update(jnp.ones(1), state)[0][0]) == 2
+
+
+def test_a_count_of_another_name():
+    class Called(NamedTuple):
+        steps: Any
+
+    @leafwise(Called, count=lambda s: s.steps, steps=Shared(0, jnp.int32))
+    def rule(g: Any, s: Any, p: Any, t: Any, by: Any = 1.0) -> Any:
+        return by * g, Called(s.steps + 2)
+
+    tx = rule(lambda count: count.astype(jnp.float32))
+    state = tx.init(jnp.ones(1))
+    for wanted in (0, 2, 4):  # the schedule sees the steps so far
+        u, state = tx.update(jnp.ones(1), state)
+        assert float(u[0]) == wanted
+
+
+def test_facts_about_leaves_and_arguments_of_update():
+    @leafwise(static={"axes": lambda tree, given: [given + len(path) for path in tree.paths]}, extra="value")
+    def rule(g: Any, s: Any, p: Any, t: Any, value: Any, axes: Any = 10) -> Any:
+        return g * axes + value, s
+
+    g = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
+    u, _ = rule().update(g, rule().init(g), value=0.5)
+    assert (float(u["a"][0]), float(u["b"]["c"][0])) == (11.5, 12.5)
+    with pytest.raises(ValueError, match="this transform needs value=..."):
+        rule().update(g, rule().init(g))
+    with pytest.raises(TypeError, match="gdjax.leafwise: static: the rule has no argument axis"):
+        leafwise(static={"axis": lambda tree, given: []})(lambda g, s, p, t, axes=0: (g, s))

@@ -10,6 +10,7 @@ import pytest
 
 import gdjax
 from gdjax import leafwise
+from gdjax.lift import rule_checks
 from tests.trees import assert_equal, signature
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones((3, 2), "bfloat16")}, "scale": jnp.ones((3, 2))}
@@ -244,3 +245,46 @@ def test_leafwise_is_called():
         leafwise(lambda hyper: None)(rule)()
     with pytest.raises(TypeError, match=r"leafwise: Mean has no field nu, mu; its fields are count, m, n"):
         leafwise(Mean, nu=gdjax.first_moment, m=gdjax.first_moment, mu=gdjax.first_moment)
+
+
+def test_the_shape_counts_and_not_the_number_of_axes():
+    for wrong in (lambda g, s: (g[:, :1], s), lambda g, s: (g, s._replace(m=g.T))):
+        with pytest.raises(ValueError, match=r"returned float32 \((3, 1|2, 3)\)"):
+            update(odd(told(wrong)))
+
+
+def test_what_a_dtype_can_hold():
+    fits = lambda x, dtype: rule_checks._fits(x, jnp.dtype(dtype))
+    assert fits(jnp.float32(1), "bfloat16") and fits(1.5, "float16") and fits(True, "float32")
+    assert fits(jnp.complex64(1), "complex64") and not fits(jnp.complex64(1), "float32")
+    assert fits(jnp.int8(1), "int32") and not fits(jnp.int32(1), "int8") and fits(1, "int8")
+    assert fits(np.array(True), "bool") and not fits(1, "bool") and not fits(1.0, "int32")
+    key = jax.random.key(0)
+    assert fits(key, "float32") is False and rule_checks._fits(key, key.dtype)
+
+
+def test_how_a_result_is_shown():
+    x = jnp.ones((2, 3))
+    assert rule_checks.shown(x) == "float32 (2, 3)"
+    assert rule_checks.shown((x, [1.5])) == "tuple(float32 (2, 3), list(1.5))"
+    assert rule_checks.shown({"a": None}) == "dict(None)"
+
+
+def test_arguments_that_come_by_name():
+    def rule(g: Any, s: Any, p: Any, t: Any, rate: Any, *rest: Any, eps: Any = 0, **more: Any) -> Any: ...
+
+    assert [p.name for p in rule_checks.named(rule, 4)] == ["rate", "eps"]
+    found = rule_checks.arguments_of("leafwise", rule, 4, rule_checks.Special(extra=["eps"], settings=["rate"]))
+    assert ([p.name for p in found.of_factory], found.settings, found.unnamed) == (
+        ["rate"],
+        {"rate"},
+        ["*rest", "**more"],
+    )
+    with pytest.raises(TypeError, match="^gdjax.leafwise: extra: the rule has no argument value"):
+        rule_checks.arguments_of("leafwise", rule, 4, rule_checks.Special(extra=["value"]))
+
+
+def test_the_place_of_a_rule_that_fails():
+    with pytest.raises(ValueError, match="here") as e, rule_checks.raised_by(3):
+        raise ValueError("here")
+    assert rule_checks.culprit(e.value) == 3 and rule_checks.culprit(ValueError()) is None

@@ -9,6 +9,7 @@ import pytest
 
 import gdjax
 from gdjax import Shared, leafwise
+from gdjax.lift import slots
 from tests.lift.test_rule_checks import told, update
 from tests.trees import assert_close, assert_equal, is_key, precision, signature, steps
 
@@ -272,3 +273,81 @@ def test_slots_start_as_declared():
     state = rule().init({"x": jnp.ones(2, int)})
     assert (state.wide["x"].dtype, state.filled["x"].dtype) == (jnp.int32, jnp.int32) and state.wide["x"].shape == (2,)
     assert rule(mu_dtype="float32").init({"x": jnp.ones(2, int)}).filled["x"].dtype == jnp.float32
+
+
+P = jnp.ones((3, 2), jnp.bfloat16)
+
+
+def test_the_dtype_of_a_moment():
+    dtype = lambda slot, p=P, **hyper: slot(p, hyper).dtype
+    assert dtype(gdjax.Moment("mu_dtype")) == jnp.bfloat16
+    assert dtype(gdjax.Moment("mu_dtype"), mu_dtype=jnp.float16) == jnp.float16
+    assert dtype(gdjax.Moment(wide=True)) == jnp.float32
+    complex_p = jnp.ones(2, jnp.complex64)
+    assert (
+        dtype(gdjax.Moment(), complex_p) == jnp.complex64 and dtype(gdjax.Moment(real=True), complex_p) == jnp.float32
+    )
+    assert dtype(gdjax.Moment("mu_dtype"), complex_p, mu_dtype=jnp.bfloat16) == jnp.complex64
+    assert dtype(gdjax.Moment(), jnp.arange(2)) == jnp.int32
+
+
+def test_where_a_slot_starts():
+    assert gdjax.Moment(fill="start")(P, {"start": 2.0}).tolist() == [[2, 2]] * 3
+    assert gdjax.Integer("start")(P, {"start": lambda count: count + 4}).tolist() == 4  # a schedule at its first value
+    assert gdjax.Integer(7, jnp.int8, each=True)(P, {}).dtype == jnp.int8
+    assert gdjax.Shared(0.5)([P], {}).dtype == jnp.float32 and gdjax.Shared(1, jnp.int32)([P], {}).dtype == jnp.int32
+    first = slots.initial_parameter(P, {})
+    assert first is not P and first.tolist() == P.tolist()
+    assert slots.initial_parameter(jax.ShapeDtypeStruct((2,), jnp.float32), {}).tolist() == [0, 0]
+
+
+def test_the_axes_of_a_factor():
+    factor = gdjax.Factor((0, gdjax.New(4), -1), fill=1.5)
+    assert (factor(P, {}).shape, factor(P, {}).dtype, float(factor(P, {})[0, 0, 0])) == ((3, 4, 2), jnp.float32, 1.5)
+    assert factor._followed((3, 2), {}) == (0, None, 1)
+    assert gdjax.Factor((0, 0))._followed((3, 2), {}) == (0, None)  # an axis is followed once
+    several = gdjax.Factor(lambda shape, hyper: [(0,), (1,), ()])
+    assert [x.shape for x in several(P, {})] == [(3,), (2,), ()] and several._followed((3, 2), {}) == [(0,), (1,), ()]
+    with pytest.raises(ValueError, match=r"gdjax.Factor: a parameter of shape \(3, 2\) has no axis 2"):
+        gdjax.Factor((2,))(P, {})
+
+
+def test_each_leaf_has_a_key_of_its_own():
+    class Keyed(NamedTuple):
+        key: Any
+
+    @leafwise(Keyed, key=gdjax.Key("seed"))
+    def rule(g: Any, s: Any, p: Any, t: Any, seed: Any = 0) -> Any:
+        return g, s
+
+    keys = [tuple(jax.random.key_data(k).tolist()) for k in jax.tree.leaves(rule(5).init({"a": P, "b": P, "c": P}).key)]
+    assert len(set(keys)) == 3
+    assert keys == [tuple(jax.random.key_data(jax.random.fold_in(jax.random.key(5), i)).tolist()) for i in range(3)]
+
+
+def test_codes_of_a_slot():
+    coded = gdjax.Stored(gdjax.Moment(fill=1.5), gdjax.bfloat16_with_error)
+    assert gdjax.bfloat16_with_error.decode(coded(P, {})).tolist() == [[1.5, 1.5]] * 3
+    with pytest.raises(TypeError, match="keeps real numbers of 32 bits or less, got int32"):
+        gdjax.Stored(gdjax.Integer(), gdjax.bfloat16_with_error)(P, {})
+    found = slots.resolved(gdjax.Moment("mu_dtype"), {"mu_dtype": gdjax.bfloat16_with_error})
+    assert found == gdjax.Stored(gdjax.Moment("mu_dtype"), gdjax.bfloat16_with_error)
+    assert slots.resolved(gdjax.first_moment, {}) is gdjax.first_moment
+
+
+def test_a_parameter_that_is_not_trained_has_slots_of_its_size_alone():
+    paths = [((), jnp.arange(3))]
+    kept = lambda slot: slots.first("f", [slot], paths, {}, 0)[0]
+    for slot in (gdjax.Moment(), gdjax.Integer(), gdjax.Factor((0,)), gdjax.Factor(())):
+        assert kept(slot).dtype == jnp.int32
+    for slot in (gdjax.Factor((0, 0)), gdjax.Factor((0, gdjax.New(2))), lambda p, hyper: p):
+        assert kept(slot) == gdjax.MaskedNode()
+
+
+def test_a_moment_is_bounded_by_the_root_where_it_fades_faster():
+    declared = {"mu": gdjax.first_moment, "nu": gdjax.second_moment}
+    bounded = lambda b1, b2: slots.bounded_by(declared["nu"], declared, {"b1": b1, "b2": b2})
+    assert (bounded(0.9, 0.999), bounded(0.99, 0.999), bounded(0.9, 0.86)) == ("mu", "", "mu")  # up to 0.975 sqrt(b2)
+    assert bounded(0.9, 0.85) == "" and bounded(lambda count: 0.99, 0.999) == "mu"
+    assert slots.bounded_by(declared["mu"], declared, {}) == ""
+    assert [slots.kind_of(x) for x in (*declared.values(), gdjax.Integer())] == ["moment", "square", "exact"]
