@@ -95,3 +95,18 @@ def test_frozen_noise():
     got, _ = steps(tx, PARAMS, [bad])
     assert_equal(got["b"], PARAMS["b"])
     assert np.isfinite(got["w"]).all()
+
+
+CLIPPED = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.1))
+
+
+def test_groups_that_are_clipped_apart_are_a_warning():
+    tx = gdjax.partition({"a": CLIPPED, "b": gdjax.sgd(0.1)}, {"w": "a", "b": "b"})
+    with pytest.warns(
+        UserWarning, match="^gdjax.partition: clip_by_global_norm in the group 'a': it takes the norm of"
+    ):
+        tx.init(PARAMS)
+    # Not where no other group is trained, nor where the clip is all that is done.
+    gdjax.partition({"a": CLIPPED, "b": gdjax.set_to_zero()}, {"w": "a", "b": "b"}).init(PARAMS)
+    alone = {"a": gdjax.clip_by_global_norm(1.0), "b": gdjax.sgd(0.1)}
+    gdjax.partition(alone, {"w": "a", "b": "b"}).init(PARAMS)

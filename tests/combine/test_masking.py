@@ -9,6 +9,7 @@ import pytest
 
 import gdjax
 from gdjax import MaskedNode
+from gdjax.combine import masking
 from tests.declare import by_rank, matrices
 from tests.trees import assert_close, assert_equal, random_tree, signature, steps
 
@@ -172,3 +173,15 @@ def test_functions_of_the_tree_that_fail(name: str, slip: str):
 def test_errors_of_masks_by_path_stay_what_they_are():
     with pytest.raises(ValueError, match="^gdjax.mask_by_path: 'kernel' matches none of"):
         gdjax.masked(gdjax.adam(0.1), gdjax.mask_by_path("kernel")).init(PARAMS)
+
+
+def test_a_whole_tree_has_leaves_and_none_is_hidden():
+    assert masking.is_whole(PARAMS) and masking.is_whole(jnp.ones(2))
+    assert not any(map(masking.is_whole, ({}, {"w": None}, {"w": jnp.ones(2), "b": MaskedNode()})))
+
+
+def test_what_a_mask_hides():
+    assert masking.hide({"w": True, "b": False}, {"w": 1, "b": [2, 3]}) == {"w": 1, "b": MaskedNode()}
+    assert masking.hide({"w": True}, {}) == {}
+    value = masking._of_the_seen(lambda p, by: by * (p["w"] + 10 * p["b"]), {"w": True, "b": False}, {"w": 1, "b": 2})
+    assert value({"w": 3, "b": MaskedNode()}, 2) == 2 * (3 + 20)

@@ -57,6 +57,14 @@ def mu(state: Any) -> Any:
     return gdjax.tree.get(state, "mu")
 
 
+def test_which_arrays_are_kept_as_codes():
+    """Those of `min_size` numbers or more, of the leaves that are not exempt."""
+    params = {"a": jnp.zeros(8), "b": jnp.zeros(7), "c": jnp.zeros(9)}
+    mu = gdjax.quantize_state(gdjax.trace(0.9), moments="log", min_size=8, exempt="c").init(params).inner_state.trace
+    assert [name for name, x in mu.items() if formats.is_codes(x)] == ["a"]
+    assert [x.shape for x in (mu["b"], mu["c"])] == [(7,), (9,)]
+
+
 @every(lambda case: case.covers != "quantize_state", thin=3)
 def test_every_transform_keeps_the_form_of_its_state(case: Case):
     tx = quantized(case.make())

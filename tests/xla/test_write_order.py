@@ -54,6 +54,7 @@ def test_the_order_saves_bytes_and_changes_no_number(name: str, monkeypatch: pyt
     jax.clear_caches()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("numbers", [[1] * 9, [2, 1, 3, 1, 2], [3, 6], [9]])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 def test_the_parts_are_those_of_the_stack(numbers, dtype):
