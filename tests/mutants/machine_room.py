@@ -80,7 +80,7 @@ def source_of(bug: Bug, root: Path = ROOT) -> Path:
     return root / "gdjax" / f"{bug.module}.py"
 
 
-def test_of(bug: Bug) -> str:
+def path_of_test(bug: Bug) -> str:
     folder, name = bug.module.split("/")
     return f"tests/{folder}/test_{name}.py"
 
@@ -90,7 +90,7 @@ def seconds_until_failure(bug: Bug, tree: Path) -> float | None:
     source = source_of(bug, tree)
     right = source.read_text("utf-8")
     source.write_text(right.replace(bug.right, bug.wrong), "utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", test_of(bug)]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", path_of_test(bug)]
     start = processor_seconds()
     try:
         run = subprocess.run(
