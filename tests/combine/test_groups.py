@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import gdjax
+from gdjax.combine.groups import Slip
 from tests.combine.test_masking import GRADIENTS, PARAMS, only
 from tests.declare import by_rank
 from tests.support import relaxed
@@ -110,3 +111,8 @@ def test_groups_that_are_clipped_apart_are_a_warning():
     gdjax.partition({"a": CLIPPED, "b": gdjax.set_to_zero()}, {"w": "a", "b": "b"}).init(PARAMS)
     alone = {"a": gdjax.clip_by_global_norm(1.0), "b": gdjax.sgd(0.1)}
     gdjax.partition(alone, {"w": "a", "b": "b"}).init(PARAMS)
+
+
+def test_the_sentence_of_a_slip_names_its_leaves():
+    slip = Slip({0: "a", 2: "b"}, "look at: {}", "do", "init")
+    assert (slip.text({0, 1, 2}), slip.text({2}), slip.text({1})) == ("look at: a, b", "look at: b", "")

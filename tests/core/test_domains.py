@@ -116,3 +116,15 @@ def test_flags_and_choices_of_others_are_theirs():
 def test_what_can_be_no_schedule():
     found = {name: domains.is_no_number(SIGNATURE, p) for name, p in SIGNATURE.parameters.items()}
     assert found == {"rate": False, "steps": False, "mode": True, "decay": False, "dtype": True, "nesterov": False}
+
+
+def test_parameters_in_the_place_of_the_rate():
+    for value, hint in (
+        ({"w": jnp.ones(2)}, "a dict; parameters go to init.params."),
+        ({"w": 0.1}, "a dict; for rates per leaf write per_leaf"),
+        ([0.1], "a list; parameters go to init.params."),
+    ):
+        with pytest.raises(TypeError, match=f"^f: learning_rate must be .* or a schedule, got {hint}"):
+            domains.number(RATE, "f", "learning_rate", value)
+    with pytest.raises(TypeError, match=r"got \[0.1\]$"):
+        number(RATE, [0.1])

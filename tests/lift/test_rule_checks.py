@@ -288,3 +288,12 @@ def test_the_place_of_a_rule_that_fails():
     with pytest.raises(ValueError, match="here") as e, rule_checks.raised_by(3):
         raise ValueError("here")
     assert rule_checks.culprit(e.value) == 3 and rule_checks.culprit(ValueError()) is None
+
+
+def test_only_what_is_exact_is_said_not_to_be_cast():
+    for result, end in (
+        (lambda g, s: (g, s._replace(m=g.astype("complex64"))), r"expected bfloat16 \(3, 2\)"),
+        (lambda g, s: (g, s._replace(n=1.5)), r"expected int32 \(\); integers, booleans and keys are not cast"),
+    ):
+        with pytest.raises(TypeError, match=rf"{end}(\n|$)"):
+            update(odd(told(result)))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.matrices.in_turns import Runs, Turn, spread
+from gdjax.matrices.in_turns import Runs, Turn, _of_run, spread
 
 CASES = [([3, 2, 2], 4), ([1, 0, 0, 1], 8), ([5], 2), ([0, 7], 3), ([2, 1], 1), ([8, 8], 8)]
 
@@ -65,3 +65,13 @@ def test_turns_of_all_matrices_in_some_steps():
     ]
     assert at(None, 1, 5, jnp.int32(0)) == (0, False, True)  # 0 is as 1
     assert [at(None, 1, 2, jnp.array(due))[2] for due in (True, False)] == [True, False]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_run_replaces_its_own_matrices_alone(step: int):
+    """Of five matrices three have their turn in the first step and two in the second; three are computed in both."""
+    runs = Runs.of([3, 2], 1)
+    old, other = jnp.arange(5.0), 10 * jnp.arange(5.0)
+    run = runs.now(jnp.int32(0), jnp.int32(step))
+    (new,) = _of_run(lambda olds, others: [olds[0] + others[0]], runs, run, [old], [other])
+    assert new.tolist() == [[0, 11, 22, 3, 4], [0, 1, 2, 33, 44]][step]
