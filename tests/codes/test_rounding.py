@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.codes.rounding import joined, nearest, random_bits, salt, split, stochastically
+from gdjax.codes.rounding import joined, nearest, places, random_bits, salt, split, stochastically
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)  # of every size, NaN and infinities among them
@@ -115,3 +115,20 @@ def test_a_remainder_of_another_number_stays_within_half_a_place(kind: str):
     assert np.all(np.abs(got[near == 0]) < 1e-40)  # what a 0 with a remainder stands for
     large = np.isfinite(near) & (np.abs(near) > 1e-30)
     assert np.all(np.abs(got[large] - near[large]) <= 2.0**-8 * np.abs(near[large]))
+
+
+FACTOR = 0x9E3779B1
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (1, 6), (6, 1), (4, 6), (3, 1, 4, 5), (2, 3, 4, 5), (70000, 3)])
+def test_places_are_those_of_the_flattened_array_times_the_factor(shape: tuple[int, ...]):
+    flat = np.arange(int(np.prod(shape)), dtype=np.uint64) * FACTOR % 2**32
+    np.testing.assert_array_equal(places(jnp.zeros(shape), FACTOR), flat.astype(np.uint32).reshape(shape))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (3, 4, 5)])
+def test_no_product_of_the_index_along_one_axis(shape: tuple[int, ...]):
+    equations = jax.make_jaxpr(lambda x: places(x, FACTOR))(jnp.zeros(shape)).eqns
+    made_by = {out: e.primitive.name for e in equations for out in e.outvars}
+    products = [e for e in equations if e.primitive.name == "mul"]
+    assert products and all(made_by.get(e.invars[0]) == "add" for e in products)

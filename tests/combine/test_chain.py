@@ -242,3 +242,7 @@ def test_one_sign_is_no_warning():
 @gdjax.leafwise()
 def negated(g: Any, s: Any, p: Any, t: Any) -> Any:
     return -g, s
+
+
+def test_three_rates_descend_and_are_no_warning():
+    gdjax.chain(gdjax.adam(1e-3), RATE(1.0), RATE(1.0))

@@ -19,8 +19,8 @@ from gdjax.codes.blocks import BlockCodes, FourBitCodes
 from gdjax.codes.formats import LogCodes, LogCodesOfSquares, NarrowCodes
 from gdjax.codes.words import InWord, Word
 from tests.cases import Case, every
+from tests.combine.test_sharding import TYPED, of_axes, typed
 from tests.declare import by_rank
-from tests.devices.test_sharding import TYPED, of_axes, typed
 from tests.support import relaxed
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
@@ -55,6 +55,14 @@ def steps(tx: Any, params: Any, g: Any, n: int = 3, state: Any = None) -> tuple[
 
 def mu(state: Any) -> Any:
     return gdjax.tree.get(state, "mu")
+
+
+def test_which_arrays_are_kept_as_codes():
+    """Those of `min_size` numbers or more, of the leaves that are not exempt."""
+    params = {"a": jnp.zeros(8), "b": jnp.zeros(7), "c": jnp.zeros(9)}
+    mu = gdjax.quantize_state(gdjax.trace(0.9), moments="log", min_size=8, exempt="c").init(params).inner_state.trace
+    assert [name for name, x in mu.items() if formats.is_codes(x)] == ["a"]
+    assert [x.shape for x in (mu["b"], mu["c"])] == [(7,), (9,)]
 
 
 @every(lambda case: case.covers != "quantize_state", thin=3)

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import gdjax
 from gdjax import Factor, Integer, Key, Moment, New, Stored, bfloat16_with_error, leafwise
 from gdjax.xla.loops import writes_several
-from tests.devices.test_sharding import of_axes
+from tests.combine.test_sharding import of_axes
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
 TREE = {"w": jnp.zeros((4, 6, 2)), "v": jnp.zeros(3), "s": jnp.zeros(())}

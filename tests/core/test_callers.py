@@ -65,3 +65,49 @@ def test_it_is_shown_once_for_each_line():
 def test_no_other_module_warns_by_itself():
     found = [p.name for p in Path(gdjax.__file__).parent.rglob("*.py") if re.search(r"warnings\.warn", p.read_text())]
     assert found == [Path(callers.__file__).name]
+
+
+def called(x: Any, y: Any = 0, *rest: Any, z: Any = 0) -> None: ...
+
+
+def of_two(path: Any, leaf: Any) -> None: ...
+
+
+def test_arguments_by_position_up_to_the_first_that_is_left_out():
+    assert callers.positional(called) == ["x", "y"] and callers.positional(dict.fromkeys) == ["iterable", "value"]
+    assert callers.by_position(called, (), {"y": 2, "x": 1, "z": 3}) == ((1, 2), {"z": 3})
+    assert callers.by_position(called, (), {"y": 2}) == ((), {"y": 2})
+    assert callers.by_position(called, (1,), {"y": 2}) == ((1, 2), {})
+
+
+def test_where_a_call_passes_an_argument():
+    place = lambda wanted, count, **kwargs: callers.place("f", called, wanted, count, kwargs)
+    assert (place("y", 2), place(1, 2), place(-1, 2), place(-2, 2)) == (1, 1, 1, 0)
+    assert (place("y", 1, y=5), place(1, 1, y=5), place("z", 2, z=5)) == ("y", "y", "z")
+    for wanted, count in (("z", 2), (1, 1), (2, 2), (-3, 2)):
+        with pytest.raises(ValueError, match=f"^f: the call has no argument {wanted!r}, which has a batch axis"):
+            place(wanted, count)
+
+
+def test_functions_of_the_tree_and_of_a_leaf():
+    assert callers.of_tree("f", "mask", lambda tree: tree + 1, 2) == 3
+    assert callers.of_leaf("f", lambda path, leaf: path == "a", "a", 0) is True
+    assert callers.of_leaf("f", lambda path, leaf: [], "a", 0) is False
+    with pytest.raises(TypeError, match="^f: the pattern <lambda> is called with .path, leaf., but it takes path; wri"):
+        callers.of_leaf("f", lambda path: True, "a", 0)
+    with pytest.raises(ValueError, match="here 'a' and a number, and raised KeyError: 'b'$"):
+        callers.of_leaf("f", lambda path, leaf: {}["b"], "a", 0)
+    with pytest.raises(
+        TypeError, match="^f: the pattern <lambda> returned an array of shape .2,. for 'a', which is nei"
+    ):
+        callers.of_leaf("f", lambda path, leaf: jnp.ones(2), "a", 0)
+
+
+def test_a_schedule_is_called_with_the_count():
+    callers.schedule("f", "rate", lambda count: 0.1)
+    with pytest.raises(
+        TypeError, match="^f: rate: a schedule is called with the count, and <lambda> takes no argument"
+    ):
+        callers.schedule("f", "rate", lambda: 0.1)
+    with pytest.raises(TypeError, match=r"and of_two takes path, leaf; call it: of_two\(\.\.\.\)$"):
+        callers.schedule("f", "rate", of_two)

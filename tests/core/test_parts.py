@@ -1,18 +1,17 @@
 """What parts of optimizers say of themselves: one written from the class alone, all of this library, and guesses."""
 
 import collections
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import GetAttrKey
 
 import gdjax
 from gdjax.combine.sharding import _by_types
-from gdjax.core.part import Inside, Kept, Part, all_axes
+from gdjax.core.part import Part
 from gdjax.core.parts import Guess, holds_states, known, owned
 from gdjax.core.parts import every as every_part
 from tests.cases import Case, every
@@ -23,85 +22,6 @@ SHAPES = {"w": jnp.ones((16, 8)), "b": jnp.ones(8), "t": jnp.ones((8, 2, 4)), "s
 MEASURED = {"monitor", "snapshot", "measure_with_ema"}
 # No state, and so nothing to say.
 STATELESS = {"identity", "set_to_zero", "stateless", "stateless_with_tree_map", "keep_params_nonnegative"}
-
-
-class AveragedState(NamedTuple):
-    of: Any  # the transform's: no name tells that
-    mean: Any
-    norms: Any  # () for each parameter
-    calls: Any  # (2,) of the whole tree
-
-
-class Averaged(Part):
-    """The mean of the updates of a transform and of those before it, its share a hyperparameter."""
-
-    def __init__(self, tx: Any, share: float):
-        self.tx, self.share = tx, share
-
-    def init(self, params: Any) -> AveragedState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return AveragedState(self.tx.init(params), zeros, jax.tree.map(lambda p: jnp.zeros(()), params), jnp.zeros(2))
-
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        updates, of = self.tx.update(updates, state.of, params, **extra_args)
-        mean = jax.tree.map(lambda m, u: m + self.share * (u - m), state.mean, updates)
-        return mean, state._replace(of=of, mean=mean, calls=state.calls + 1)
-
-    def inside(self) -> list[Inside]:
-        return [Inside(self.tx, (GetAttrKey("of"),))]
-
-    def hyperparams(self, state: Any, at: Any = None) -> dict[str, Any]:
-        return {"share": self.share}
-
-    def kept(self) -> list[Kept]:
-        return [Kept((GetAttrKey("mean"),), all_axes), Kept((GetAttrKey("norms"),), lambda shape, layers: ())]
-
-
-@gdjax.transform
-def averaged(tx: Any, share: float) -> Any:
-    return Averaged(tx, share)
-
-
-def tx_of(wrapped: bool) -> Any:
-    inner = gdjax.sgd(gdjax.linear_schedule(1.0, 0.0, 4), momentum=0.9)
-    return gdjax.chain(gdjax.clip(5.0), averaged(inner, 0.25) if wrapped else Averaged(inner, 0.25))
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_a_part_written_from_the_class_alone(wrapped: bool):
-    tx = tx_of(wrapped)
-    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-    found = {k: round(float(x), 3) for k, x in gdjax.get_hyperparams(tx, state).items()}
-    assert found == {"max_delta": 5.0, "share": 0.25, "decay": 0.9, "learning_rate": 0.75}
-    assert float(gdjax.get_hyperparams(tx, state, step="last")["learning_rate"]) == 1.0
-    table = gdjax.explain(tx, PARAMS)
-    assert table["state_bytes"] == [2 * 16 + 4, 2 * 128 + 4]
-    assert [row.split(", ")[-2:] for row in table["steps"]] == [["trace", "rate"]] * 2
-    table = gdjax.tabulate(tx, PARAMS)
-    assert dict(zip(table["field"], table["at"], strict=True)) == {
-        "trace": "1/0", "count": "1/1", "mean": "1", "norms": "1", "calls": "1", "": "",
-    }  # fmt: skip
-    rows = {row.field: (row.arrays, row.bytes) for row in table.rows[:-1]}
-    moment = ("2 arrays", 144)
-    assert rows == {"trace": moment, "count": ("()", 4), "mean": moment, "norms": ("2 arrays", 8), "calls": ("(2,)", 8)}
-    told = gdjax.tree.map_params(tx, lambda x: "own", state, transform_non_params=lambda x: "whole")
-    both = {"w": "own", "b": "own"}
-    assert (told[1].mean, told[1].norms, told[1].of[0].trace, told[1].calls) == (both, both, both, "whole")
-
-
-def test_its_state_over_devices_follows_the_parameters():
-    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(4, 2), ("data", "model"))
-    params = {"w": jax.device_put(PARAMS["w"], NamedSharding(mesh, PartitionSpec(None, "model"))), "b": PARAMS["b"]}
-    shardings = gdjax.state_sharding(tx_of(True), params, mesh, min_bytes=0)[1]
-    assert shardings.mean["w"].spec == shardings.of[0].trace["w"].spec == PartitionSpec("data", "model")
-    assert (shardings.norms["w"].spec, shardings.calls.spec) == (PartitionSpec(), PartitionSpec(None))
-
-
-def test_a_part_is_reset_for_some_parameters():
-    tx = tx_of(True)
-    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-    again = gdjax.reset(tx, state, PARAMS, where="w")[1]
-    assert not again.mean["w"].any() and again.mean["b"].all() and again.calls.all()
 
 
 def test_numbers_of_the_whole_tree_stay_where_the_parameters_are_one_array():

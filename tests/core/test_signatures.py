@@ -5,7 +5,7 @@ import inspect
 import pydoc
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import optax
@@ -13,10 +13,8 @@ import optax.contrib
 import pytest
 
 import gdjax
-from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import Scalar, ScalarOrSchedule, Schedule
 from gdjax.core.values import by_name
-from gdjax.training import sweep
 
 ALIASES = {"Scalar": Scalar, "Schedule": Schedule, "ScalarOrSchedule": ScalarOrSchedule}
 LONGEST = 1100  # characters; shampoo would have 2,600 with each union written out
@@ -115,41 +113,6 @@ def test_help_has_no_union():
     text = inspect.cleandoc(gdjax.soap.__doc__ or "")
     shown = pydoc.render_doc(gdjax.soap, renderer=pydoc.plaintext)
     assert "learning_rate: ScalarOrSchedule" in shown and text.splitlines()[0] in shown and "Union[" not in shown
-
-
-RESULTS = (
-    gdjax.MinimizeResult, gdjax.SweepResult, gdjax.MigrationReport, gdjax.ZoomLinesearchInfo,
-    gdjax.BacktrackingLinesearchInfo, type(gdjax.check_gradients(lambda x: x * x, 1.0)), sweep.Best,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: kind.__name__)
-def test_help_says_what_the_fields_of_a_result_are(kind: type):
-    told = {name: getattr(kind, name).__doc__ for name in kind._fields}
-    assert not [name for name, text in told.items() if text.startswith("Alias for")]
-    shown = " ".join(pydoc.plain(pydoc.render_doc(kind)).partition("Data descriptors defined here")[2].split())
-    for text in told.values():
-        assert text in " ".join(shown.replace(" | ", " ").split())
-
-
-def test_field_docs_end_where_the_section_ends():
-    @with_field_docs
-    class Two(NamedTuple):
-        """Numbers.
-
-        Attributes:
-          a: one,
-            in two lines: of text.
-          b: two.
-
-        Raises:
-          c: not a field.
-        """
-
-        a: int
-        b: int
-
-    assert (Two.a.__doc__, Two.b.__doc__) == ("one, in two lines: of text.", "two.")
 
 
 def test_a_hyperparameter_of_a_rule_that_may_be_none_says_so():

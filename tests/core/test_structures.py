@@ -190,3 +190,11 @@ def test_the_first_difference():
     assert structures.difference(one, {"a": [1.0], "c": None}) == ("['a']", one["a"], [1.0])
     assert structures.difference(one, {**one, "c": 1.0}) == ("['c']", None, 1.0)
     assert structures.difference(one, {**one, "c": 1.0}, lambda x: x is None) is None
+
+
+def test_lists_of_names():
+    assert [structures.listed("abcdef"[:n]) for n in (0, 3, 4)] == ["", "a, b, c", "a, b, c, d"]
+    assert (
+        structures.listed("abcde") == "a, b, c, and 2 more" and structures.listed("abcde", "; ")[-12:] == "; and 2 more"
+    )
+    assert structures.few("abc") == "a, b, c" and structures.few("abc", 2) == "a, b and 1 more"

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gdjax
-from tests.devices.test_sharding import of_axes, typed
+from tests.combine.test_sharding import of_axes, typed
 from tests.trees import assert_close, random_tree
 
 SHAPES = {"w": (16, 24), "v": (24,), "s": ()}

@@ -50,8 +50,8 @@ ELSEWHERE = {
     83: "contracts/test_contracts.test_vmap_equals_a_loop",
     84: "contracts/test_contracts.test_state_is_a_fixed_point_of_control_flow",
     85: "contracts/test_variants.test_pmap_with_pmean_equals_one_device",
-    95: "contracts/test_values.test_transforms_are_values",
-    96: "contracts/test_values.test_repr_is_the_call",
+    95: "core/test_values.test_transforms_are_values",
+    96: "core/test_values.test_repr_is_the_call",
 }
 TESTS = Path(__file__).parents[1]
 

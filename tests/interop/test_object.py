@@ -35,7 +35,7 @@ TESTS = Path(__file__).parents[1]
 ELSEWHERE = {
     10: ("contracts/test_contracts.py", "test_params_may_be_left_out"),
     24: ("contracts/test_contracts.py", "test_init_takes_shapes"),
-    33: ("contracts/test_values.py", "test_transforms_are_values"),
+    33: ("core/test_values.py", "test_transforms_are_values"),
     34: ("contracts/test_contracts.py", "test_vmap_equals_a_loop"),
 }
 

@@ -115,3 +115,9 @@ def test_parts_of_attention():
 def test_names(path: str, keys: str, layer: str):
     name = name_of(path)
     assert " ".join(name.keys) == keys and name.layer == layer
+
+
+def test_near_are_the_last_three_names():
+    found = {path: name_of(path) for path in ("head/up/kernel", "head/mlp/up/kernel")}
+    assert [name.near("head") for name in found.values()] == [True, False]
+    assert all(name.within("head") for name in found.values())

@@ -224,6 +224,7 @@ def test_a_tree_without_a_last_layer_by_name_is_told():
     )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("parts", [1, 2, (3, 5)])
 def test_matrices_of_a_leaf_and_back(parts: Any):
     x = jax.random.normal(jax.random.key(0), (3, 8, 4))

@@ -48,6 +48,7 @@ def test_a_note_says_what_to_write():
     )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("path", "shape", "role"),
     [

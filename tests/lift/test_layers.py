@@ -12,6 +12,7 @@ import pytest
 import gdjax
 from gdjax.core.parts import owned
 from gdjax.core.paths import path_of
+from gdjax.lift import layers
 from tests.cases import CASES, every
 from tests.declare import Case
 from tests.support import relaxed
@@ -30,6 +31,42 @@ def numbers(seed: int, dtype: Any) -> Any:
         sizes = rng.uniform(0.1, 8, lead).reshape(lead + (1,) * (len(shape) - len(lead)))
         found[name] = jnp.asarray(rng.normal(size=shape) * sizes, dtype)
     return found
+
+
+def test_axes_of_slots_of_each_layer():
+    axes = lambda slot, shape, n: layers.axes_of(slot, {})(shape, n)
+    assert axes(gdjax.first_moment, (3, 4, 6), 1) == (0, 1, 2)
+    assert axes(gdjax.Integer(), (3, 4, 6), 1) == (0,) and axes(gdjax.Key(), (3, 4, 6), 2) == (0, 1)
+    assert axes(gdjax.Integer(each=True), (3, 4, 6), 1) == (0, 1, 2)
+    assert axes(gdjax.Factor((0,)), (3, 4, 6), 1) == (0, 1)  # its rows are those of a layer
+    assert layers.axes_of(lambda p, hyper: p, {}) is None
+
+
+def test_slots_along_the_layers():
+    p = jnp.ones((3, 4, 6))
+    assert layers.along(gdjax.first_moment, 1) is gdjax.first_moment
+    assert layers.along(gdjax.Integer(), 0) == gdjax.Integer()
+    assert layers.along(gdjax.Integer(2), 1)(p, {}).tolist() == [2, 2, 2]
+    assert layers.along(gdjax.Factor((1,)), 1)(p, {}).shape == (3, 6)
+    assert layers.along(gdjax.Factor((-1, gdjax.New(2))), 2)(p, {}).shape == (3, 4, 6, 2)
+    assert layers.along(lambda p, hyper: jnp.sum(p), 2)(p, {}).tolist() == [[6.0] * 4] * 3
+
+
+def test_a_rule_of_one_layer_is_mapped():
+    """The largest number of a layer, in units of `by`, which has a number for each row of each layer."""
+
+    def rule(g: Any, s: Any, p: Any, t: Any, by: Any) -> Any:
+        return g / jnp.max(g) * by, s
+
+    class Empty(NamedTuple):
+        pass
+
+    g = jnp.array([[[1.0, 2.0]], [[4.0, 2.0]]])
+    applied = layers.mapped(rule)
+    assert applied(g, Empty(), None, None, by=2.0, layer_axes=1)[0].tolist() == [[[1, 2]], [[2, 1]]]
+    assert applied(g, Empty(), None, None, by=2.0)[0].tolist() == [[[0.5, 1]], [[2, 1]]]
+    by = jnp.array([[[10.0]], [[20.0]]])
+    assert applied(g, Empty(), None, None, by=by, layer_axes=1)[0].tolist() == [[[5, 10]], [[20, 10]]]
 
 
 def apart(tree: Any) -> Any:

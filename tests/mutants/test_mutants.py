@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.mutants.machine_room import BUGS, path_of_test, source_of
 from tests.mutants.mutate import mutants
 from tests.mutants.run import MODULES, ROOT, equivalent, stages
 
@@ -79,6 +80,12 @@ def test_the_runner_kills_what_changes_and_keeps_what_does_not(tmp_path: Path):
 
 def test_every_module_has_tests_to_run():
     assert [module for module in MODULES if not stages(module)[0]] == []
+
+
+def test_every_bug_of_the_machine_room_is_one_of_the_code():
+    assert len({bug.module for bug in BUGS}) == len(BUGS) >= 30
+    assert [bug.module for bug in BUGS if source_of(bug).read_text("utf-8").count(bug.right) != 1] == []
+    assert [bug.module for bug in BUGS if not (ROOT / path_of_test(bug)).is_file()] == []
 
 
 def test_equivalent_mutants_exist():

@@ -31,6 +31,14 @@ UPWARDS = {
 }
 # What a function may import when it is called; everything else is imported at the top of the file.
 OPTIONAL = {"optax", "matplotlib"}
+# The folders that methods stand on: who breaks a module there finds its test by the name.
+MACHINE_ROOM = ("core", "lift", "leaf_roles", "matrices", "xla", "combine")
+TESTED_ELSEWHERE = {
+    "core/closures": "core/test_forms, by the updates outside of jit that share a trace",
+    "lift/order": "combine/test_chain and core/test_callers, by the warnings of chains",
+    "lift/probe": "inspection/test_update_kinds, by the table of `explain`",
+    "matrices/slots": "matrices/test_slots_of_the_tree, by rules of one matrix",
+}
 LONGEST = 400  # lines of a file beside its docstrings, which grow with what they explain
 
 SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}
@@ -211,6 +219,12 @@ def test_optimizer_is_complete(module):
         if not re.search(r"^References?:", docstring, re.MULTILINE):
             missing.append(f"a heading 'Reference:' in the docstring of {name}")
     assert missing == []
+
+
+def test_a_module_of_the_machine_room_has_a_test_of_its_name():
+    modules = [module for module in MODULES if module.startswith(tuple(f"{folder}/" for folder in MACHINE_ROOM))]
+    tests = {module: ROOT / "tests" / Path(module).with_name(f"test_{Path(module).name}.py") for module in modules}
+    assert {module for module, path in tests.items() if not path.is_file()} - set(TESTED_ELSEWHERE) == set()
 
 
 def test_public_names_have_docstrings():

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import gdjax
 from benchmarks import trees
+from gdjax.combine import sharding
 from tests.cases import CASES, Case
 from tests.declare import by_rank
 from tests.trees import assert_close, random_tree
@@ -55,6 +56,20 @@ def every_kind() -> Any:
         if case.name not in LEFT_OUT
         for kind in ORDINARY
     ]
+
+
+def test_which_axis_is_divided():
+    """One that follows the parameter, the longest, the first; none that is divided already or does not divide."""
+    of, mesh = sharding._Axis(True, ()), {"data": 4, "model": 2}
+    new, taken = sharding._Axis(False, ()), sharding._Axis(True, ("model",))
+    divided = lambda shape, axes, axis="data": sharding._divided(shape, axes, mesh, axis)
+    assert divided((8, 16), [of, of]) == [None, "data"] and divided((8, 8), [of, of]) == ["data", None]
+    assert divided((8, 16), [of, new]) == ["data", None]
+    assert divided((8, 15), [of, of]) == ["data", None] and divided((6, 15), [of, of]) == [None, None]
+    assert divided((8, 16), [of, taken]) == ["data", "model"] and divided((8, 15), [of, taken]) == ["data", None]
+    assert divided((8,), [of], None) == [None] and divided((8, 8), [of, of], "model") == ["model", None]
+    both = sharding._Axis(True, ("model", "data"))
+    assert divided((16, 8), [both, of]) == [("model", "data"), None]
 
 
 @pytest.mark.filterwarnings(

@@ -1,4 +1,4 @@
-"""What a rule returns is checked; its integers, booleans and PRNG keys reach it as they are."""
+"""What a rule must look like, and what it returns, is checked."""
 
 import functools
 from typing import Any, NamedTuple
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax import Shared, leafwise
-from tests.trees import assert_close, assert_equal, is_key, precision, signature, steps
+from gdjax import leafwise
+from gdjax.lift import rule_checks
+from tests.trees import assert_equal, signature
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones((3, 2), "bfloat16")}, "scale": jnp.ones((3, 2))}
 
@@ -246,195 +247,53 @@ def test_leafwise_is_called():
         leafwise(Mean, nu=gdjax.first_moment, m=gdjax.first_moment, mu=gdjax.first_moment)
 
 
-# --- Slots that are no real numbers -----------------------------------------------------------------------------------
+def test_the_shape_counts_and_not_the_number_of_axes():
+    for wrong in (lambda g, s: (g[:, :1], s), lambda g, s: (g, s._replace(m=g.T))):
+        with pytest.raises(ValueError, match=r"returned float32 \((3, 1|2, 3)\)"):
+            update(odd(told(wrong)))
 
 
-class Exact(NamedTuple):
-    m: Any  # like params
-    n: Any  # like params, int32
-    seen: Any  # () bool
-    key: Any
-    total: Any  # () int32, for the whole tree
-
-
-BIG = 2**24 + 1  # which float32 has not
-SEEN: list[Any] = []
-
-
-@leafwise(
-    Exact,
-    n=lambda p, hyper: jnp.full(p.shape, BIG, jnp.int32),
-    seen=lambda p, hyper: jnp.zeros((), bool),
-    key=lambda p, hyper: jax.random.key(0),
-    total=Shared(BIG, jnp.int32),
-)
-def exact(g: Any, s: Any, p: Any, t: Any, scale: Any = 0.5) -> Any:
-    SEEN.append([x if is_key(x) else x.dtype for x in s])
-    key, noise = jax.random.split(s.key)
-    total = s.total + 1
-    n = jnp.where(s.seen, s.n + 2, s.n) + (total - BIG)
-    return g + scale * jax.random.uniform(noise, g.shape, g.dtype), Exact(s.m + g, n, ~s.seen, key, total)
-
-
-TREE = {"a": jnp.ones((2, 2)), "b": jnp.ones(3, "bfloat16")}
-
-
-def key_after(count: int) -> Any:
-    """The key after so many steps."""
+def test_what_a_dtype_can_hold():
+    fits = lambda x, dtype: rule_checks._fits(x, jnp.dtype(dtype))
+    assert fits(jnp.float32(1), "bfloat16") and fits(1.5, "float16") and fits(True, "float32")
+    assert fits(jnp.complex64(1), "complex64") and not fits(jnp.complex64(1), "float32")
+    assert fits(jnp.int8(1), "int32") and not fits(jnp.int32(1), "int8") and fits(1, "int8")
+    assert fits(np.array(True), "bool") and not fits(1, "bool") and not fits(1.0, "int32")
     key = jax.random.key(0)
-    for _ in range(count):
-        key, _ = jax.random.split(key)
-    return key
+    assert fits(key, "float32") is False and rule_checks._fits(key, key.dtype)
 
 
-AROUND = {
-    "alone": exact(),
-    "chain": gdjax.chain(gdjax.scale(1.0), gdjax.chain(exact(), gdjax.trace(0.0)), gdjax.scale(1.0)),
-    "fused": gdjax.chain(exact(), gdjax.scale(1.0), gdjax.trace(0.0)),
-    "MultiSteps": gdjax.MultiSteps(exact(), 1).gradient_transformation(),
-    "apply_if_finite": gdjax.apply_if_finite(exact(), 3),
-    "unchecked": gdjax.apply_if_finite(exact(), 3, check_outputs=False),
-    "conditionally_mask": gdjax.conditionally_mask(exact(), lambda step: step >= 0),
-    "masked": gdjax.masked(exact(), lambda p: jax.tree.map(lambda _: True, p)),
-    "inject": gdjax.inject_hyperparams(exact)(0.5),
-}
+def test_how_a_result_is_shown():
+    x = jnp.ones((2, 3))
+    assert rule_checks.shown(x) == "float32 (2, 3)"
+    assert rule_checks.shown((x, [1.5])) == "tuple(float32 (2, 3), list(1.5))"
+    assert rule_checks.shown({"a": None}) == "dict(None)"
 
 
-@pytest.mark.parametrize("name", AROUND)
-def test_integers_booleans_and_keys_reach_a_rule_as_they_are(name: str):
-    tx = AROUND[name]
-    SEEN.clear()
-    params, state = steps(tx, TREE, [TREE] * 3)
-    for m, n, seen, key, total in SEEN:
-        assert (m, n, seen, total) == (jnp.float32, jnp.int32, jnp.bool, jnp.int32) and is_key(key)
-    assert signature(state) == signature(tx.init(TREE))
-    found = gdjax.tree.get(state, "Exact")
-    key = key_after(3)
-    for leaf, p in TREE.items():
-        assert_equal(found.n[leaf], jnp.full(p.shape, BIG + 1 + 2 + 3 + 2, jnp.int32))  # the second step adds 2
-        assert_equal((found.key[leaf], found.seen[leaf], found.m[leaf]), (key, jnp.array(True), 3 * p))
-    assert int(found.total) == BIG + 3
+def test_arguments_that_come_by_name():
+    def rule(g: Any, s: Any, p: Any, t: Any, rate: Any, *rest: Any, eps: Any = 0, **more: Any) -> Any: ...
 
-    # Under scan, donated: the state is a fixed point.
-    def step(carry: Any, g: Any) -> Any:
-        u, state = tx.update(g, carry[1], carry[0])
-        return (gdjax.apply_updates(carry[0], u), state), None
-
-    run = jax.jit(lambda carry, gs: jax.lax.scan(step, carry, gs)[0], donate_argnums=0)
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * 3), TREE)
-    scanned = run((jax.tree.map(jnp.copy, TREE), tx.init(TREE)), stacked)
-    assert_equal(scanned[1], state)
-
-
-@pytest.mark.parametrize(
-    "tx", [gdjax.MultiSteps(exact(), 2).gradient_transformation(), gdjax.apply_if_finite(exact(), 3)]
-)
-def test_keys_and_integers_stay_in_a_call_that_is_skipped(tx: Any):
-    state = tx.init(TREE)
-    _, new = tx.update(jax.tree.map(lambda x: x / 0, TREE), state, TREE)
-    assert_equal(gdjax.tree.get(new, "Exact"), gdjax.tree.get(state, "Exact"))
-
-
-def test_a_key_as_a_hyperparameter():
-    @leafwise()
-    def rule(g: Any, s: Any, p: Any, t: Any, key: Any = None) -> Any:
-        return jax.random.uniform(key, g.shape), s
-
-    x = {"a": jnp.ones(3)}
-    assert_equal(update(rule(jax.random.key(1)), x)[0], {"a": jax.random.uniform(jax.random.key(1), (3,))})
-
-
-def test_keys_and_integers_under_vmap():
-    tx, many = exact(), jax.tree.map(lambda x: jnp.stack([x, 2 * x]), TREE)
-    states = jax.vmap(tx.init)(many)
-    assert states.key["a"].shape == (2,)
-    u, states = jax.jit(jax.vmap(tx.update))(many, states, many)
-    one, state = tx.update(TREE, tx.init(TREE), TREE)
-    assert_equal(jax.tree.map(lambda x: x[0], (u, states)), (one, state))
-
-
-def test_keys_and_integers_without_jit():
-    u, new = exact().update(TREE, state := exact().init(TREE), TREE)
-    with jax.disable_jit():
-        assert_close(exact().update(TREE, state, TREE), (u, new))
-
-
-def test_keys_and_integers_with_map_params():
-    tx = gdjax.chain(exact(), gdjax.scale(2.0))
-    state = tx.init(TREE)
-    kinds = gdjax.tree_map_params(tx, lambda x: str(x.dtype), state, transform_non_params=lambda _: "shared")
-    assert kinds[0].key == dict.fromkeys("ab", "key<fry>") and kinds[0].n == dict.fromkeys("ab", "int32")
-    assert kinds[0].total == "shared"
-
-
-@pytest.mark.parametrize("shares", [True, False])
-def test_keys_and_integers_where_slots_are_written_after_the_parameters(shares: bool):
-    @leafwise(
-        Exact,
-        n=lambda p, hyper: jnp.full(p.shape, BIG, jnp.int32),
-        seen=lambda p, hyper: jnp.zeros((), bool),
-        key=lambda p, hyper: jax.random.key(0),
-        total=Shared(0, jnp.int32),
+    assert [p.name for p in rule_checks.named(rule, 4)] == ["rate", "eps"]
+    found = rule_checks.arguments_of("leafwise", rule, 4, rule_checks.Special(extra=["eps"], settings=["rate"]))
+    assert ([p.name for p in found.of_factory], found.settings, found.unnamed) == (
+        ["rate"],
+        {"rate"},
+        ["*rest", "**more"],
     )
-    def rule(g: Any, s: Any, p: Any, t: Any) -> Any:
-        key, noise = jax.random.split(s.key)
-        u = s.m + jax.random.uniform(noise, g.shape)
-        return u, Exact(jnp.sqrt(jnp.abs(u)) if shares else u, s.n + s.seen.astype(jnp.int32), ~s.seen, key, s.total)
-
-    _, state = steps(rule(), TREE, [TREE] * 2)
-    assert_equal(state.n["a"], jnp.full((2, 2), BIG + 1, jnp.int32))
-    assert_equal(state.key["a"], key_after(2))
+    with pytest.raises(TypeError, match="^gdjax.leafwise: extra: the rule has no argument value"):
+        rule_checks.arguments_of("leafwise", rule, 4, rule_checks.Special(extra=["value"]))
 
 
-def test_a_key_gives_way_to_a_key_only():
-    class Keyed(NamedTuple):
-        key: Any
+def test_the_place_of_a_rule_that_fails():
+    with pytest.raises(ValueError, match="here") as e, rule_checks.raised_by(3):
+        raise ValueError("here")
+    assert rule_checks.culprit(e.value) == 3 and rule_checks.culprit(ValueError()) is None
 
-    @leafwise(Keyed, key=lambda p, hyper: jax.random.key(0))
-    def rule(g: Any, s: Any, p: Any, t: Any, result: Any = None) -> Any:
-        return g, Keyed(result(g, s))
 
-    for result, got in (
-        (lambda g, s: g, r"float32 \(\)"),
-        (lambda g, s: jax.random.split(s.key), r"key<fry> \(2,\)"),
-        (lambda g, s: jax.random.key_data(s.key)[0], r"uint32 \(\)"),
+def test_only_what_is_exact_is_said_not_to_be_cast():
+    for result, end in (
+        (lambda g, s: (g, s._replace(m=g.astype("complex64"))), r"expected bfloat16 \(3, 2\)"),
+        (lambda g, s: (g, s._replace(n=1.5)), r"expected int32 \(\); integers, booleans and keys are not cast"),
     ):
-        with pytest.raises((ValueError, TypeError), match=rf"returned {got} for state\.key, expected key<fry> \(\)"):
-            update(rule(told(result)), {"a": jnp.ones(())})
-    # Keys of another implementation, and raw ones, are of other dtypes.
-    x = {"a": jnp.ones(2)}
-    with pytest.raises(TypeError, match=r"returned key<rbg> \(\) for state\.key, expected key<fry> \(\); integers"):
-        update(rule(told(lambda g, s: jax.random.key(0, impl="rbg"))), x)
-
-
-def test_integers_of_a_made_state_are_of_a_definite_dtype():
-    class Numbers(NamedTuple):
-        x: Any
-        n: Any
-
-    @leafwise(Numbers, x=lambda p, hyper: 0.0, n=lambda p, hyper: 0)
-    def rule(g: Any, s: Any, p: Any, t: Any) -> Any:
-        return g, s
-
-    state = rule().init({"a": jnp.ones(2)})
-    assert signature(update(rule(), {"a": jnp.ones(2)})[1]) == signature(state)
-    assert (state.x["a"].dtype, state.n["a"].dtype) == (jnp.float32, jnp.int32)
-
-
-def test_narrow_integers():
-    class Codes(NamedTuple):
-        code: Any
-
-    @leafwise(Codes, code=lambda p, hyper: jnp.zeros(p.shape, jnp.int8))
-    def rule(g: Any, s: Any, p: Any, t: Any, result: Any = None) -> Any:
-        return g, Codes(result(g, s))
-
-    x = {"a": jnp.full(2, 300.0)}
-    with pytest.raises(TypeError, match=r"int32 \(2,\) for state\.code, expected int8 \(2,\); integers"):  # not 44
-        update(rule(told(lambda g, s: g.astype(jnp.int32))), x)
-    u, state = update(rule(told(lambda g, s: jnp.where(g > 0, 1, 0))), x)  # Python's integers have no width
-    assert_equal(state.code["a"], jnp.ones(2, jnp.int8))
-    with precision("float64"):
-        wide = {"a": jnp.ones(2, "float64")}
-        _, state = update(rule(told(lambda g, s: s.code + jnp.int8(1))), wide)
-        assert state.code["a"].dtype == jnp.int8
+        with pytest.raises(TypeError, match=rf"{end}(\n|$)"):
+            update(odd(told(result)))
