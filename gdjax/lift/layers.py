@@ -39,9 +39,9 @@ def of_tree(label: str, layer_axes: LayerAxes, tree: ArrayTree, warn: bool = Fal
     """For each leaf the number of its leading axes that are layers.
 
     Args:
-      layer_axes: an int for all leaves, a leaf with fewer axes counting all of them; a pattern of paths, whose leaves have
-        one such axis; a dict from patterns to ints, of which the first that matches counts; a function from the tree
-        to a tree of ints or a prefix of one; or an object with such a function as its method `layers`.
+      layer_axes: an int for all leaves, a leaf with fewer axes counting all of them; a pattern of paths, whose leaves
+        have one such axis; a dict from patterns to ints, of which the first that matches counts; a function from the
+        tree to a tree of ints or a prefix of one; or an object with such a function as its method `layers`.
       warn: whether to warn of patterns that decide for no leaf.
 
     Raises:

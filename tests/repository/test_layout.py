@@ -35,9 +35,7 @@ OPTIONAL = {"optax", "matplotlib"}
 MACHINE_ROOM = ("core", "lift", "leaf_roles", "matrices", "xla", "combine")
 TESTED_ELSEWHERE = {
     "core/closures": "core/test_forms, by the updates outside of jit that share a trace",
-    "lift/order": "combine/test_chain and core/test_callers, by the warnings of chains",
     "lift/probe": "inspection/test_update_kinds, by the table of `explain`",
-    "matrices/slots": "matrices/test_slots_of_the_tree, by rules of one matrix",
 }
 LONGEST = 400  # lines of a file beside its docstrings, which grow with what they explain
 
