@@ -282,7 +282,9 @@ class OfMatrices(Leafwise):
         traces, first, total = [], 0, sum(blocks.numbers.values())
         for name, *sides in blocks.members:
             number, g = blocks.numbers[name], stacks[name]
-            one = jax.tree.map(one_of, Matrices(g, {f: getattr(state, f)[name] for f in self.slots}))
+            slots = {f: getattr(state, f)[name] for f in self.slots}
+            slots |= {f: codec.decode(slots[f]) for f, codec in self.codecs.items()}
+            one = jax.tree.map(one_of, Matrices(g, slots))
             turns, shared = self._traced(name, one, s, numerics.widest_real(g), hyper)
             traces.append(Trace((sides[0], sides[1]), Stack(number, first, total, ()), turns, shared))
             first += number

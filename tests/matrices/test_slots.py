@@ -232,3 +232,14 @@ def test_the_slots_of_a_stack():
     missing = {f for f in Many._fields[1:] if isinstance(getattr(alone, f)["2x3"], gdjax.MaskedNode)}
     assert missing == {"basis", "columns", "optional"}
     many(max_precond_dim=2).update(params, alone)
+
+
+def test_a_moment_in_codes():
+    """The rule gets what the codes stand for, and a step is one of a moment in 16 bits."""
+    grads = gradients(3)
+    coded, states = run(rule(mu_dtype=gdjax.bfloat16_with_error, roles=lambda _: ROLES), grads)
+    plain, wanted = run(rule(roles=lambda _: ROLES), grads)
+    codes = states[-1].mu["3x4"]
+    assert {x.dtype for x in jax.tree.leaves(codes)} == {jnp.dtype("bfloat16"), jnp.dtype("int8")}
+    np.testing.assert_allclose(gdjax.bfloat16_with_error.decode(codes), wanted[-1].mu["3x4"], rtol=1e-4)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-2, atol=1e-2), coded, plain)
