@@ -83,8 +83,8 @@ def test_steps_and_states_of_a_chain():
 def test_what_a_rule_says_of_itself():
     rate = gdjax.linear_schedule(1.0, 0.0, 4)
     part = base.part_of(average(rate))
-    assert (part.slots, part.shared, part.moments, [*part.schedules]) == (("mean",), (), ("mean",), ["gain"])
-    assert part.counts and part.heeds_params and not part.stateless
+    assert (part.slots, part.shared, [*part.schedules]) == (("mean",), (), ["gain"])
+    assert part.counts and not part.stateless
     state = Average(jnp.int32(1), {"w": jnp.ones(2)})
     assert float(part.hyperparams(state)["gain"]) == 0.75
     assert float(part.hyperparams(state, lambda count: count + 1)["gain"]) == 0.5

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gdjax.core.contexts import PASS, within
 from gdjax.xla import reads
 from gdjax.xla.reads import in_pairs, out_of_pairs
 
@@ -70,7 +71,7 @@ def test_what_an_array_of_a_rule_was_widened_from():
     narrow, other = jnp.ones(2, jnp.bfloat16), jnp.ones(2)
     wide = narrow.astype(jnp.float32)
     assert reads.original(wide) is wide
-    with reads.widened((wide, narrow), (None, None)):
+    with within(PASS, widened=((wide, narrow), (None, None))):
         assert reads.original(wide) is narrow and reads.original(narrow) is narrow
         assert reads.rounded(jnp.float32(1 + 1 / 512), wide) == 1  # to the 8 bits of the original
         assert reads.alone(wide).dtype == jnp.float32 and reads.alone(other) is other
