@@ -147,9 +147,9 @@ def is_function(x: object) -> bool:
     return callable(x) and jax.tree.leaves(x) == [x]
 
 
-def params(label: str, given: Params | None) -> None:
+def params(label: str, tree: Params | None) -> None:
     """Raises unless `update` was given the parameters."""
-    if given is None:
+    if tree is None:
         raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
 
 

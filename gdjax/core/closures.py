@@ -40,16 +40,16 @@ def extra_args_asked(update: Any) -> frozenset[str] | None:
     return None if None in each else frozenset().union(*each)
 
 
-def check_extra_args(label: str, given: Mapping[str, Any], asked: frozenset[str] | None) -> None:
+def check_extra_args(label: str, extra_args: Mapping[str, Any], asked: frozenset[str] | None) -> None:
     """Raises if an extra argument that nothing reads is one edit away from a missing one that something reads.
 
     Any other name passes, as in Optax. Functions among the arguments may read some too, such as `value_fn`.
     """
-    if asked is None or given.keys() <= asked:
+    if asked is None or extra_args.keys() <= asked:
         return
-    known = asked.union(*map(argument_names, filter(callable, given.values())))
-    for name in given.keys() - known:
-        for meant in sorted(asked - given.keys()):
+    known = asked.union(*map(argument_names, filter(callable, extra_args.values())))
+    for name in extra_args.keys() - known:
+        for meant in sorted(asked - extra_args.keys()):
             if _one_edit(name, meant):
                 raise TypeError(f"{label}: unknown argument {name!r} of update: perhaps {meant}")
 

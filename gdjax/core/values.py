@@ -44,10 +44,10 @@ def short_types(function: Callable[P, R], signature: inspect.Signature | None = 
 
     Only what is shown changes: the annotations of the signature and `typing.get_type_hints` are the types themselves.
     """
-    own = signature or inspect.signature(function)
-    parts = {name: _parted(function, p) for name, p in own.parameters.items()}
-    parameters = [p.replace(annotation=parts[name][0]) for name, p in own.parameters.items()]
-    shown = Short(parameters, return_annotation=own.return_annotation)
+    written = signature or inspect.signature(function)
+    parts = {name: _parted(function, p) for name, p in written.parameters.items()}
+    parameters = [p.replace(annotation=parts[name][0]) for name, p in written.parameters.items()]
+    shown = Short(parameters, return_annotation=written.return_annotation)
     shown.names = {**names, **aliases(function)}
     shown.facts = {name: facts for name, (_, facts) in parts.items() if facts}
     function.__signature__ = shown  # type: ignore[attr-defined]
@@ -78,8 +78,8 @@ def by_name(text: str, names: Mapping[str, Any]) -> str:
 
 def facts_of(signature: inspect.Signature, name: str) -> list[Fact]:
     """What the annotation of an argument says beside its type."""
-    found = getattr(signature, "facts", None)
-    return parted(signature.parameters[name].annotation)[1] if found is None else found.get(name, [])
+    facts = getattr(signature, "facts", None)
+    return parted(signature.parameters[name].annotation)[1] if facts is None else facts.get(name, [])
 
 
 def _parted(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[Any, list[Fact]]:

@@ -34,15 +34,15 @@ def split_factors(
     Raises:
       TypeError: a rule of the whole tree, or the start of a slot, depends on one that leaves do not share.
     """
-    found = {k: x for k, x in hyper.items() if isinstance(x, PerLeaf)}
-    used = set(found) if of_tree else set()
+    factors = {k: x for k, x in hyper.items() if isinstance(x, PerLeaf)}
+    used = set(factors) if of_tree else set()
     used |= {fill for slot in slots.values() if isinstance(fill := getattr(slot, "fill", None), str)}
-    if shared := sorted(used & set(found)):
+    if shared := sorted(used & set(factors)):
         raise TypeError(
             f"{label.replace('._', '.')}: {', '.join(shared)} must be one number for the whole tree, which this method "
             "computes with; for factors of its updates write chain(tx, scale(per_leaf(1.0, factors)))"
         )
-    return numerics.python_numbers({k: base_of(x) for k, x in hyper.items()}), found
+    return numerics.python_numbers({k: base_of(x) for k, x in hyper.items()}), factors
 
 
 def check_factor_paths(factors: Factors, params: Params) -> None:
@@ -69,34 +69,35 @@ def factors_of_each(factors: Factors, bases: Mapping[str, Any], tree: ArrayTree)
 def _times(base: Any, row: Sequence[Any], known: dict[Any, Any]) -> Any:
     key = tuple(id(x) if isinstance(x, jax.Array) else x for x in row)
     if key not in known:
-        found = base
+        product = base
         for x in row:
-            found = found * (x.astype(found.dtype) if isinstance(x, Array) and isinstance(found, Array) else x)
+            product = product * (x.astype(product.dtype) if isinstance(x, Array) and isinstance(product, Array) else x)
         # A product of 0 becomes the constant 0: the rule then need not read the other factor.
-        known[key] = 0.0 if any(isinstance(x, int | float) and x == 0 for x in row) else found
+        known[key] = 0.0 if any(isinstance(x, int | float) and x == 0 for x in row) else product
     return known[key]
 
 
 def _level(level: PerLeaf, tree: ArrayTree, warn: bool) -> list[Any]:
     """The factors of one `per_leaf` for each leaf."""
     if level.patterns is not None:
-        found = factors_by_path(LABEL, dict(zip(level.patterns, level.factors, strict=True)), tree, warn)
-        return list(map(_number, found))
-    given = level.factors
-    prefix = callers.of_tree(LABEL, "factors", given, tree) if checks.is_function(given) else given
+        factors = factors_by_path(LABEL, dict(zip(level.patterns, level.factors, strict=True)), tree, warn)
+        return list(map(_number, factors))
+    prefix = level.factors
+    if checks.is_function(prefix):
+        prefix = callers.of_tree(LABEL, "factors", prefix, tree)
     checks.returned(LABEL, "the factors' function", prefix)
     known = dict(keys_of(prefix))
     leaves = keys_of(tree, is_skipped)
-    found, used = [], set()
+    factors, used = [], set()
     for keys, leaf in leaves:
         key = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in known), None)
-        found.append(1.0 if key is None else known[key])
+        factors.append(1.0 if key is None else known[key])
         used.add(key)
         if key is None and not is_skipped(leaf):
             raise ValueError(f"{LABEL}: there is no factor for {path_of(keys)}; there are {_shown(known)}")
     if warn and not any(is_skipped(leaf) for _, leaf in leaves) and (idle := set(known) - used):
         raise ValueError(f"{LABEL}: the parameters have no {_shown(idle)}; they have {_shown(k for k, _ in leaves)}")
-    return list(map(_number, found))
+    return list(map(_number, factors))
 
 
 def _number(factor: Any) -> Any:
@@ -174,7 +175,7 @@ class Running:
     sees: Sequence[bool] | None  # which leaves the rule applies to; None for all
     wraps: bool  # whether it is the rule of a wrapper
     raw: list[Any] | None  # for each leaf the gradient given to the wrapper; None for that of the pass
-    own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ by leaf
+    per_leaf: list[dict[str, Any]]  # for each leaf the hyperparameters that differ by leaf
     static: list[dict[str, Any]]  # for each leaf its facts, see `leafwise`
 
     def add_static(self, leaves: Leaves, extra_args: dict[str, Any]) -> None:
@@ -188,13 +189,13 @@ class Running:
 
     def of_leaf(self, i: int) -> tuple[Kernel, tuple[Any, ...]]:
         """The key of the function of leaf i, and its arguments; a hyperparameter that is 0 there is a constant."""
-        own, scalars, kernel = self.own[i], self.scalars, self.rule.kernel
-        zeros = {k: x for k, x in own.items() if isinstance(x, float) and x == 0}
-        given = {k: x for k, x in own.items() if k not in zeros}
-        shared = {k: self.rule.hyper[k] for k in self.rule.per_leaf if k not in own and k not in scalars}
+        numbers, scalars, kernel = self.per_leaf[i], self.scalars, self.rule.kernel
+        zeros = {k: x for k, x in numbers.items() if isinstance(x, float) and x == 0}
+        arrays = {k: x for k, x in numbers.items() if k not in zeros}
+        shared = {k: self.rule.hyper[k] for k in self.rule.per_leaf if k not in numbers and k not in scalars}
         constants = ((k, type(x), x) for k, x in (shared | zeros | self.static[i]).items())
-        kernel = kernel._replace(wraps=self.wraps, constants=(*kernel.constants, *constants), per_leaf=tuple(given))
-        scalars = {k: x for k, x in scalars.items() if k not in own} | given
+        kernel = kernel._replace(wraps=self.wraps, constants=(*kernel.constants, *constants), per_leaf=tuple(arrays))
+        scalars = {k: x for k, x in scalars.items() if k not in numbers} | arrays
         raw = None if self.raw is None else self.raw[i]
         return kernel, (self.slots[i], self.count, self.rule.seen(self.shared), scalars, raw)
 
@@ -211,7 +212,8 @@ def leaves_of(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
     gs = [_array(rules[0].label, path, g) for path, g in flat]
     trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
     of_params = _parameters(rules, structure, [g for _, g in flat], updates, params)
-    axes = meshes.varying_axes([(g, p) for g, p, own in zip(gs, of_params[0], trained, strict=True) if own])
+    pairs = zip(gs, of_params[0], trained, strict=True)
+    axes = meshes.varying_axes([(g, p) for g, p, is_trained in pairs if is_trained])
     return Leaves(structure, [path for path, _ in flat], gs, trained, *of_params, params, axes)
 
 
@@ -231,8 +233,8 @@ def _parameters(
             raise
         return nothing, None, e
     fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))
-    kept = [p if p is not None and fits(g, p) else None for g, p in zip(gs, ps, strict=True)]
-    return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps, None
+    fitting = [p if p is not None and fits(g, p) else None for g, p in zip(gs, ps, strict=True)]
+    return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in fitting], ps, None
 
 
 def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, updates: Updates) -> Running:
@@ -245,9 +247,9 @@ def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, upd
     gradients = None if raw is None or raw is updates else listed(RAW, raw)
     nothing: list[dict[str, Any]] = [{}] * len(leaves.gs)
     bases = {name: scalars.get(name, rule.hyper[name]) for name in rule.per_leaf}
-    own = factors_of_each(rule.per_leaf, bases, updates) if bases else nothing
+    per_leaf = factors_of_each(rule.per_leaf, bases, updates) if bases else nothing
     wraps = raw is not None
-    return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, own, nothing)
+    return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, per_leaf, nothing)
 
 
 def _array(label: str, path: Any, g: Any) -> Array:

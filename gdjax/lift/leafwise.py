@@ -131,8 +131,8 @@ def maker_of(
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
         by_layer = any(p.name == layers.LAYERS for p in rule_checks.named(rule, 4 + len(before)))
-        own = special._replace(static={layers.LAYERS: layers.of_leaf, **special.static}) if by_layer else special
-        arguments = arguments_of(maker, rule, 4 + len(before), own)
+        static = {layers.LAYERS: layers.of_leaf, **special.static} if by_layer else special.static
+        arguments = arguments_of(maker, rule, 4 + len(before), special._replace(static=static))
         checks = [x.check for x in slots.values() if isinstance(x, Whole) and x.check]
         applied = hashable(rule)
         if by_layer:
@@ -146,7 +146,7 @@ def maker_of(
                 check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             hyper, per_leaf = all_leaves.split_factors(label, hyper, slots, kind.of_tree)
-            more = settings, own.static, own.extra, growth
+            more = settings, static, special.extra, growth
             part = kind(label, applied, *classes, slots, count, hyper, per_leaf, factory, *more, **fields)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 

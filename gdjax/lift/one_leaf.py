@@ -101,22 +101,22 @@ class OneLeaf:
 
     def _ordered(self, context: Any, inputs: LeafInputs) -> Done | Asked:
         """The results of the rules after checks, in the order in which a CPU is to write them."""
-        found = self.rules(context, inputs)
-        if isinstance(found, Done) and self.kernels[0].of_stack:
-            return found
+        result = self.rules(context, inputs)
+        if isinstance(result, Done) and self.kernels[0].of_stack:
+            return result
         leaves, structure = jax.tree.flatten(inputs)
         closed, places = self.rules.trace(context, inputs).jaxpr, structure.unflatten(range(len(leaves)))
-        if isinstance(found, Asked):
-            return self._checked(found, context, inputs, closed, places)
-        values, of_values = jax.tree.flatten((found.update, found.slots))
-        numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(found.numbers), len(values))}
+        if isinstance(result, Asked):
+            return self._checked(result, context, inputs, closed, places)
+        values, of_values = jax.tree.flatten((result.update, result.slots))
+        numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(result.numbers), len(values))}
         if numbers:
             self._check_numbers(closed, numbers, places)
         again = lambda leaves: jax.tree.leaves(self.rules(context, structure.unflatten(leaves)))
         overwritten = [places.param, *jax.tree.leaves(places.slots)]
         values = write_order.in_order(closed, values, leaves, overwritten, inputs.chosen, again)
         update, news = of_values.unflatten(values)
-        return Done(update, news, found.numbers)
+        return Done(update, news, result.numbers)
 
     def _checked(self, asked: Asked, context: Any, inputs: LeafInputs, closed: Any, places: LeafInputs) -> Asked:
         """The contribution of the leaf to a meeting, after checks."""
@@ -159,14 +159,14 @@ class OneLeaf:
             return
         direction = numerics.widen(inputs.gradient, _real(inputs.gradient, inputs.param))
 
-        def asked(direction: Array) -> Any:
+        def operands(direction: Array) -> Any:
             with replayed(Replay(context[0], inputs.results, self.axes)) as replay:
                 try:
                     return run_rules(self.kernels, replay, inputs, begins=(place.rule, direction)).update
                 except Suspended as e:
                     return e.operands
 
-        closed = jax.make_jaxpr(asked)(direction)
+        closed = jax.make_jaxpr(operands)(direction)
         if any(0 in inputs_of(closed, i) for i in range(len(closed.jaxpr.outvars))):
             raise rule_checks.ReadsUpdates(place.rule)
 
@@ -181,9 +181,9 @@ class OneLeaf:
         for kernel, scalars in zip(self.kernels, places.scalars, strict=True):
             of_leaf |= {name: jax.tree.leaves(scalars[name]) for name in kernel.per_leaf}
         for i, (rule, what) in numbers.items():
-            found = inputs_of(closed, i)
-            for name, mine in of_leaf.items():
-                if found.isdisjoint(mine):
+            inputs = inputs_of(closed, i)
+            for name, places_of in of_leaf.items():
+                if inputs.isdisjoint(places_of):
                     continue
                 remedy = "take the gdjax.total or gdjax.largest of it"
                 if name != "one array":
@@ -212,7 +212,7 @@ def run_rules(
     g, p = inputs.gradient, inputs.param
     real = _real(g, p)
     wide, param = numerics.widen(g, real), numerics.widen(p, real)
-    direction, news, found = wide, [], Numbers()
+    direction, news, shared = wide, [], Numbers()
     rows = zip(kernels, inputs.slots, inputs.counts, inputs.shared, inputs.scalars, inputs.raws, strict=True)
     for index, (kernel, slot, count, numbers, scalar, raw) in enumerate(rows):
         replay.rule = index
@@ -235,12 +235,12 @@ def run_rules(
                 direction, state = rule_checks.returned(kernel.State, result, direction, olds | numbers)
         changed = {f: x for f in old if (x := getattr(state, f)) is not old[f]}
         coded = {f: codecs[f].encode(jnp.asarray(changed[f])) for f in codecs if f in changed}
-        kept = codes | changed | coded
-        news.append(tuple(_stored(kept[f], x) for f, x in codes.items()))
-        found |= {(index, f): stored(changed[f], numbers[f]) for f in numbers if f in changed}
+        values = codes | changed | coded
+        news.append(tuple(_stored(values[f], x) for f, x in codes.items()))
+        shared |= {(index, f): stored(changed[f], numbers[f]) for f in numbers if f in changed}
     update = direction.astype(g.dtype)
     # The update of an undivided gradient may be divided, if the state was made from divided parameters.
-    return Done(meshes.placed(update, g) if meshes.division(g) else update, news, found)
+    return Done(meshes.placed(update, g) if meshes.division(g) else update, news, shared)
 
 
 def _widened(slot: Any, real: Any) -> Any:

@@ -48,10 +48,10 @@ def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Param
       params: the parameters.
     """
     for i, state in enumerate(states[:-1] if _are_arrays(params) else ()):
-        found = [(x, _paths_at(parts[i], path, params)) for path, x in _averages_at(state)]
-        for j in range(i + 1, len(parts) if found else 0):
+        averaged = [(x, _paths_at(parts[i], path, params)) for path, x in _averages_at(state)]
+        for j in range(i + 1, len(parts) if averaged else 0):
             changed = frozenset[str]().union(*(site.paths for site in _sites(parts[j], params) if site.changes))
-            if late := [x for x, paths in found if paths & changed]:
+            if late := [x for x, paths in averaged if paths & changed]:
                 warn(label, late[0], f" (argument {i})", f"{name_of(parts[j])} (argument {j})")
                 break
 
@@ -155,7 +155,7 @@ def _sites(tx: Transform, tree: ArrayTree) -> Iterator[Site]:
 def _site(rule: Leafwise, tree: ArrayTree) -> Site:
     every = paths_of(tree, is_skipped)
     seen = rule.sees(tree) or [True] * len(every)
-    paths = frozenset(path for (path, x), own in zip(every, seen, strict=True) if own and not is_skipped(x))
+    paths = frozenset(path for (path, x), is_seen in zip(every, seen, strict=True) if is_seen and not is_skipped(x))
     return Site(paths, rule.growth, rule.hyper, is_ours(rule.rule), rule.stateless)
 
 

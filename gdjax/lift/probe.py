@@ -143,8 +143,8 @@ def tried(f: Callable[..., Any], *args: Any) -> Any:
         whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
         leaves = jax.tree.leaves(args)
         program = compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
-        found = jax.device_get(program(*leaves))  # no call that an outer trace would see
-    return jax.tree.structure(shapes).unflatten(found)
+        results = jax.device_get(program(*leaves))  # no call that an outer trace would see
+    return jax.tree.structure(shapes).unflatten(results)
 
 
 def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:

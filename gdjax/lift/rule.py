@@ -134,18 +134,18 @@ class Leafwise(Part):
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
         all_leaves.check_factor_paths(self.per_leaf, params)
-        given = {**self.hyper, **self.settings}
-        arguments = {**given, "label": self.label}
+        of_factory = {**self.hyper, **self.settings}
+        arguments = {**of_factory, "label": self.label}
         leaves = [p for _, p in paths]
-        found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
+        of_tree = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
         lead = layers.of_tree(self.label, self.settings.get(layers.LAYERS), params, warn=True)
         slots = {f: [layers.along(x, n) for n in lead] for f, x in self.declared.items()}
         made = {
-            f: found[f] if f in found else first(self.label, xs, paths, given, i * len(paths))
+            f: of_tree[f] if f in of_tree else first(self.label, xs, paths, of_factory, i * len(paths))
             for i, (f, xs) in enumerate(slots.items())
         }
         trees = [structure.unflatten(made[f]) for f in self.slots]
-        numbers: Any = {f: found[f] if f in found else self.initial[f](leaves, self.hyper) for f in self.shared}
+        numbers: Any = {f: of_tree[f] if f in of_tree else self.initial[f](leaves, self.hyper) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
     def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -162,14 +162,14 @@ class Leafwise(Part):
 
     def inside(self) -> list[Inside]:
         """The transforms whose states are fields of its state."""
-        given = [(f, self.settings[name]) for f in self.whole for name in self.initial[f].reads.split()]
-        return [Inside(x, (GetAttrKey(f),), alike=False) for f, x in given if misuse.is_transform(x)]
+        read = [(f, self.settings[name]) for f in self.whole for name in self.initial[f].reads.split()]
+        return [Inside(x, (GetAttrKey(f),), alike=False) for f, x in read if misuse.is_transform(x)]
 
     def kept(self) -> list[Kept]:
         outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
         at = lambda f: (*outside, GetAttrKey(f))
-        given = self.settings.get(layers.LAYERS)
-        lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
+        layer_axes = self.settings.get(layers.LAYERS)
+        lead = None if layer_axes is None else lambda params: layers.of_tree(self.label, layer_axes, params)
         axes = {f: layers.axes_of(x, self.hyper) for f, x in self.declared.items()}
         bounds = {f: bounded_by(x, self.declared, self.hyper) for f, x in self.declared.items()}
         return [

@@ -37,10 +37,10 @@ def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -
 
 def state_class(label: str, State: Any, hyper: Mapping[str, Any]) -> Any:
     """The NamedTuple class that `State` is, or returns."""
-    found = State if isinstance(State, type) else State(hyper)
-    if not _is_state_class(found):
-        raise TypeError(f"{label}: the function given as State returned {found!r}, not a NamedTuple class")
-    return found
+    kind = State if isinstance(State, type) else State(hyper)
+    if not _is_state_class(kind):
+        raise TypeError(f"{label}: the function given as State returned {kind!r}, not a NamedTuple class")
+    return kind
 
 
 def _is_state_class(x: Any) -> bool:
@@ -116,9 +116,9 @@ def culprit(e: Exception) -> int | None:
 
 def named(f: Callable[..., Any], placed: int) -> list[inspect.Parameter]:
     """The arguments that a function takes by name, after `placed` others that it takes by position."""
-    found = list(inspect.signature(f).parameters.values())
-    by_place = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return by_place[placed:] + [p for p in found if p.kind is p.KEYWORD_ONLY]
+    parameters = list(inspect.signature(f).parameters.values())
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return by_place[placed:] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 class ReadsUpdates(Exception):
@@ -230,12 +230,12 @@ class Arguments(NamedTuple):
 
     def taken_apart(self, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
         """The hyperparameters in a call of the factory, checked, and the other arguments."""
-        given = {p.name: call.arguments[p.name] for p in self.of_factory}
+        arguments = {p.name: call.arguments[p.name] for p in self.of_factory}
         for p in self.of_factory:
-            if callable(given[p.name]) and not isinstance(given[p.name], type) and p.name not in self.settings:
-                callers.schedule(base.label_of(call), p.name, given[p.name])
-        hyper = {name: x for name, x in given.items() if name not in self.settings}
-        return hyper, {name: x for name, x in given.items() if name in self.settings}
+            if callable(arguments[p.name]) and not isinstance(arguments[p.name], type) and p.name not in self.settings:
+                callers.schedule(base.label_of(call), p.name, arguments[p.name])
+        hyper = {name: x for name, x in arguments.items() if name not in self.settings}
+        return hyper, {name: x for name, x in arguments.items() if name in self.settings}
 
 
 def arguments_of(maker: str, rule: Callable[..., Any], placed: int, special: Special) -> Arguments:
@@ -248,11 +248,11 @@ def arguments_of(maker: str, rule: Callable[..., Any], placed: int, special: Spe
     for what, listed in special._asdict().items():
         if unknown := sorted({*listed} - {p.name for p in arguments}):
             raise TypeError(f"gdjax.{maker}: {what}: the rule has no argument {', '.join(unknown)}")
-    own = [p for p in arguments if p.name not in special.extra]
+    of_factory = [p for p in arguments if p.name not in special.extra]
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
     not_hyper = frozenset([*special.settings, *special.static])
-    return Arguments(own, not_hyper, unnamed)
+    return Arguments(of_factory, not_hyper, unnamed)
 
 
 def like_rule(factory: Callable[..., Any], rule: Callable[..., Any], parameters: list[inspect.Parameter]) -> Any:
@@ -263,8 +263,8 @@ def like_rule(factory: Callable[..., Any], rule: Callable[..., Any], parameters:
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
         factory.__module__, factory.__doc__ = code.__module__, code.__doc__
-    own = inspect.Signature(parameters, return_annotation=GradientTransformation)
-    factory = short_types(factory, own, **types.SHOWN)
+    signature = inspect.Signature(parameters, return_annotation=GradientTransformation)
+    factory = short_types(factory, signature, **types.SHOWN)
     shown = inspect.signature(factory).parameters.values()
     factory.__annotations__ = {p.name: p.annotation for p in shown if p.annotation is not p.empty}
     factory.__annotations__["return"] = GradientTransformation

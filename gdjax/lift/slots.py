@@ -418,7 +418,7 @@ class Tree(NamedTuple):
     def filled(self, xs: Iterable[Any], others: Sequence[Any]) -> list[Any]:
         """A list for all leaves: an entry of xs for each leaf with a gradient, of `others` for any other."""
         each = iter(xs)
-        return [next(each) if own else other for other, own in zip(others, self.trained, strict=True)]
+        return [next(each) if is_trained else other for other, is_trained in zip(others, self.trained, strict=True)]
 
     def listed(self, name: str, tree: ArrayTree) -> list[Any]:
         """The entries of a tree, called `name` in errors, for the leaves with gradients."""
@@ -432,7 +432,7 @@ class Tree(NamedTuple):
         return self.chosen([None if is_skipped(entry) else next(each) for entry in self.entries])
 
     def chosen(self, full: Sequence[Any]) -> list[Any]:
-        return [x for x, own in zip(full, self.trained, strict=True) if own]
+        return [x for x, is_trained in zip(full, self.trained, strict=True) if is_trained]
 
     def updated(
         self, tx: Transform, xs: Sequence[Any], state: OptState, params: Params = None
@@ -440,5 +440,5 @@ class Tree(NamedTuple):
         """The `update` of a transform for a list: updates, and a state in the form of the old one."""
         new, new_state = base.call_update(tx, self.unflattened(xs), state, params, self.extra_args)
         olds, structure = jax.tree.flatten(state)
-        kept = structure.unflatten(map(stored, jax.tree.leaves(new_state), olds))
-        return self.listed("updates of the inner transform", new), kept
+        new_state = structure.unflatten(map(stored, jax.tree.leaves(new_state), olds))
+        return self.listed("updates of the inner transform", new), new_state

@@ -182,11 +182,11 @@ def _operands(closed: ClosedJaxpr, i: int, news: Mapping[Var, int]) -> tuple[set
     return {j for j in found if j < number}, {news[given[j - number]] for j in found if j >= number}
 
 
-def made_of(closed: ClosedJaxpr, i: int, given: Sequence[Any]) -> ClosedJaxpr:
+def made_of(closed: ClosedJaxpr, i: int, known: Sequence[Any]) -> ClosedJaxpr:
     """An output as a function of the inputs and of some new slots."""
     jaxpr = closed.jaxpr
-    left = [e for e in jaxpr.eqns if not {*e.outvars} <= {*given}]
-    alone = jaxpr.replace(eqns=left, invars=[*jaxpr.invars, *given], outvars=jaxpr.outvars[i : i + 1])
+    left = [e for e in jaxpr.eqns if not {*e.outvars} <= {*known}]
+    alone = jaxpr.replace(eqns=left, invars=[*jaxpr.invars, *known], outvars=jaxpr.outvars[i : i + 1])
     return ClosedJaxpr(dce_jaxpr(alone, [True], instantiate=True)[0], closed.consts)
 
 
