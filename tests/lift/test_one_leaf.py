@@ -8,7 +8,7 @@ import pytest
 
 import gdjax
 from gdjax import EmptyState, ScaleByScheduleState, Shared, leafwise
-from gdjax.lift.one_leaf import _stored, kernel_of, stored
+from gdjax.lift.one_leaf import Kernel, _stored, kernel_of, stored
 from tests.trees import assert_equal, precision
 
 SEEN: list[Any] = []
@@ -121,3 +121,23 @@ def test_a_number_of_the_tree_is_not_made_of_one_leaf():
     x = jnp.ones(2)
     with pytest.raises(TypeError, match="state.flag is one number for the whole tree, and made of one array: take the"):
         rule().update(x, rule().init(x))
+
+
+class OneSlot(NamedTuple):
+    mu: Any
+
+
+def test_a_rule_of_a_stack_widens_its_slots_itself():
+    """One after the other: all of a stack of 16 bits at once would be a temporary of its size."""
+    dtypes: list[Any] = []
+
+    def rule(g: Any, s: Any, p: Any, t: Any) -> Any:
+        dtypes.append(s.mu.dtype)
+        return g, s._replace(mu=s.mu + 1)
+
+    g, mu = jnp.ones((2, 3, 4)), jnp.ones((2, 3, 4), jnp.bfloat16)
+    for of_stack in (False, True):
+        one_leaf = kernel_of((Kernel("rule", rule, OneSlot, (), of_stack=of_stack),))
+        done = one_leaf([], [], g, None, [(mu,)], [None], [{}], [{}], [None], None)
+        assert done.slots[0][0].dtype == jnp.bfloat16
+    assert {*dtypes} == {jnp.dtype("float32"), jnp.dtype("bfloat16")} and dtypes[-1] == jnp.bfloat16

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import gdjax
+from gdjax.matrices.in_turns import Noted
+from gdjax.matrices.matrixwise import Stack, Trace, _spread
 
 RNG = np.random.default_rng(0)
 SHAPES = {"a": (3, 4), "b": (4, 3), "c": (3, 4), "d": (5, 5)}
@@ -74,6 +76,22 @@ def test_the_turns_are_those_of_a_loop_over_matrices():
             np.testing.assert_allclose(u[name].T if name == "b" else u[name], P @ mu, rtol=1e-4, atol=1e-5)
     in_first = int(np.sum(states[0].n["3x4"][:, 0, 0] == 10))
     assert in_first in (1, 2)  # the other has the others
+
+
+def test_the_longest_turns_are_spread_first():
+    """The large matrix has step 0, so step 1 has most of the small ones."""
+    small = Trace((4, 4), Stack(3, 0, 4, ()), [Noted(2, 4), Noted(None, 4)], [])
+    large = Trace((9, 9), Stack(1, 3, 4, ()), [Noted(2, 9)], [])
+    assert _spread([small, large]) == [((1, 2), (3,)), ((1, 0),)]
+
+
+def test_a_step_that_is_left_out_keeps_the_stacks():
+    grads = gradients(2)
+    tx = gdjax.apply_if_finite(rule(), 3)
+    _, state = jax.jit(tx.update)(grads[0], tx.init(grads[0]))
+    updates, new = jax.jit(tx.update)({**grads[1], "a": grads[1]["a"] * jnp.inf}, state)
+    assert not any(np.any(u) for u in updates.values())
+    jax.tree.map(np.testing.assert_array_equal, new.inner_state, state.inner_state)
 
 
 def test_a_schedule_gives_all_their_turn_in_one_step():

@@ -110,6 +110,7 @@ def test_each_matrix_and_step_has_a_key_and_the_state_keeps_its_own(impl: str):
     assert len({np.asarray(x).tobytes() for x in drawn}) == 4
     keys = jax.random.split(jax.random.fold_in(key, 2), 4)
     np.testing.assert_array_equal(updates[1]["a"], jax.random.normal(keys[0], (3, 4)))
+    np.testing.assert_array_equal(updates[1]["qkv"], jax.random.normal(keys[3], (4, 8)))  # of another stack
     assert all(s.key == key for s in states)
     again, _ = run(noise(seed=key), gradients(2))
     np.testing.assert_array_equal(again[0]["c"], updates[0]["c"])
