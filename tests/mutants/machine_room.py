@@ -60,7 +60,7 @@ BUGS = [
     Bug("matrices/blocks", "size <= self.max_precond_dim", "size < self.max_precond_dim"),
     Bug("matrices/in_turns", "(count - self.start) % self.period", "count % self.period"),
     Bug("matrices/kronecker", "u @ adjoint(right)", "u @ right"),
-    Bug("matrices/matrixwise", "every[stack.first : stack.first + stack.number]", "every[: stack.number]"),
+    Bug("matrices/matrixwise", "key=lambda item: -item[1][0])", "key=lambda item: item[1][0])"),
     Bug("matrices/slots", "if arguments[slot.argument] != slot.value:", "if arguments[slot.argument] == slot.value:"),
     Bug("matrices/together", "groups.setdefault(own.f, [])", "groups.setdefault(owns[0].f, [])"),
     Bug("xla/at_home", '"all-reduce": 2 * share', '"all-reduce": share'),
