@@ -241,8 +241,8 @@ class Routes(Labels):
     def __call__(self, tree: ArrayTree) -> Any:
         names, rest = {"matrix": self.matrices}, self.groups[-1]
         plan = self.plan(tree, quiet=True)  # `init` asks for labels and warnings both, `update` for labels alone
-        names = [names.get(leaf.role, leaf.role) for leaf in plan.leaves]
-        return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in names])
+        labels = [names.get(leaf.role, leaf.role) for leaf in plan.leaves]
+        return jax.tree.structure(tree).unflatten([label if label in self.groups else rest for label in labels])
 
     def plan(self, tree: ArrayTree, quiet: bool = False) -> MatrixPlan:
         return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)

@@ -331,8 +331,8 @@ class Injected(Part):
         return again
 
     def content(self) -> dict[str, Any]:
-        found = {k: Operand(x) if k in self.numbers and isinstance(x, float) else x for k, x in self.arguments.items()}
-        return {"inner_factory": self.inner_factory, "arguments": found, "static": self.static, "dtype": self.dtype}
+        marked = {k: Operand(x) if k in self.numbers and isinstance(x, float) else x for k, x in self.arguments.items()}
+        return {"inner_factory": self.inner_factory, "arguments": marked, "static": self.static, "dtype": self.dtype}
 
     def asks(self) -> Iterable[str] | None:
         return () if all(isinstance(x, WrappedSchedule) for x in self.schedules.values()) else None

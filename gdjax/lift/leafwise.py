@@ -75,7 +75,8 @@ def leafwise(
       extra: "value": arguments of `update`, numbers, that the rule gets by name; the factory does not have them.
       growth: how the update grows with a matrix, for `transfer`: "elementwise" for numbers of one size, as Adam's;
         "orthonormal" for singular values of one size, as Muon's; "normalized" for a norm of one size; "gradient";
-        "same" as what comes in; "direction" for that at a norm of its own; "fits" where its largest singular value is
+        "same" as what comes in, "unchanged" where it is that, "decay" where a number times the parameter is added;
+        "direction" for what comes in at a norm of its own; "fits" where its largest singular value is
         about sqrt(outputs / inputs) already. None where it is not known: `transfer` then refuses the rule.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.

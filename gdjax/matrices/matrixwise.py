@@ -1,7 +1,7 @@
 """`matrixwise`: a rule of one matrix becomes a transform of all matrices of a tree, over the stacks that it keeps.
 
 Stacks are a view of the tree. `OfMatrices` cuts gradients into stacks, and puts updates together again; between the two
-a rule of `leafwise`, `over_stack`, is applied to the tree of stacks: it maps the rule of one matrix over one of them.
+a leaf rule is applied to the tree of stacks: `OneMatrix.of_stack`, which maps the rule of one matrix over a stack.
 """
 
 import functools
