@@ -133,10 +133,15 @@ class Part:
 
     def content(self) -> dict[str, Any] | None:
         """The arguments of its class that make the same part; None where only the call of its factory makes it."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else None
+        return fields_of(self) if is_dataclass(self) else None
 
     def check(self, state: OptState) -> None:
         """Raises if a state is not one of this part's."""
+
+
+def fields_of(part: Any) -> dict[str, Any]:
+    """The arguments that made a part."""
+    return {f.name: getattr(part, f.name) for f in fields(part) if f.init}
 
 
 @dataclass(frozen=True, eq=False)

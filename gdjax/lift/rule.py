@@ -1,9 +1,8 @@
 """A rule as a part of an optimizer: its state, and how it joins a pass."""
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, checks, misuse
 from gdjax.core.number_domains import is_operand
-from gdjax.core.part import Inside, Kept, Operand, Part, Step
+from gdjax.core.part import Inside, Kept, Operand, Part, Step, fields_of
 from gdjax.core.types import Codec, OptState, Params, Transform, Updates
 from gdjax.core.values import facts_of
 from gdjax.lift import all_leaves, layers, rule_checks
@@ -58,76 +57,59 @@ class Leafwise(Part):
     of_stacks = False  # whether its leaves are stacks of matrices, see `one_leaf.Kernel`
     of_tree = False  # whether it has an `update` of the whole tree, which leaves cannot have numbers of their own in
 
+    # Derived when the rule is made. The fields of its state:
+    slots: tuple[str, ...] = field(init=False)  # trees
+    shared: tuple[str, ...] = field(init=False)  # one number for the whole tree, or `Whole`
+    whole: tuple[str, ...] = field(init=False)  # `Whole`
+    declared: Mapping[str, Any] = field(init=False)  # by slot, how it starts
+    codecs: Mapping[str, Codec] = field(init=False)  # by slot that is kept in codes
+    counts: bool = field(init=False)  # whether the state has a count of updates
+    stateless: bool = field(init=False)  # whether any state is accepted, and returned unchanged
+    outer: Any = field(init=False)  # the class of the whole state
+    schedules: Mapping[str, Any] = field(init=False)  # the hyperparameters that are schedules
+    kernel: Kernel = field(init=False)  # the key of the function of a leaf, without what is special to the leaf
+
+    def __post_init__(self) -> None:
+        names, start = self.State._fields, self.initial
+        shared = tuple(f for f in names if isinstance(start.get(f), Shared | Whole))
+        slots = tuple(f for f in names if f != "count" and f not in shared)
+        known = {**self.hyper, **self.settings} if self.of_stacks else self.hyper
+        declared = {f: resolved(start.get(f, first_moment), known) for f in slots}
+        codecs = {f: slot.codec for f, slot in declared.items() if isinstance(slot, Stored)}
+        schedules = {k: x for k, x in self.hyper.items() if callable(x) and not isinstance(x, type)}
+        named = "count" in names and "count" not in start
+        counts = named or bool(schedules) and self.counted is None
+        inside = ScheduledState if slots or shared else self.Scheduled
+        inputs = {*schedules, *self.per_leaf, *arrays_in(self.hyper)}
+        constants = [(k, x) for k, x in self.hyper.items() if k not in inputs] + [(k, None) for k in self.settings]
+        vars(self).update(
+            slots=slots, shared=shared, declared=declared, codecs=codecs, schedules=schedules, counts=counts,
+            whole=tuple(f for f in shared if isinstance(start[f], Whole)),
+            stateless=not (counts or slots or shared),
+            outer=self.State if not counts or "count" in names else inside,
+            kernel=Kernel(
+                self.label.removeprefix("gdjax."), self.rule, self.State, tuple((k, type(x), x) for k, x in constants),
+                tuple(codecs.items()), stay=tuple(i for i, f in enumerate(slots) if declared[f] is initial_parameter),
+                of_stack=self.of_stacks,
+            ),
+        )  # fmt: skip
+
     def content(self) -> dict[str, Any]:
         signature = inspect.signature(self.factory)
         marked = {k: Operand(x) if is_operand(x, facts_of(signature, k)) else x for k, x in self.hyper.items()}
         factors = {k: x.with_base(None) for k, x in self.per_leaf.items()}
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"hyper": marked, "per_leaf": factors}
+        return fields_of(self) | {"hyper": marked, "per_leaf": factors}
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
 
     def as_kind(self, kind: type["Leafwise"], **more: Any) -> "Leafwise":
         """The same rule as a part of another class, with more fields."""
-        return kind(**{f.name: getattr(self, f.name) for f in fields(self)}, **more)
-
-    @functools.cached_property
-    def shared(self) -> tuple[str, ...]:
-        """The fields that are one number for the whole tree, or `Whole`."""
-        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared | Whole))
-
-    @functools.cached_property
-    def whole(self) -> tuple[str, ...]:
-        """The fields that are `Whole`."""
-        return tuple(f for f in self.shared if isinstance(self.initial[f], Whole))
+        return kind(**fields_of(self), **more)
 
     def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         hidden = [f for f in self.whole if not self.initial[f].seen]
         return {f: None if f in hidden else x for f, x in shared.items()}  # as the rule sees them
-
-    @functools.cached_property
-    def slots(self) -> tuple[str, ...]:
-        """The fields that are trees."""
-        return tuple(f for f in self.State._fields if f != "count" and f not in self.shared)
-
-    @functools.cached_property
-    def schedules(self) -> Mapping[str, Any]:
-        return {k: v for k, v in self.hyper.items() if callable(v) and not isinstance(v, type)}
-
-    @functools.cached_property
-    def kernel(self) -> Kernel:
-        inputs = {*self.schedules, *self.per_leaf}
-        rest = {k: v for k, v in self.hyper.items() if not (k in inputs or isinstance(v, jax.Array | np.ndarray))}
-        constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.settings)])
-        name = self.label.removeprefix("gdjax.")
-        stay = tuple(i for i, slot in enumerate(self.declared.values()) if slot is initial_parameter)
-        codecs = tuple(self.codecs.items())
-        return Kernel(name, self.rule, self.State, constants, codecs, stay=stay, of_stack=self.of_stacks)
-
-    @functools.cached_property
-    def declared(self) -> Mapping[str, Any]:
-        return {f: resolved(self.initial.get(f, first_moment), self.hyper) for f in self.slots}
-
-    @functools.cached_property
-    def codecs(self) -> Mapping[str, Codec]:
-        return {f: slot.codec for f, slot in self.declared.items() if isinstance(slot, Stored)}
-
-    @functools.cached_property
-    def stateless(self) -> bool:
-        """Whether it accepts any state and returns it unchanged."""
-        return not self.counts and not self.slots and not self.shared
-
-    @property
-    def counts(self) -> bool:
-        named = "count" in self.State._fields and "count" not in self.initial
-        return named or bool(self.schedules) and self.counted is None
-
-    @property
-    def outer(self) -> Any:
-        """The class of the whole state."""
-        if not self.counts or "count" in self.State._fields:
-            return self.State
-        return ScheduledState if self.slots or self.shared else self.Scheduled
 
     def init(self, params: Params) -> Any:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
@@ -177,8 +159,8 @@ class Leafwise(Part):
             for f, x in self.declared.items()
         ]
 
-    def steps(self, state: OptState) -> Iterator[Step]:
-        yield Step(self, state)
+    def steps(self, state: OptState) -> list[Step] | None:
+        return None if self.of_tree else [Step(self, state)]
 
     def check(self, state: OptState) -> None:
         self.split(state)
@@ -205,8 +187,15 @@ class Leafwise(Part):
 
     def scalars(self, count: Any) -> dict[str, Any]:
         """The hyperparameters that are not constants."""
-        arrays = {k: x for k, x in self.hyper.items() if isinstance(x, jax.Array | np.ndarray)}
-        return {**arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
+        return {
+            **arrays_in(self.hyper),
+            **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()},
+        }
+
+
+def arrays_in(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters that are arrays."""
+    return {k: x for k, x in hyper.items() if isinstance(x, jax.Array | np.ndarray)}
 
 
 def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
@@ -258,4 +247,4 @@ def run(
 
 def _is_leaf_rule(step: Step) -> bool:
     """Whether a step is a rule of one array, not one of the whole tree."""
-    return isinstance(step.part, Leafwise) and step.part.steps(step.state) is not None
+    return isinstance(step.part, Leafwise) and not step.part.of_tree

@@ -7,7 +7,7 @@ a leaf rule is applied to the tree of stacks: `OneMatrix.of_stack`, which maps t
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
@@ -21,7 +21,7 @@ from gdjax.core import checks, meshes
 from gdjax.core.arrays import fresh_key
 from gdjax.core.base import GradientTransformation, MaskedNode
 from gdjax.core.contexts import PASS, within
-from gdjax.core.part import Kept, Step
+from gdjax.core.part import Kept
 from gdjax.core.structures import few
 from gdjax.core.types import OptState, Params, Updates, base_of, is_skipped, left_out
 from gdjax.lift import rule_checks
@@ -31,7 +31,7 @@ from gdjax.lift.meetings import Replay, replayed
 from gdjax.lift.one_leaf import promotion
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.rule_checks import Special, named
-from gdjax.lift.slots import Factor, Key, Moment, Planned, Shared, Stored, Tree, Whole, first_moment, resolved
+from gdjax.lift.slots import Factor, Key, Moment, Planned, Shared, Stored, Tree, Whole, first_moment
 from gdjax.matrices.blocks import LIFTED, MatrixBlocks, Stacks, blocks_for
 from gdjax.matrices.in_turns import Noted, Runs, Turns, spread
 from gdjax.matrices.slots import Only, arguments_of, first_stacks, kind_in_stacks
@@ -187,13 +187,6 @@ class OfMatrices(Leafwise):
     def arguments(self) -> dict[str, Any]:
         """All of the factory."""
         return {**self.hyper, **self.settings}
-
-    @functools.cached_property
-    def declared(self) -> Mapping[str, Any]:
-        return {f: resolved(self.initial[f], self.arguments) for f in self.slots}
-
-    def steps(self, state: OptState) -> Iterator[Step] | None:
-        """It does not join a pass over the leaves."""
 
     def kept(self) -> list[Kept]:
         return [Kept((GetAttrKey(f),), of="several", kind=kind_in_stacks(x)) for f, x in self.declared.items()]

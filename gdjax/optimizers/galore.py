@@ -1,6 +1,6 @@
 """GaLore: a method run on gradients projected to a few dimensions."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.core.part import Step
 from gdjax.core.types import (
     Count,
     Dimensions,
@@ -134,9 +133,6 @@ class _GaLore(Leafwise):
     """The rule of the projectors, and behind it the inner transform on projected gradients."""
 
     of_tree = True
-
-    def steps(self, state: OptState) -> Iterator[Step] | None:
-        """It does not join a pass over the leaves."""
 
     def update(self, updates: Updates, state: Any, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
