@@ -235,7 +235,7 @@ class Slip(NamedTuple):
     leaves: Mapping[int, str]  # by place, how the sentence calls it
     sentence: str  # with {} for the leaves
     remedy: str
-    told_by: str  # "init", which warns, "explain" or "both"
+    reported_by: str  # "init", which warns, "explain" or "both"
 
     def text(self, places: Any) -> str:
         """The sentence about those of its leaves that are in `places`; "" if none is."""
@@ -266,7 +266,7 @@ class Routes(Labels):
 
     def warn(self, params: Params) -> None:
         """Warns of leaves in the wrong group, at a rate that is not for them, or of unknown axes in a group of them."""
-        slips = [slip for slip in self.slips(params) if slip.leaves and slip.told_by != "explain"]
+        slips = [slip for slip in self.slips(params) if slip.leaves and slip.reported_by != "explain"]
         if slips:
             texts = "; ".join(slip.text(slip.leaves) for slip in slips)
             callers.warn(f"{self.label}: {texts}. {slips[0].remedy}")
@@ -281,16 +281,16 @@ class Routes(Labels):
         whose rates are not Adam's. Leaves of fewer than two axes do not count.
         """
         route = self.numbers if isinstance(self.numbers, ByRole) else ByRole()
-        told = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
+        meant = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
         left, taken, others = dict[int, str](), dict[int, str](), dict[int, str]()
         for i, (read, leaf) in enumerate(zip(route.read(tree), self.plan(tree).leaves, strict=True)):
             look = read.kind
             if len(leaf.shape) < 2 or look == "other":
                 continue
             if leaf.is_matrix:
-                if look != "matrix" and not told:
+                if look != "matrix" and not meant:
                     taken[i] = f"{read.path} ({look})"
-            elif look == "matrix" and not told:
+            elif look == "matrix" and not meant:
                 left[i] = read.path
             elif look in ("matrix", "embedding", "head"):
                 others[i] = f"{read.path} ({look})"

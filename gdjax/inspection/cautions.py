@@ -206,7 +206,7 @@ def cautions(rows: Sequence[Any], walked: Walk, shapes: Any) -> Iterator[str]:
     trained = {by_path[row.path]: ps for row, ps in moved}
     yield from _of_roles(rows, trained, walked, shapes)
     for name, slip in walked.slips:
-        if slip.told_by != "init" and (text := slip.text(trained)):
+        if slip.reported_by != "init" and (text := slip.text(trained)):
             yield f"{name}: {text}. {slip.remedy}"
 
 

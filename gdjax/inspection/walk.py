@@ -170,7 +170,7 @@ class Walk:
         return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)
 
     def injected(self, injected: Injected, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
-        hyper, factory = injected.given(), injected.inner_factory
+        hyper, factory = injected.call_arguments(), injected.inner_factory
         if is_ours(factory):
             yield from self.listed(factory(**hyper), tree, groups)
         else:

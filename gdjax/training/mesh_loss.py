@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gdjax import numerics
 from gdjax.combine import sharding
 from gdjax.core import meshes
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, Params
 from gdjax.training.agreement import check_rows
 from gdjax.transforms.noise_scale import square_of
@@ -33,9 +34,8 @@ def rows_of(label: str, batch: ArrayTree, key: Array | None, parts: int) -> Rows
 
 def check_trainable(label: str, params: Params) -> None:
     """Raises for a leaf that takes no gradient; the loss takes one of every leaf."""
-    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+    for where, x in named_leaves("params", params):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
-            where = f"params{jax.tree_util.keystr(path)}"
             raise TypeError(
                 f"{label}: {where} has dtype {x.dtype}, and takes no gradient: give it to the loss otherwise"
             )

@@ -79,31 +79,31 @@ class Rounds:
     def __call__(self, t: Array, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:
         if self.delay == 0:
             return self.at(t, lambda p, *x: self.take(p, *self.meet(p, *x)), params, theta, states)
-        given = self.at(t, self.meet, params, theta, states)
-        return self.at(t - self.delay, self.take, *given)
+        met = self.at(t, self.meet, params, theta, states)
+        return self.at(t - self.delay, self.take, *met)
 
-    def at(self, t: Array, do: Callable[..., Any], *given: Any) -> Any:
+    def at(self, t: Array, do: Callable[..., Any], *operands: Any) -> Any:
         """do(p, *given) in the steps of fragment p; else what was given, of which nothing is copied."""
         turns = [(p + 1) * self.every // self.number % self.every for p in range(self.number)]
         which = sum((p + 1) * ((t > 0) & (t % self.every == turn)).astype(jnp.int32) for p, turn in enumerate(turns))
-        kept = lambda *given: given
-        return jax.lax.switch(which, [kept, *(functools.partial(do, p) for p in range(self.number))], *given)
+        unchanged = lambda *operands: operands
+        return jax.lax.switch(which, [unchanged, *(functools.partial(do, p) for p in range(self.number))], *operands)
 
     def meet(self, p: int, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:
         """Delta, and the outer step with it."""
-        own, shares = self.part(theta, p), self.part(self.layout.shares, p)
-        delta = self.delta(self.part(params, p), own, shares)
-        updates, state = base.call_update(self.outer, delta, states[p], own, {})
-        own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shares)
-        return params, self.joined(theta, own, p), (*states[:p], state, *states[p + 1 :])
+        fragment, shares = self.part(theta, p), self.part(self.layout.shares, p)
+        delta = self.delta(self.part(params, p), fragment, shares)
+        updates, state = base.call_update(self.outer, delta, states[p], fragment, {})
+        fragment = jax.lax.with_sharding_constraint(apply_updates(fragment, updates), shares)
+        return params, self.joined(theta, fragment, p), (*states[:p], state, *states[p + 1 :])
 
     def delta(self, params: Params, theta: Params, shares: Any) -> Any:
         """The mean over the replicas of theta - theta_m, of which each device of a replica exchanges its share."""
 
         def exchanged(params: Params, theta: Params) -> Any:
-            own = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[0], params), specs)
+            share = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[0], params), specs)
             # Wide: on CPU the compiler of JAX 0.10 crashes on a sum of bfloat16 over some of the axes of a mesh.
-            ways = jax.lax.psum(jax.tree.map(lambda old, x: wide(old) - wide(x), theta, own), self.layout.axis)
+            ways = jax.lax.psum(jax.tree.map(lambda old, x: wide(old) - wide(x), theta, share), self.layout.axis)
             return jax.tree.map(lambda x: x / n, ways)
 
         n = self.layout.mesh.shape[self.layout.axis]

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.combine import sharding
 from gdjax.core import base, checks, closures, meshes
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
 from gdjax.training.agreement import Checks, MeshStep, check_mesh
@@ -94,8 +95,7 @@ def _row(what: str, x: Any, y: Any, rounding: float, rtol: float) -> Beside:
 
 
 def _paired(x: ArrayTree, y: ArrayTree) -> list[tuple[str, Any, Any]]:
-    both = zip(jax.tree_util.tree_flatten_with_path(x)[0], jax.tree.leaves(y), strict=True)
-    return [(jax.tree_util.keystr(path), a, b) for (path, a), b in both]
+    return [(path, a, b) for (path, a), b in zip(named_leaves("", x), jax.tree.leaves(y), strict=True)]
 
 
 def _unit(x: Any) -> float:
@@ -187,16 +187,16 @@ class ShardedStep(MeshStep):
           parameter; the column `differs` says which differ. Its `warnings`, none where nothing does, tell the likely
           reason.
         """
-        self._checks.given(batch, key)
+        self._checks.check_inputs(batch, key)
         alone = self._alone()
-        there = jax.device_put((batch, key), NamedSharding(alone.mesh, PartitionSpec()))
-        both = (self, (state, batch, key)), (alone, (self.saved(state), *there))
-        found = [step._of_copies(params, *given) for step, given in both]
-        return beside(params, found[0], found[1], rtol, self._weighted, key is not None)
+        inputs = jax.device_put((batch, key), NamedSharding(alone.mesh, PartitionSpec()))
+        both = (self, (state, batch, key)), (alone, (self.saved(state), *inputs))
+        results = [step._of_copies(params, *arguments) for step, arguments in both]
+        return beside(params, results[0], results[1], rtol, self._weighted, key is not None)
 
     def _of_copies(self, params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Made:
-        there = jax.device_put((params, state), (self.params_sharding, self.state_sharding))
-        params, state = jax.tree.map(lambda x: x.copy(), there)
+        placed = jax.device_put((params, state), (self.params_sharding, self.state_sharding))
+        params, state = jax.tree.map(lambda x: x.copy(), placed)
         params, _, reported = self(params, state, batch, key)
         loss, aux = reported if self._has_aux else (reported, None)
         return Made(loss, None if self._stack else aux, params)

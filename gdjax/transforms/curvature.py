@@ -11,6 +11,7 @@ from gdjax import tree
 from gdjax.core import arrays, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import KeyLike, OptState, Params, Updates
 from gdjax.numerics import Array
 
@@ -83,13 +84,10 @@ def hutchinson_estimator_diag_hessian(random_seed: KeyLike | None = None) -> Gra
 
 def _signed_product(label: str, obj_fn: Callable[[Params], Array], params: Params, key: Array) -> Any:
     """r * (H r) where the parameters are differentiable; float0 elsewhere, as their gradients are."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    for path, p in paths:
+    for where, p in named_leaves("params", params):
         if jnp.iscomplexobj(p):
-            raise TypeError(
-                f"{label}: params{jax.tree_util.keystr(path)}: the Hessian does not support complex numbers ({p.dtype})"
-            )
-    ps = [p for _, p in paths]
+            raise TypeError(f"{label}: {where}: the Hessian does not support complex numbers ({p.dtype})")
+    ps, structure = jax.tree.flatten(params)
     trained = [i for i, p in enumerate(ps) if jnp.issubdtype(jnp.result_type(p), jnp.inexact)]
     xs = [jax.lax.convert_element_type(ps[i], jnp.result_type(ps[i])) for i in trained]
     signs = jax.tree.leaves(tree.random_like(key, structure.unflatten(ps), jax.random.rademacher, jnp.float32))

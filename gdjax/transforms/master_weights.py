@@ -12,6 +12,7 @@ from gdjax.codes.rounding import FIRST_ROW, is_narrow, joined, nearest, random_b
 from gdjax.core import arrays, base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.parts import holding
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates, is_skipped
 from gdjax.numerics import Array
 
@@ -233,9 +234,8 @@ def _around(
 
     def init(params: Params) -> Any:
         checks.leaves(label, "params", params)
-        for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
-            if only and is_narrow(p) and p.dtype != only:
-                where = f"params{jax.tree_util.keystr(path)}"
+        for where, p in named_leaves("params", params) if only else ():
+            if is_narrow(p) and p.dtype != only:
                 raise TypeError(f"{label}: {where} is {p.dtype}: remainders are of {only}; leave remainder_bits out")
         kept = jax.tree.map(lambda p: form.start(_array(p)) if is_narrow(p) else MaskedNode(), params)
         seen = jax.tree.map(lambda p, x: form.read(_array(p), x) if is_narrow(p) else p, params, kept)
