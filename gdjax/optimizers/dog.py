@@ -145,12 +145,7 @@ class _InitialSquare(Shared):
         return Shared(name)(params, hyper)
 
 
-@leafwise(
-    DoWGState,
-    init_params=initial_parameter,
-    weighted_sq_norm_grads=Shared(),
-    estim_sq_dist=_InitialSquare(),
-)
+@leafwise(DoWGState, init_params=initial_parameter, weighted_sq_norm_grads=Shared(), estim_sq_dist=_InitialSquare())
 def scale_by_dowg(
     g: Array, s: DoWGState, p: Array, t: Array, init_estim_sq_dist: hyper.Size | None = None, eps: hyper.Size = 1e-4
 ) -> tuple[Array, DoWGState]:

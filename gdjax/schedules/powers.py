@@ -185,11 +185,7 @@ def rex_schedule(
 
 @by_value
 def powercool_schedule(
-    peak_value: ArrayLike,
-    stable_steps: int,
-    decay_steps: int,
-    end_value: ArrayLike = 0.0,
-    power: ArrayLike = 1.2,
+    peak_value: ArrayLike, stable_steps: int, decay_steps: int, end_value: ArrayLike = 0.0, power: ArrayLike = 1.2
 ) -> Schedule:
     """PowerCool: one value for a while, then a fall with a power of the steps that are left.
 

@@ -212,9 +212,7 @@ def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
 
 @transform
 def conditionally_transform(
-    inner: Transform,
-    should_transform_fn: Annotated[ConditionFn, Check("function")],
-    forward_extra_args: bool = False,
+    inner: Transform, should_transform_fn: Annotated[ConditionFn, Check("function")], forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates pass through as they are.
 
@@ -243,9 +241,7 @@ def conditionally_transform(
 
 @transform
 def conditionally_mask(
-    inner: Transform,
-    should_transform_fn: Annotated[ConditionFn, Check("function")],
-    forward_extra_args: bool = False,
+    inner: Transform, should_transform_fn: Annotated[ConditionFn, Check("function")], forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
 

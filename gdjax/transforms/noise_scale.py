@@ -75,9 +75,7 @@ def noted(state: NoiseScaleState, gradient: Sequence[Array], weight: Array | Non
     square = square_of(gradient, weight).astype(state.squares.dtype)
     w = jnp.ones((), square.dtype) if weight is None else weight.astype(square.dtype)
     return state._replace(
-        parts=state.parts + (w > 0).astype(jnp.int32),
-        weight=state.weight + w,
-        squares=state.squares + square,
+        parts=state.parts + (w > 0).astype(jnp.int32), weight=state.weight + w, squares=state.squares + square
     )
 
 
