@@ -282,16 +282,16 @@ class Routes(Labels):
         """
         route = self.numbers if isinstance(self.numbers, ByRole) else ByRole()
         meant = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
-        left, taken, others = dict[int, str](), dict[int, str](), dict[int, str]()
+        left_out, as_matrices, others = dict[int, str](), dict[int, str](), dict[int, str]()
         for i, (read, leaf) in enumerate(zip(route.read(tree), self.plan(tree).leaves, strict=True)):
             look = read.kind
             if len(leaf.shape) < 2 or look == "other":
                 continue
             if leaf.is_matrix:
                 if look != "matrix" and not meant:
-                    taken[i] = f"{read.path} ({look})"
+                    as_matrices[i] = f"{read.path} ({look})"
             elif look == "matrix" and not meant:
-                left[i] = read.path
+                left_out[i] = read.path
             elif look in ("matrix", "embedding", "head"):
                 others[i] = f"{read.path} ({look})"
         roles = f"{self.argument}=gdjax.matrices_by_role()"
@@ -301,8 +301,8 @@ class Routes(Labels):
             roles = f"Pass {roles}" + ("" if self.own_rate else " and adam_learning_rate")
         at = "" if self.own_rate else f" at {_RATE}"
         several = f"its Adam trains these leaves{at}, and they look like hidden matrices of more than two axes: {{}}"
-        yield Slip(left, several, roles, "explain" if self.own_rate else "both")
-        first = dict(sorted(taken.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
+        yield Slip(left_out, several, roles, "explain" if self.own_rate else "both")
+        first = dict(sorted(as_matrices.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
         # `explain` has another sentence for these, one for each leaf: any rule takes matrices, not only such a method.
         hidden = "it trains these leaves as hidden matrices, and they look like something else: {}"
         yield Slip(first, hidden, roles, "init")

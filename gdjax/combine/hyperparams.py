@@ -147,8 +147,8 @@ def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[
         inside += _walk(i.tx, s, (*where, *i.names), at) if i.shown else ()
     if isinstance(part, Guess) and (name := part.stands_for(inside)):
         inside, numbers = [], {name: HIDDEN}
-    taken = {path[-1] for path, _ in inside} if part.ends else ()  # these go by their names, and so do its own
-    named = [((*where, f"{part.label.removeprefix('gdjax.')}/{k}" if k in taken else k), x) for k, x in numbers.items()]
+    names = {path[-1] for path, _ in inside} if part.ends else ()  # these go by their names, and so do its own
+    named = [((*where, f"{part.label.removeprefix('gdjax.')}/{k}" if k in names else k), x) for k, x in numbers.items()]
     yield from [*inside, *named] if part.ends else [*named, *inside]
 
 

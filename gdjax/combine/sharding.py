@@ -119,8 +119,8 @@ def shares(label: str, params: Params, mesh: Mesh | AbstractMesh, axis: str, min
         return p.size * max(p.dtype.itemsize, 4) >= min_bytes
 
     map_with_path = jax.tree_util.tree_map_with_path
-    lie = map_with_path(lambda path, p: place(path, p, False), params)
-    return lie, map_with_path(lambda path, p: place(path, p, large(p)), params)
+    shardings = map_with_path(lambda path, p: place(path, p, False), params)
+    return shardings, map_with_path(lambda path, p: place(path, p, large(p)), params)
 
 
 def axes_of(entry: Any) -> Axes:

@@ -53,12 +53,12 @@ class Checks:
     """
 
     def __init__(
-        self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any,
+        self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, params_sharding: Any, state_sharding: Any,
         shapes: Callable[[], Any] | None = None,
     ):  # fmt: skip
         self.label, self.axes, self.parts, self.shapes = label, axes, parts, shapes
         self.devices = math.prod(mesh.shape[axis] for axis in axes)
-        self.wanted = {"params": lie, "state": state_sharding}
+        self.wanted = {"params": params_sharding, "state": state_sharding}
 
     def __call__(self, params: Params, state: OptState, batch: ArrayTree, key: Any) -> None:
         self.check_inputs(batch, key)

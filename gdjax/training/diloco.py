@@ -145,12 +145,12 @@ def diloco_step(
     # Without an axis for the shares nothing is large enough to be divided.
     by, least = (axis, sys.maxsize) if data is None else (data, min_bytes)
     check_trainable(LABEL, params)
-    lie, shares = sharding.shares(LABEL, params, mesh, by, least)
-    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, lie)
-    _check_places(lie, axis)
-    layout = ReplicaLayout(mesh, axis, lie, shares)
-    take = jax.value_and_grad(loss_of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
-    local = _inner_step(take, inner, layout, has_aux)
+    shardings, shares = sharding.shares(LABEL, params, mesh, by, least)
+    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, shardings)
+    _check_places(shardings, axis)
+    layout = ReplicaLayout(mesh, axis, shardings, shares)
+    value_and_grad = jax.value_and_grad(loss_of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
+    local = _inner_step(value_and_grad, inner, layout, has_aux)
     rounds = Rounds(outer, layout, shapes, fragments, every, delay, alpha)
     _warn_of_averages(inner, shapes)
 
@@ -158,7 +158,7 @@ def diloco_step(
     outer_state = tuple(divided(outer, rounds.part(shapes, p)) for p in range(rounds.number))
     inner_state = jax.tree.map(layout.of_replicas, divided(inner, shapes))
     replicated: Any = NamedSharding(mesh, PartitionSpec())
-    places = jax.tree.map(layout.of_replicas, lie), DilocoState(replicated, inner_state, shares, outer_state)
+    places = jax.tree.map(layout.of_replicas, shardings), DilocoState(replicated, inner_state, shares, outer_state)
 
     def step(params: Params, state: DilocoState, batch: ArrayTree, key: Array | None) -> Any:
         params, inner_state, reported = local(params, state.inner_state, rows_of(LABEL, batch, key, mesh.shape[axis]))
@@ -194,8 +194,8 @@ def _check(inner: Transform, outer: Transform, mesh: Mesh, axis: str, data: str 
     check_mesh(LABEL, mesh)
 
 
-def _check_places(lie: Any, axis: str) -> None:
-    for where, how in named_leaves("params", lie):
+def _check_places(shardings: Any, axis: str) -> None:
+    for where, how in named_leaves("params", shardings):
         if any(axis in sharding.axes_of(entry) for entry in how.spec):
             raise ValueError(f"{LABEL}: {where} is divided over {axis!r}, where each replica has all of it")
 
@@ -210,18 +210,20 @@ def _warn_of_averages(inner: Transform, params: Params) -> None:
         )
 
 
-def _inner_step(take: Callable[..., Any], inner: Transform, layout: ReplicaLayout, has_aux: bool) -> Callable[..., Any]:
+def _inner_step(
+    value_and_grad: Callable[..., Any], inner: Transform, layout: ReplicaLayout, has_aux: bool
+) -> Callable[..., Any]:
     """A step of each replica by itself."""
-    lie, shares = (jax.tree.map(lambda how: how.spec, hows) for hows in (layout.lie, layout.shares))
+    specs, share_specs = (jax.tree.map(lambda how: how.spec, hows) for hows in (layout.shardings, layout.shares))
 
     def local(params: Params, state: OptState, rows: Rows) -> Any:
         params, state = jax.tree.map(lambda x: x[0], (params, state))
-        (value, (weight, aux)), grads = take(params, rows)
+        (value, (weight, aux)), grads = value_and_grad(params, rows)
         value, grads = jax.tree.map(functools.partial(counted, weight), (value, grads))
-        grads, share = (jax.lax.with_sharding_constraint(x, shares) for x in (grads, params))
+        grads, share = (jax.lax.with_sharding_constraint(x, share_specs) for x in (grads, params))
         updates, state = base.call_update(inner, grads, state, share, {"value": value})
-        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), shares)
-        params = jax.lax.with_sharding_constraint(share, lie)
+        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), share_specs)
+        params = jax.lax.with_sharding_constraint(share, specs)
         return jax.tree.map(lambda x: x[None], (params, state, (value, aux) if has_aux else value))
 
     by_replica = PartitionSpec(layout.axis)

@@ -322,14 +322,14 @@ def _table(
         each = exponents(widths, sizes)
         mean, error = each.mean(axis=1), each.std(axis=1) / np.sqrt(max(each.shape[1] - 1, 1))
         k = int(np.nanargmax(np.abs(mean))) if np.isfinite(mean).any() else 0  # after so many steps it is the worst
-        theirs = {"standard": exponents(widths, standard[path]).mean(axis=1)[k]} if standard else {}
+        of_standard = {"standard": exponents(widths, standard[path]).mean(axis=1)[k]} if standard else {}
         kind = kinds.get(path, ACTIVATION)
         shapes = " to ".join(str(m.leaves[path].shape) for m in (models[0], models[-1])) if path in kinds else ""
         alone = not kind.grown or path in left_alone
-        verdict, remedy = _verdict(kind.limit, mean[k], error[k], alone, theirs.get("standard"), widths)
+        verdict, remedy = _verdict(kind.limit, mean[k], error[k], alone, of_standard.get("standard"), widths)
         if remedy:
             warnings.append(f"{path} ({', '.join(filter(None, [kind.name, shapes]))}): {remedy}")
-        numbers = {f"after {t}": a for t, a in zip(steps, mean, strict=True)} | {"error": error[k]} | theirs
+        numbers = {f"after {t}": a for t, a in zip(steps, mean, strict=True)} | {"error": error[k]} | of_standard
         shown = {name: None if np.isnan(x) else round(float(x), 2) for name, x in numbers.items()}
         row = {"leaf": path, "kind": kind.name, "grows": kind.grows, "shapes": shapes}
         rows.append({**row, **shown, "limit": kind.limit, "verdict": verdict})

@@ -188,12 +188,12 @@ def plan(
         if size is not None and not (isinstance(size, int | float | np.number) and size >= low):
             raise ValueError(f"{LABEL}: {name} must be a number of bytes, at least {low}, got {size!r}")
     shapes, sizes = shapes_of(LABEL, params), dict(mesh.shape)
-    lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
+    shardings, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     with meshes.owned_by(mesh):
         where = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
         made, _ = state_and_order(tx, shapes)
         *state, _ = tabulate(tx, params, where)
-    leaves = zip(*map(jax.tree.leaves, (shapes, lie, shares)), strict=True)
+    leaves = zip(*map(jax.tree.leaves, (shapes, shardings, shares)), strict=True)
     pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
     stacks, norms, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
     at_home = sum(x.size for x in stacks if isinstance(x, exchanged.Sent) and not x.back) // mesh.size
@@ -209,7 +209,7 @@ def plan(
     rows += [PlanRow("activations", "", None, round(activations))] if activations else []
     rows += [PlanRow("total", "", None, sum(x.bytes_per_device for x in rows))]
 
-    dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
+    dividing = {a for how in jax.tree.leaves(shardings) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
     exchanges = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes)]
     exchanges += exchanged.of_norms(norms, sizes)
     counts = [sum(getattr(x, name) for x in exchanges) for name in ("number", "bytes", "wire_bytes")]

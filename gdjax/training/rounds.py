@@ -22,7 +22,7 @@ class ReplicaLayout(NamedTuple):
 
     mesh: Mesh
     axis: str
-    lie: Any  # like the parameters of a replica, their shardings
+    shardings: Any  # like the parameters of a replica, their shardings
     shares: Any  # the same, where each device of a replica has its share
 
     def of_replicas(self, how: NamedSharding) -> NamedSharding:
@@ -82,12 +82,12 @@ class Rounds:
         met = self.at(t, self.meet, params, theta, states)
         return self.at(t - self.delay, self.take, *met)
 
-    def at(self, t: Array, do: Callable[..., Any], *operands: Any) -> Any:
-        """do(p, *given) in the steps of fragment p; else what was given, of which nothing is copied."""
+    def at(self, t: Array, f: Callable[..., Any], *operands: Any) -> Any:
+        """f(p, *operands) in the steps of fragment p; else the operands, of which nothing is copied."""
         turns = [(p + 1) * self.every // self.number % self.every for p in range(self.number)]
         which = sum((p + 1) * ((t > 0) & (t % self.every == turn)).astype(jnp.int32) for p, turn in enumerate(turns))
         unchanged = lambda *operands: operands
-        return jax.lax.switch(which, [unchanged, *(functools.partial(do, p) for p in range(self.number))], *operands)
+        return jax.lax.switch(which, [unchanged, *(functools.partial(f, p) for p in range(self.number))], *operands)
 
     def meet(self, p: int, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:
         """Delta, and the outer step with it."""
@@ -113,7 +113,7 @@ class Rounds:
 
     def take(self, p: int, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:
         """theta_m = alpha theta_m + (1 - alpha) theta."""
-        new = jax.lax.with_sharding_constraint(self.part(theta, p), self.part(self.layout.lie, p))
+        new = jax.lax.with_sharding_constraint(self.part(theta, p), self.part(self.layout.shardings, p))
         new = self.layout.copies(new)
         if self.alpha:
             new = jax.tree.map(self.mixed, self.part(params, p), new)

@@ -301,44 +301,48 @@ def sharded_step(
         tx = with_noise_scale(tx)
     check_trainable(LABEL, params)
     _check_search(tx)
-    lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
+    shardings, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     # What stays of the parameters: the step must not keep them.
-    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=how), params, lie)
+    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=how), params, shardings)
     dealing = Dealing(LABEL, tx, shapes, mesh, axis, min_bytes)
     explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
-    lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
+    auto_shardings, auto_shares = (
+        jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (shardings, shares)
+    )
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
     in_parts = weighted or explicit or micro_batches > 1 or noise_scale
     if in_parts or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES:
-        take = averaged(of_part, inside, axis, micro_batches, lying, shared, explicit, stack, noise_scale)
+        value_and_grad = averaged(
+            of_part, inside, axis, micro_batches, auto_shardings, auto_shares, explicit, stack, noise_scale
+        )
     else:
-        take = by_constraints(of_part, inside, axis, stack)
+        value_and_grad = by_constraints(of_part, inside, axis, stack)
 
     def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
-        (value, more), grads, *noise = take(params, rows_of(LABEL, batch, key, parts))
+        (value, more), grads, *noise = value_and_grad(params, rows_of(LABEL, batch, key, parts))
         if noise:
             state = _with_sums(state, *noise)
-        grads = jax.lax.with_sharding_constraint(grads, shared)
-        share = jax.lax.with_sharding_constraint(params, shared)
-        with meshes.owned_by(inside, tiles_of(shapes, shared)):
+        grads = jax.lax.with_sharding_constraint(grads, auto_shares)
+        share = jax.lax.with_sharding_constraint(params, auto_shares)
+        with meshes.owned_by(inside, tiles_of(shapes, auto_shares)):
             updates, state = base.call_update(tx, grads, state, share, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
-        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), shared)
-        return jax.lax.with_sharding_constraint(share, lying), state, (value, more) if has_aux else value
+        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), auto_shares)
+        return jax.lax.with_sharding_constraint(share, auto_shardings), state, (value, more) if has_aux else value
 
     alone = functools.partial(
         _on_one_device, loss, tx, shapes, mesh, axis, has_aux=has_aux, weighted=weighted, aux=aux, min_bytes=min_bytes
     )
-    compiled = _compiled(step, mesh, axis, (lie, dealing.shardings), stack)
-    checked = Checks(LABEL, mesh, (axis,), micro_batches, lie, dealing.shardings, lambda: dealing.shapes)
+    compiled = _compiled(step, mesh, axis, (shardings, dealing.shardings), stack)
+    checked = Checks(LABEL, mesh, (axis,), micro_batches, shardings, dealing.shardings, lambda: dealing.shapes)
     return ShardedStep(tx, mesh, compiled, checked, dealing, alone, has_aux=has_aux, weighted=weighted, stack=stack)
 
 
 def _check_search(tx: Transform) -> None:
     """Raises for an optimizer whose update evaluates functions of the parameters itself."""
-    asked = {"value_fn", "residual_fn"} & (closures.extra_args_asked(tx.update) or frozenset())
-    if asked:
-        names = ", ".join(f"{name}=" for name in sorted(asked))
+    functions = {"value_fn", "residual_fn"} & (closures.extra_args_asked(tx.update) or frozenset())
+    if functions:
+        names = ", ".join(f"{name}=" for name in sorted(functions))
         raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")
 
 
