@@ -124,12 +124,9 @@ def ademamix(
 
 
 @leafwise(
-    ScaleBySimplifiedAdEMAMixState,
-    count=lambda s: s.t,
-    t=Shared(0, dtype=jnp.int32),
-    n=second_moment,
+    ScaleBySimplifiedAdEMAMixState, count=lambda s: s.t, t=Shared(0, dtype=jnp.int32), n=second_moment,
     growth="elementwise",
-)
+)  # fmt: skip
 def scale_by_simplified_ademamix(
     g: Array, s: ScaleBySimplifiedAdEMAMixState, p: Array, t: Array,
     b1: hyper.Decay = 0.99, b2: hyper.Squares = 0.95, alpha: hyper.Size = 0.0, eps: hyper.Size = 1e-8,

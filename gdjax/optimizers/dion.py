@@ -72,12 +72,9 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 
 
 @leafwise(
-    ScaleByDionState,
-    mu=matrix_moment,
-    static={"roles": MATRICES},
-    Q=Planned(_first_q, "rank_fraction key"),
+    ScaleByDionState, mu=matrix_moment, static={"roles": MATRICES}, Q=Planned(_first_q, "rank_fraction key"),
     growth="fits",
-)
+)  # fmt: skip
 def scale_by_dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,
     mu: hyper.Decay = 0.95, rank_fraction: Annotated[float, Check("share")] = 1.0, eps: hyper.Size = 1e-8,

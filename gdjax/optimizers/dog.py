@@ -55,12 +55,9 @@ class _InitialDistance(Shared):
 
 
 @leafwise(
-    DoGState,
-    is_init_step=Shared(True, dtype=bool),
-    init_params=initial_parameter,
-    max_dist=_InitialDistance(),
+    DoGState, is_init_step=Shared(True, dtype=bool), init_params=initial_parameter, max_dist=_InitialDistance(),
     sum_sq_norm_grads=Shared(),
-)
+)  # fmt: skip
 def _dog(
     g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: hyper.Size, kind: str
 ) -> tuple[Array, DoGState]:

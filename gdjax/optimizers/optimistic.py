@@ -27,11 +27,9 @@ class ScaleByOptimisticGradientState(NamedTuple):
 
 
 @leafwise(
-    ScaleByOptimisticGradientState,
-    previous_gradient=Moment("mu_dtype", kind="exact"),
-    is_initial_step=Shared(True, jnp.bool_),
-    growth="same",
-)
+    ScaleByOptimisticGradientState, previous_gradient=Moment("mu_dtype", kind="exact"),
+    is_initial_step=Shared(True, jnp.bool_), growth="same",
+)  # fmt: skip
 def scale_by_optimistic_gradient(
     g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array, alpha: hyper.Finite = 1.0, beta: hyper.Finite = 1.0
 ) -> tuple[Array, ScaleByOptimisticGradientState]:

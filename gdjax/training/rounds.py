@@ -44,15 +44,9 @@ class Rounds:
     """The exchanges between the replicas: which fragment when, and what they do with it."""
 
     def __init__(
-        self,
-        outer: Transform,
-        layout: ReplicaLayout,
-        params: Params,
-        fragments: Any,
-        every: int,
-        delay: int,
+        self, outer: Transform, layout: ReplicaLayout, params: Params, fragments: Any, every: int, delay: int,
         alpha: float,
-    ):
+    ):  # fmt: skip
         self.outer, self.layout = outer, layout
         self.every = checks.structural(LABEL, "every", every, 1)
         self.delay = checks.structural(LABEL, "delay", delay, 0)

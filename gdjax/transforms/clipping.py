@@ -62,14 +62,9 @@ def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: hyper.Bound) ->
 
 @leafwise(static={"groups": _group}, growth="same")
 def clip_by_global_norm(
-    g: Array,
-    s: EmptyState,
-    p: Array,
-    t: Array,
-    max_norm: hyper.Bound,
-    *,
-    groups: Annotated[Any, Check("groups")] = None,
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array, max_norm: hyper.Bound,
+    *, groups: Annotated[Any, Check("groups")] = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales all updates by one factor so that their global norm is at most max_norm.
 
         u = g min(1, max_norm / |g|)

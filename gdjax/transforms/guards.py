@@ -268,13 +268,9 @@ def conditionally_mask(
 
 
 def _conditional(
-    label: str,
-    State: Any,
-    inner: Transform,
-    condition: ConditionFn,
-    forwards: bool,
+    label: str, State: Any, inner: Transform, condition: ConditionFn, forwards: bool,
     otherwise: Callable[[Updates], Any],
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """`inner` where the condition holds, and `otherwise(updates)` where it does not."""
     base.check_transform(label, 0, inner)
 
