@@ -80,12 +80,7 @@ def cosine_onecycle_schedule(
         pct_start * transition_steps    peak_value
         transition_steps                init / final_div_factor
 
-    Args:
-      transition_steps: length of the cycle in steps, at least 1.
-      peak_value: the largest value.
-      pct_start: the fraction of the steps at which the peak is, in [0, 1]; 0.3 is 30 percent. Steps are rounded down.
-      div_factor: the peak as a multiple of the value at step 0, above 0.
-      final_div_factor: the value at step 0 as a multiple of the last value, above 0.
+    Arguments are those of `gdjax.linear_onecycle_schedule`.
 
     Where two of the steps are the same, the value jumps there to the later one.
 
