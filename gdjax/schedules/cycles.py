@@ -115,15 +115,15 @@ def _feet(
 def _steps(factory: str, transition_steps: int, **shares: Any) -> list[float]:
     """The number of steps, and each of `shares` of it, rounded down; a share is the decimal fraction as written."""
     steps = check_steps(factory, "transition_steps", transition_steps, least=1)
-    found = [steps]
+    counts = [steps]
     for name, share in shares.items():
         if isinstance(share, Tracer):
             raise TypeError(f"gdjax.{factory}: {name} must be a Python number, got a traced value")
         check_numbers(factory, **{name: share})
         if not 0 <= share <= 1:
             raise ValueError(f"gdjax.{factory}: {name} must be in [0, 1], got {share}")
-        found.append(int(Fraction(str(+np.asarray(share)[()])) * Fraction(steps)))
-    return found
+        counts.append(int(Fraction(str(+np.asarray(share)[()])) * Fraction(steps)))
+    return counts
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:

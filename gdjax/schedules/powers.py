@@ -219,5 +219,5 @@ def powercool_schedule(
     return of_count(curves.transition(peak_value, end_value, steps, stable, power))
 
 
-def _reflected_exponential(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gone / (1.0 + kept), 2.0 * kept / (1.0 + kept)
+def _reflected_exponential(gone: jax.Array, ahead: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gone / (1.0 + ahead), 2.0 * ahead / (1.0 + ahead)

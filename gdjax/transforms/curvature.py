@@ -94,8 +94,8 @@ def _signed_product(label: str, obj_fn: Callable[[Params], Array], params: Param
     signs = [signs[i].astype(x.dtype) for i, x in zip(trained, xs, strict=True)]
 
     def loss(xs: list[Array]) -> Any:
-        whole = dict(enumerate(ps)) | dict(zip(trained, xs, strict=True))
-        return obj_fn(structure.unflatten([whole[i] for i in range(len(ps))]))
+        full = dict(enumerate(ps)) | dict(zip(trained, xs, strict=True))
+        return obj_fn(structure.unflatten([full[i] for i in range(len(ps))]))
 
     products = jax.jvp(jax.grad(loss), (xs,), (signs,))[1] if trained else []
     out: list[Any] = [np.zeros(jnp.shape(p), jax.dtypes.float0) for p in ps]
