@@ -100,7 +100,7 @@ def learning_rates(tx: Transform, state: OptState) -> dict[str, Any]:
 def last_rates(tx: Transform, state: OptState) -> list[tuple[tuple[str, ...], Any]]:
     """The learning rates of the last step, each with the names of the groups that it is in."""
     walked = [(path, x) for path, x in _walk(tx, state, (), _at("last")) if x is not HIDDEN and path[-1] == RATE]
-    return [(tuple(k for k in path[:-1] if not isinstance(k, Position)), x) for path, x in walked]
+    return [(_without_positions(path[:-1]), x) for path, x in walked]
 
 
 RATE = "learning_rate"
@@ -132,11 +132,18 @@ def _all(tx: Transform, state: OptState, at: At) -> tuple[dict[str, Any], list[s
 
 def _names(paths: list[tuple[str, ...]]) -> list[str]:
     """The shortest name for each path: its end, else without positions in chains, else the whole of it."""
-    forms = [(path[-1], "/".join(k for k in path if not isinstance(k, Position)), "/".join(path)) for path in paths]
+    forms = [(path[-1], "/".join(_without_positions(path)), "/".join(path)) for path in paths]
     columns = list(zip(*forms, strict=True))
-    return [
-        next((x for x, column in zip(form, columns, strict=True) if column.count(x) == 1), form[-1]) for form in forms
-    ]
+
+    def shortest(form: tuple[str, ...]) -> str:
+        return next((x for x, column in zip(form, columns, strict=True) if column.count(x) == 1), form[-1])
+
+    return list(map(shortest, forms))
+
+
+def _without_positions(path: tuple[str, ...]) -> tuple[str, ...]:
+    """A path without the places of entries in chains."""
+    return tuple(k for k in path if not isinstance(k, Position))
 
 
 def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Entry]:

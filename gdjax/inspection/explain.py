@@ -109,10 +109,10 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     for x in owned(tx, shape, shapes):
         if x.leaf is not None:
             size[x.leaf] += bytes_of(x.array)
-    rows = [
-        _row(i, path, x, [part for part in parts if i in part.leaves], kinds.get(i), size[i], plan.get(i))
-        for i, (path, x) in enumerate(paths_of(shapes))
-    ]
+    rows = []
+    for i, (path, x) in enumerate(paths_of(shapes)):
+        parts_of_leaf = [part for part in parts if i in part.leaves]
+        rows.append(_row(i, path, x, parts_of_leaf, kinds.get(i), size[i], plan.get(i)))
     trained = iter(rows)
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in leaves]
