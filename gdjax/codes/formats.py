@@ -206,12 +206,12 @@ def decoded(tree: ArrayTree) -> Any:
     def array(x: Any) -> Any:
         if isinstance(x, InWord):
             return squares.pop(0) if squares else x
-        there = is_codes(x) and bool(jax.tree.leaves(x))  # not so of a parameter that is masked here
+        coded = is_codes(x) and bool(jax.tree.leaves(x))  # not so of a parameter that is masked here
         if isinstance(x, Word):
-            m, v = decode(x) if there else (x, InWord())
+            m, v = decode(x) if coded else (x, InWord())
             squares.append(v)
             return m
-        return decode(x) if there else x
+        return decode(x) if coded else x
 
     return jax.tree.map(array, tree, is_leaf=is_codes)
 
@@ -236,19 +236,19 @@ def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Salt | Non
     """
     codes, structure = jax.tree.flatten(like, is_leaf=is_codes)
     xs = structure.flatten_up_to(tree)
-    there = lambda x: hasattr(x, "astype")
+    present = lambda x: hasattr(x, "astype")
     pairs = zip(codes, xs, strict=True)
-    squares = iter([x.astype(jnp.float32) for c, x in pairs if isinstance(c, InWord) and there(x)])
+    squares = iter([x.astype(jnp.float32) for c, x in pairs if isinstance(c, InWord) and present(x)])
 
-    def kept(i: int, c: Any, x: Array) -> Any:
-        if isinstance(c, InWord) or is_codes(c) and not there(x):
+    def coded(i: int, c: Any, x: Array) -> Any:
+        if isinstance(c, InWord) or is_codes(c) and not present(x):
             return c
         if not is_codes(c):
             return x
         x = x.astype(jnp.float32)
         return encode(c.format, (x, next(squares)) if isinstance(c, Word) else x, salted(i))
 
-    return structure.unflatten([kept(i, c, x) for i, (c, x) in enumerate(zip(codes, xs, strict=True))])
+    return structure.unflatten([coded(i, c, x) for i, (c, x) in enumerate(zip(codes, xs, strict=True))])
 
 
 def of_kinds(label: str, names: Mapping[SlotKind, str], block: int, scale_dtype: str) -> dict[SlotKind, list[Format]]:
@@ -257,14 +257,14 @@ def of_kinds(label: str, names: Mapping[SlotKind, str], block: int, scale_dtype:
     Raises:
       ValueError: a kind has no format of that name.
     """
-    found: dict[SlotKind, list[Format]] = {"exact": []}
+    formats_of: dict[SlotKind, list[Format]] = {"exact": []}
     for kind, name in names.items():
         if name not in TABLE[kind]:
             raise ValueError(
                 f"{label}: {PLURAL[kind]} can be kept as {', '.join(map(repr, TABLE[kind]))}, got {name!r}"
             )
-        found[kind] = [_with(x, block, scale_dtype) for x in TABLE[kind][name]]
-    return found
+        formats_of[kind] = [_with(x, block, scale_dtype) for x in TABLE[kind][name]]
+    return formats_of
 
 
 def before(block: int, scale_dtype: str) -> list[Sequence[Format]]:

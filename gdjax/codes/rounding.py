@@ -42,10 +42,10 @@ def salt(seed: Array | int, step: Array | int, number: int, first_row: Array | i
       first_row: the place of the array's first row in the whole array.
     """
     start, step = jnp.asarray(seed).astype(jnp.uint32), jnp.asarray(step).astype(jnp.uint32)
-    own = np.uint32(number * 0x9E3779B9 & 0xFFFFFFFF)
-    whole = isinstance(first_row, int) and not first_row
-    row = None if whole else jnp.asarray(first_row).astype(jnp.uint32)
-    return Salt(mixed(start ^ mixed(step)) + own, mixed(start) + own, step, row)
+    of_array = np.uint32(number * 0x9E3779B9 & 0xFFFFFFFF)
+    from_start = isinstance(first_row, int) and not first_row
+    row = None if from_start else jnp.asarray(first_row).astype(jnp.uint32)
+    return Salt(mixed(start ^ mixed(step)) + of_array, mixed(start) + of_array, step, row)
 
 
 def random_bits(salt: Salt, like: Array) -> Array:
@@ -157,7 +157,7 @@ def stochastically(x: Array, dtype: Any, bits: Array) -> Array:
     return _in_float16(x, lambda i: bits & np.uint32(0x1FFF), lambda y: jnp.floor(y + uniform))
 
 
-def _in_float16(x: Array, more: Any, whole: Any) -> Array:
+def _in_float16(x: Array, more: Any, to_integer: Any) -> Array:
     """x rounded to float16.
 
     Args:
@@ -166,7 +166,7 @@ def _in_float16(x: Array, more: Any, whole: Any) -> Array:
     """
     i = jax.lax.bitcast_convert_type(x, jnp.uint32)
     large = float_of((i + more(i)) & np.uint32(0xFFFFE000))
-    small = whole(x * np.float32(2.0**24)) * np.float32(2.0**-24)
+    small = to_integer(x * np.float32(2.0**24)) * np.float32(2.0**-24)
     y = jnp.where(jnp.abs(x) < 2.0**-14, small, large)
     y = jnp.where(jnp.abs(y) > 65504, jnp.copysign(jnp.inf, x), y)
     return _rounded(x, jnp.where(jnp.isfinite(x), y, x))

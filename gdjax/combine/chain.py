@@ -62,9 +62,9 @@ class Chain(Part):
         return self.pack([state_of(tx, states) for tx in self.parts])
 
     def inside(self) -> Iterator[Inside]:
-        found = {i: path for path, i in tree_leaves_with_path(self.pack(list(range(len(self.parts)))))}
+        paths = {i: path for path, i in tree_leaves_with_path(self.pack(list(range(len(self.parts)))))}
         for i, tx in enumerate(self.parts):
-            (key,) = found[i]
+            (key,) = paths[i]
             yield Inside(tx, (key,), (key.key if isinstance(key, DictKey) else Position(i),))
 
     def check(self, state: OptState) -> None:

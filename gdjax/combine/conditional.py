@@ -63,25 +63,25 @@ def apply_where(
     it; what no rule has selected is selected here. `tx` runs in any case, on gradients of 0 where it is
     not chosen, so that nothing there is infinite or NaN.
     """
-    given = base.map_arrays(functools.partial(or_zero, chosen), updates)
+    gradients = base.map_arrays(functools.partial(or_zero, chosen), updates)
     selection = Selection(chosen, {})
     with within(PASS, selection=selection):
-        new, new_state = base.call_update(tx, given, state, params, extra_args)
+        new, new_state = base.call_update(tx, gradients, state, params, extra_args)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
     news, state_structure = jax.tree.flatten(as_before(new_state, state))
     olds, ps = jax.tree.leaves(state), jax.tree.leaves(params)
     known = list(map(jnp.shape, ps)) == list(map(jnp.shape, us))
     # One call for what belongs together: it is traced once for all that is alike.
-    for k, mine in owners(tx, state, updates).items():
-        mine = [i for i in mine if not selection.has(news[i], olds[i])]
+    for k, places in owners(tx, state, updates).items():
+        places = [i for i in places if not selection.has(news[i], olds[i])]
         u = us[k] if isinstance(k, int) and not base.is_float0(us[k]) else None
-        if not mine and (u is None or selection.has(u)):
+        if not places and (u is None or selection.has(u)):
             continue
         p = ps[k] if u is not None and known else None
-        chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine])
+        chosen_u, selected = _choose(chosen, p, u, [news[i] for i in places], [olds[i] for i in places])
         if u is not None:
             us[k] = chosen_u
-        for i, x in zip(mine, kept, strict=True):
+        for i, x in zip(places, selected, strict=True):
             news[i] = x
     return structure.unflatten(us), state_structure.unflatten(news)
 
@@ -108,11 +108,11 @@ def owners(tx: Transform, state: OptState, updates: Updates) -> dict[Any, list[i
     All others are listed under their shapes.
     """
     shapes = list(map(jnp.shape, jax.tree.leaves(updates)))
-    found: dict[Any, list[int]] = {k: [] for k in range(len(shapes))}
+    places: dict[Any, list[int]] = {k: [] for k in range(len(shapes))}
     for i, x in enumerate(owned(tx, state, updates)):
         shape = jnp.shape(x.array)
-        found.setdefault(x.leaf if x.leaf is not None and shapes[x.leaf] == shape else shape, []).append(i)
-    return found
+        places.setdefault(x.leaf if x.leaf is not None and shapes[x.leaf] == shape else shape, []).append(i)
+    return places
 
 
 def all_finite(tree: ArrayTree) -> Array:
@@ -162,10 +162,11 @@ def eval_params(tx: Transform, state: OptState, params: Params) -> Params:
       1.0 2.0
     """
     base.check_transform(LABEL, "tx", tx)
-    for own in averages(unboxed(state)):  # nnx has another kind of box in the state than in the parameters
-        found = own.eval_params(unboxed(params))
-        fits = jax.tree.structure(found) == jax.tree.structure(unboxed(params))
-        params = boxed_like(params, found) if fits else own.eval_params(params)  # a part of them, as of `lookahead`
+    for average in averages(unboxed(state)):  # nnx has another kind of box in the state than in the parameters
+        values = average.eval_params(unboxed(params))
+        fits = jax.tree.structure(values) == jax.tree.structure(unboxed(params))
+        # Where it does not fit it is of a part of them, as of `lookahead`.
+        params = boxed_like(params, values) if fits else average.eval_params(params)
     return params
 
 

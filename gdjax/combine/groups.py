@@ -94,39 +94,18 @@ def grouped(
     """`partition`, whose errors begin with `label`; only `partition` itself warns of groups without leaves."""
     for key, tx in transforms.items():
         base.check_transform(label, repr(key), tx)
-
-    def check(labels: Any) -> None:
-        known = lambda name: isinstance(name, Hashable) and name in transforms
-        unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if not known(name)]
-        if unknown:
-            raise ValueError(f"{label}: no transform for {', '.join(unknown)}; there are {list(transforms)}")
-
-    fixed = not checks.is_function(param_labels)
-    if fixed:
-        if param_labels is None:
-            raise TypeError(f"{label}: param_labels is None, not a tree of labels or a function that returns one")
-        check(param_labels)
-    keep = _keeper(transforms)
-
-    def masks(tree: ArrayTree) -> Mapping[Hashable, Any]:
-        labels = param_labels if fixed else callers.of_tree(label, "param_labels", param_labels, tree)
-        checks.returned(label, "the labels' function", labels)
-        check_prefix(label, "labels", labels, tree)
-        check(labels)
-        return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in transforms}
+    if param_labels is None:
+        raise TypeError(f"{label}: param_labels is None, not a tree of labels or a function that returns one")
+    groups = Groups(label, transforms, param_labels)
+    if not checks.is_function(param_labels):
+        groups.check(param_labels)
+    dict_of = _dict_of(transforms)
 
     def init(params: Params) -> PartitionState:
-        seen = masks(params)
-        empty = [key for key, mine in seen.items() if not any(jax.tree.leaves(mine))]
-        # A function may serve many models, of which some lack a group: Levanter has such tables.
-        if label == "gdjax.partition" and fixed and empty and is_whole(params):
-            used = [key for key in seen if key not in empty]
-            callers.warn(f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}")
-        if isinstance(param_labels, Labels):
-            param_labels.warn(params)
-        if label == "gdjax.partition":
-            _warn_of_clips(label, {key: tx for key, tx in transforms.items() if key not in empty})
-        return PartitionState(keep((k, MaskedState(tx.init(hide(seen[k], params)))) for k, tx in transforms.items()))
+        masks = groups.masks(params)
+        groups.warn(params, masks)
+        states = ((key, MaskedState(tx.init(hide(masks[key], params)))) for key, tx in transforms.items())
+        return PartitionState(dict_of(states))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -134,19 +113,57 @@ def grouped(
         checks.state(label, state, PartitionState)
         # For routes also each leaf, before one that is no array counts as no matrix.
         (checks.gradients if isinstance(param_labels, Routes) else checks.alike)(label, updates, params)
-        seen, states = masks(updates), {}
+        masks, states = groups.masks(updates), {}
         for key, tx in transforms.items():
             old = state.inner_states[key]
             updates, states[key] = masked_update(
-                label, tx, seen[key], updates, old, params, extra_args, mask_compatible_extra_args
+                label, tx, masks[key], updates, old, params, extra_args, mask_compatible_extra_args
             )
-        return updates, PartitionState(keep(states.items()))
+        return updates, PartitionState(dict_of(states.items()))
 
     def inside(key: Any) -> Inside:
         path = GetAttrKey("inner_states"), DictKey(key), GetAttrKey("inner_state")
-        return Inside(transforms[key], path, (str(key),), lambda tree: hide(masks(tree)[key], tree))
+        return Inside(transforms[key], path, (str(key),), lambda tree: hide(groups.masks(tree)[key], tree))
 
     return holding(init, update, *map(inside, transforms))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups that labels make of leaves, and the transform of each."""
+
+    label: str  # what errors begin with
+    transforms: Mapping[Any, Transform]
+    labels: Any  # a tree of labels, or a function that returns one
+
+    def check(self, labels: Any) -> None:
+        known = lambda name: isinstance(name, Hashable) and name in self.transforms
+        unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if not known(name)]
+        if unknown:
+            raise ValueError(f"{self.label}: no transform for {', '.join(unknown)}; there are {list(self.transforms)}")
+
+    def masks(self, tree: ArrayTree) -> Mapping[Hashable, Any]:
+        """For each group a tree of booleans, True for a leaf that is in it."""
+        labels = self.labels
+        if checks.is_function(labels):
+            labels = callers.of_tree(self.label, "param_labels", labels, tree)
+        checks.returned(self.label, "the labels' function", labels)
+        check_prefix(self.label, "labels", labels, tree)
+        self.check(labels)
+        return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in self.transforms}
+
+    def warn(self, params: Params, masks: Mapping[Hashable, Any]) -> None:
+        """The warnings of `partition`, and those of the labels."""
+        used = [key for key, mask in masks.items() if any(jax.tree.leaves(mask))]
+        empty = [key for key in masks if key not in used]
+        of_user = self.label == "gdjax.partition"
+        # A function may serve many models, of which some lack a group: Levanter has such tables.
+        if of_user and empty and not checks.is_function(self.labels) and is_whole(params):
+            callers.warn(f"{self.label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}")
+        if isinstance(self.labels, Labels):
+            self.labels.warn(params)
+        if of_user:
+            _warn_of_clips(self.label, {key: self.transforms[key] for key in used})
 
 
 multi_transform = partition
@@ -200,7 +217,7 @@ def _frozen(freeze_mask: Mask, params: Params) -> Any:
     return jax.tree.map(lambda m: "freeze" if m else "train", seen)
 
 
-def _keeper(labels: Iterable[Any]) -> Any:
+def _dict_of(labels: Iterable[Any]) -> Any:
     """A dict; for labels that do not compare an OrderedDict, whose keys JAX does not sort."""
     try:
         sorted(labels)
@@ -218,7 +235,7 @@ class Slip(NamedTuple):
     leaves: Mapping[int, str]  # by place, how the sentence calls it
     sentence: str  # with {} for the leaves
     remedy: str
-    told_by: str  # "init", which warns, "explain" or "both"
+    reported_by: str  # "init", which warns, "explain" or "both"
 
     def text(self, places: Any) -> str:
         """The sentence about those of its leaves that are in `places`; "" if none is."""
@@ -249,7 +266,7 @@ class Routes(Labels):
 
     def warn(self, params: Params) -> None:
         """Warns of leaves in the wrong group, at a rate that is not for them, or of unknown axes in a group of them."""
-        slips = [slip for slip in self.slips(params) if slip.leaves and slip.told_by != "explain"]
+        slips = [slip for slip in self.slips(params) if slip.leaves and slip.reported_by != "explain"]
         if slips:
             texts = "; ".join(slip.text(slip.leaves) for slip in slips)
             callers.warn(f"{self.label}: {texts}. {slips[0].remedy}")
@@ -264,17 +281,17 @@ class Routes(Labels):
         whose rates are not Adam's. Leaves of fewer than two axes do not count.
         """
         route = self.numbers if isinstance(self.numbers, ByRole) else ByRole()
-        told = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
-        left, taken, others = dict[int, str](), dict[int, str](), dict[int, str]()
+        meant = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
+        left_out, as_matrices, others = dict[int, str](), dict[int, str](), dict[int, str]()
         for i, (read, leaf) in enumerate(zip(route.read(tree), self.plan(tree).leaves, strict=True)):
             look = read.kind
             if len(leaf.shape) < 2 or look == "other":
                 continue
             if leaf.is_matrix:
-                if look != "matrix" and not told:
-                    taken[i] = f"{read.path} ({look})"
-            elif look == "matrix" and not told:
-                left[i] = read.path
+                if look != "matrix" and not meant:
+                    as_matrices[i] = f"{read.path} ({look})"
+            elif look == "matrix" and not meant:
+                left_out[i] = read.path
             elif look in ("matrix", "embedding", "head"):
                 others[i] = f"{read.path} ({look})"
         roles = f"{self.argument}=gdjax.matrices_by_role()"
@@ -284,8 +301,8 @@ class Routes(Labels):
             roles = f"Pass {roles}" + ("" if self.own_rate else " and adam_learning_rate")
         at = "" if self.own_rate else f" at {_RATE}"
         several = f"its Adam trains these leaves{at}, and they look like hidden matrices of more than two axes: {{}}"
-        yield Slip(left, several, roles, "explain" if self.own_rate else "both")
-        first = dict(sorted(taken.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
+        yield Slip(left_out, several, roles, "explain" if self.own_rate else "both")
+        first = dict(sorted(as_matrices.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
         # `explain` has another sentence for these, one for each leaf: any rule takes matrices, not only such a method.
         hidden = "it trains these leaves as hidden matrices, and they look like something else: {}"
         yield Slip(first, hidden, roles, "init")

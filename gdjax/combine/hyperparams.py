@@ -24,7 +24,7 @@ __all__ = [
     "WrappedScheduleState", "get_hyperparams", "inject_hyperparams", "inject_stateful_hyperparams",
 ]  # fmt: skip
 
-Found = tuple[tuple[str, ...], Any]  # the path to it, which ends in its name, and its value
+Entry = tuple[tuple[str, ...], Any]  # the path to it, which ends in its name, and its value
 
 
 LABEL = "gdjax.get_hyperparams"
@@ -79,28 +79,28 @@ def get_hyperparams(
     if step not in ("next", "last") or count is not None and step == "last":
         raise ValueError(f'{LABEL}: step must be "next" or "last", the latter without count; got {step!r}, {count!r}')
     state = unboxed(state)
-    found, hidden = _all(tx, state, _at(step)) if count is None else _curves(tx, state, count)
-    if hidden and not any(name.rpartition("/")[2] == "learning_rate" for name in found):
+    numbers, hidden = _all(tx, state, _at(step)) if count is None else _curves(tx, state, count)
+    if hidden and not any(name.rpartition("/")[2] == "learning_rate" for name in numbers):
         message = (
             f"{LABEL}: {', '.join(hidden)} cannot be read: a transform of another library or written by "
             "hand keeps its numbers in a closure; make it with gdjax.inject_hyperparams(factory)(...)"
         )
-        if not found:
+        if not numbers:
             raise ValueError(message)
         callers.warn(message)
-    return found
+    return numbers
 
 
 def learning_rates(tx: Transform, state: OptState) -> dict[str, Any]:
     """The learning rates among them, as far as they can be read, as arrays."""
-    found, _ = _all(tx, state, whole)
-    return {name: jnp.asarray(x) for name, x in found.items() if name.rpartition("/")[2] == RATE}
+    numbers, _ = _all(tx, state, whole)
+    return {name: jnp.asarray(x) for name, x in numbers.items() if name.rpartition("/")[2] == RATE}
 
 
 def last_rates(tx: Transform, state: OptState) -> list[tuple[tuple[str, ...], Any]]:
     """The learning rates of the last step, each with the names of the groups that it is in."""
     walked = [(path, x) for path, x in _walk(tx, state, (), _at("last")) if x is not HIDDEN and path[-1] == RATE]
-    return [(tuple(k for k in path[:-1] if not isinstance(k, Position)), x) for path, x in walked]
+    return [(_without_positions(path[:-1]), x) for path, x in walked]
 
 
 RATE = "learning_rate"
@@ -125,30 +125,37 @@ def _curves(tx: Transform, state: OptState, count: Any) -> tuple[dict[str, Any],
 def _all(tx: Transform, state: OptState, at: At) -> tuple[dict[str, Any], list[str]]:
     """The numbers by name, and what cannot be read."""
     walked = list(_walk(tx, state, (), at))
-    found = [(path, x) for path, x in walked if x is not HIDDEN]
-    named = dict(zip(_names([path for path, _ in found]), [x for _, x in found], strict=True))
+    readable = [(path, x) for path, x in walked if x is not HIDDEN]
+    named = dict(zip(_names([path for path, _ in readable]), [x for _, x in readable], strict=True))
     return named, ["/".join(path) for path, x in walked if x is HIDDEN]
 
 
 def _names(paths: list[tuple[str, ...]]) -> list[str]:
     """The shortest name for each path: its end, else without positions in chains, else the whole of it."""
-    forms = [(path[-1], "/".join(k for k in path if not isinstance(k, Position)), "/".join(path)) for path in paths]
+    forms = [(path[-1], "/".join(_without_positions(path)), "/".join(path)) for path in paths]
     columns = list(zip(*forms, strict=True))
-    return [
-        next((x for x, column in zip(form, columns, strict=True) if column.count(x) == 1), form[-1]) for form in forms
-    ]
+
+    def shortest(form: tuple[str, ...]) -> str:
+        return next((x for x, column in zip(form, columns, strict=True) if column.count(x) == 1), form[-1])
+
+    return list(map(shortest, forms))
 
 
-def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Found]:
+def _without_positions(path: tuple[str, ...]) -> tuple[str, ...]:
+    """A path without the places of entries in chains."""
+    return tuple(k for k in path if not isinstance(k, Position))
+
+
+def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Entry]:
     part = known(tx, state)
-    own = {k: x for k, x in part.hyperparams(state, at).items() if x is HIDDEN or _is_number(x)}
-    inside: list[Found] = []
+    numbers = {k: x for k, x in part.hyperparams(state, at).items() if x is HIDDEN or _is_number(x)}
+    inside: list[Entry] = []
     for i, s in () if part.tells_all else within(part, state):
         inside += _walk(i.tx, s, (*where, *i.names), at) if i.shown else ()
     if isinstance(part, Guess) and (name := part.stands_for(inside)):
-        inside, own = [], {name: HIDDEN}
-    taken = {path[-1] for path, _ in inside} if part.ends else ()  # these go by their names, and so do its own
-    named = [((*where, f"{part.label.removeprefix('gdjax.')}/{k}" if k in taken else k), x) for k, x in own.items()]
+        inside, numbers = [], {name: HIDDEN}
+    names = {path[-1] for path, _ in inside} if part.ends else ()  # these go by their names, and so do its own
+    named = [((*where, f"{part.label.removeprefix('gdjax.')}/{k}" if k in names else k), x) for k, x in numbers.items()]
     yield from [*inside, *named] if part.ends else [*named, *inside]
 
 
@@ -316,8 +323,8 @@ class Injected(Part):
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
 
     def _values(self, numbers: Any, states: Any, dtype: Any, extra_args: Mapping[str, Any]) -> dict[str, Array]:
-        given = {k: _scheduled(k, f(states[k], **extra_args)) for k, f in self.schedules.items()}
-        return {k: _scalar(x, dtype) for k, x in {**numbers, **given}.items()}
+        scheduled = {k: _scheduled(k, f(states[k], **extra_args)) for k, f in self.schedules.items()}
+        return {k: _scalar(x, dtype) for k, x in {**numbers, **scheduled}.items()}
 
     def inside(self) -> Iterator[Inside]:
         with jax.ensure_compile_time_eval():  # so that whoever asks in a trace adds nothing to it
@@ -337,19 +344,19 @@ class Injected(Part):
     def asks(self) -> Iterable[str] | None:
         return () if all(isinstance(x, WrappedSchedule) for x in self.schedules.values()) else None
 
-    def given(self) -> dict[str, Any]:
-        """The arguments that it was given, schedules among them, not those of a state."""
+    def call_arguments(self) -> dict[str, Any]:
+        """The arguments of the factory, schedules among them, not those of a state."""
         shown = {k: f.schedule_fn if isinstance(f, WrappedSchedule) else f(f.init()) for k, f in self.schedules.items()}
         return {**self.arguments, **shown}
 
     def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
         """Schedules of the count are evaluated at `at(count)`; others are as in the last update, or assigned since."""
-        found = dict(state.hyperparams)
+        numbers = dict(state.hyperparams)
         for k, schedule in self.schedules.items():
             if isinstance(schedule, WrappedSchedule):
                 x = _scheduled(k, schedule.schedule_fn(at(state.hyperparams_states[k].count)))
-                found[k] = _scalar(x, found[k].dtype)
-        return found
+                numbers[k] = _scalar(x, numbers[k].dtype)
+        return numbers
 
     def update(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -365,8 +372,8 @@ class Injected(Part):
 
     def _inner(self, hyper: Mapping[str, Array]) -> Any:
         # Optax keeps numbers in its state that are left alone here.
-        own = {name: x.with_base(hyper[name]) for name, x in self.per_leaf.items()}
-        return self.inner_factory(**{**hyper, **self.rest, **own})
+        per_leaf = {name: x.with_base(hyper[name]) for name, x in self.per_leaf.items()}
+        return self.inner_factory(**{**hyper, **self.rest, **per_leaf})
 
     def _dtype(self, tree: ArrayTree) -> Any:
         return numerics.widest_real(tree) if self.dtype is None else self.dtype

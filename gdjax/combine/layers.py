@@ -67,10 +67,10 @@ def layerwise_decay(
 
     def factors(tree: ArrayTree) -> Any:
         paths = paths_of(tree, is_skipped)
-        found = [None if is_skipped(leaf) else _depths(depth_of, embeddings, path, leaf) for path, leaf in paths]
-        number = _number(paths, found) if num_layers is None else num_layers
+        depths = [None if is_skipped(leaf) else _depths(depth_of, embeddings, path, leaf) for path, leaf in paths]
+        number = _number(paths, depths) if num_layers is None else num_layers
         most = number if isinstance(depth_of, str | re.Pattern) else number + 1
-        powers = [_power(factor, number, most, *item, d) for item, d in zip(paths, found, strict=True)]
+        powers = [_power(factor, number, most, *item, d) for item, d in zip(paths, depths, strict=True)]
         return jax.tree.structure(tree, is_leaf=is_skipped).unflatten(powers)
 
     return factors
@@ -80,10 +80,10 @@ def _depths(depth_of: Any, embeddings: Any, path: str, leaf: Any) -> Depth | Non
     """The depth of a leaf; None for the last."""
     if not isinstance(depth_of, str | re.Pattern):
         return depth_of(path)
-    if (found := re.search(depth_of, path)) is None:
+    if (match := re.search(depth_of, path)) is None:
         return 0 if re.search(embeddings, path) else None
-    if found.re.groups:
-        return int(found[1]) + 1
+    if match.re.groups:
+        return int(match[1]) + 1
     if not np.ndim(leaf):
         raise ValueError(f"{LABEL}: {path} is a scalar, no stack of layers")
     return range(1, len(leaf) + 1)

@@ -159,8 +159,8 @@ def _of_the_seen(value_fn: Callable[..., Any], seen: Any, params: Params) -> Cal
     """`value_fn` as a function of the parameters that are seen: the others stay as they are."""
 
     @functools.wraps(value_fn)  # its signature tells a line search which extra arguments it takes
-    def value(mine: Params, *args: Any, **kwargs: Any) -> Any:
-        return value_fn(jax.tree.map(lambda m, new, old: new if m else old, seen, mine, params), *args, **kwargs)
+    def value(part: Params, *args: Any, **kwargs: Any) -> Any:
+        return value_fn(jax.tree.map(lambda m, new, old: new if m else old, seen, part, params), *args, **kwargs)
 
     return value
 
@@ -175,9 +175,9 @@ def masked_update(
     if params is not None and callable(value_fn := extra_args.get("value_fn")):
         extra_args["value_fn"] = _of_the_seen(value_fn, seen, params)
     try:
-        theirs = None if params is None else hide(seen, params)
+        inner_params = None if params is None else hide(seen, params)
     except ValueError:
         checks.flatten_like(label, ("updates", "params"), jax.tree.structure(updates), updates, params)
         raise
-    new, inner_state = base.call_update(inner, hide(seen, updates), state.inner_state, theirs, extra_args)
+    new, inner_state = base.call_update(inner, hide(seen, updates), state.inner_state, inner_params, extra_args)
     return jax.tree.map(lambda m, n, old: n if m else old, seen, new, updates), MaskedState(inner_state)

@@ -119,8 +119,8 @@ def shares(label: str, params: Params, mesh: Mesh | AbstractMesh, axis: str, min
         return p.size * max(p.dtype.itemsize, 4) >= min_bytes
 
     map_with_path = jax.tree_util.tree_map_with_path
-    lie = map_with_path(lambda path, p: place(path, p, False), params)
-    return lie, map_with_path(lambda path, p: place(path, p, large(p)), params)
+    shardings = map_with_path(lambda path, p: place(path, p, False), params)
+    return shardings, map_with_path(lambda path, p: place(path, p, large(p)), params)
 
 
 def axes_of(entry: Any) -> Axes:
@@ -146,19 +146,19 @@ def _known(tx: Transform, state: OptState, shapes: Any, divisions: Sequence[Sequ
     """
     arrays, sizes = owned(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
     typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
-    found = []
+    known = []
     for i, x in enumerate(arrays):
         if x.of_several and meshes.mesh() is not None:
-            found.append(None)
+            known.append(None)
             continue
         if x.axes is None and typed is not None:
-            found.append(typed[i])
+            known.append(typed[i])
             continue
         size, axes, leaf = x.array.shape, x.axes, x.leaf
         if axes is None:  # in releases of JAX without these types, it follows a parameter of its own that has its shape
             axes = range(len(size)) if leaf is not None and sizes[leaf] == size else [None] * len(size)
-        found.append([_Axis(a is not None, () if a is None or leaf is None else divisions[leaf][a]) for a in axes])
-    return found
+        known.append([_Axis(a is not None, () if a is None or leaf is None else divisions[leaf][a]) for a in axes])
+    return known
 
 
 def _by_types(tx: Transform, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any] | None:
@@ -193,12 +193,12 @@ def _entries(x: Any) -> list[Any]:
 def _division(path: Any, p: Any, mesh: Mesh | AbstractMesh, label: str = LABEL) -> list[Axes]:
     """For each axis of a parameter the axes of the mesh that divide it."""
     entries = _entries(meshes.type_of(p) if isinstance(p, Tracer) else p)
-    found = list(map(axes_of, entries))
-    if unknown := {a for division in found for a in division} - set(mesh.shape):
+    divisions = list(map(axes_of, entries))
+    if unknown := {a for division in divisions for a in division} - set(mesh.shape):
         where = f"params{jax.tree_util.keystr(path)}"
         axes = f"the axes of the mesh are {_names(mesh.shape)}"
         raise ValueError(f"{label}: {where} is divided over {_names(sorted(unknown))}, but {axes}")
-    return found
+    return divisions
 
 
 def _names(axes: Any) -> str:

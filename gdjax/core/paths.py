@@ -179,6 +179,11 @@ def paths_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) 
     return [(path_of(keys), leaf) for keys, leaf in keys_of(tree, is_leaf)]
 
 
+def named_leaves(name: str, tree: ArrayTree) -> list[tuple[str, Any]]:
+    """The leaves of a tree, each with what it is called in errors, such as "params['w']"."""
+    return [(name + jax.tree_util.keystr(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 def keys_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[Any, Any]]:
     """The keys and the leaves of a tree, without the keys of boxes."""
     found: list[tuple[Any, Any]] = []

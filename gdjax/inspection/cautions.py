@@ -198,7 +198,7 @@ def cautions(rows: Sequence[Any], walked: Walk, shapes: Any) -> Iterator[str]:
     yield from _of(same, added)
     moved = [(row, ps) for row, ps in live if row.path not in same]
     yield from _rates(moved)
-    for clip, direction in sorted({found for _, ps in moved if (found := late_clip(ps))}):
+    for clip, direction in sorted({late for _, ps in moved if (late := late_clip(ps))}):
         yield f"{clip} comes after {direction}: it limits the step; put it first to limit the gradient"
     yield from _of_groups(moved)
     yield from _of_stacks(rows, moved, shapes)
@@ -206,7 +206,7 @@ def cautions(rows: Sequence[Any], walked: Walk, shapes: Any) -> Iterator[str]:
     trained = {by_path[row.path]: ps for row, ps in moved}
     yield from _of_roles(rows, trained, walked, shapes)
     for name, slip in walked.slips:
-        if slip.told_by != "init" and (text := slip.text(trained)):
+        if slip.reported_by != "init" and (text := slip.text(trained)):
             yield f"{name}: {text}. {slip.remedy}"
 
 
@@ -217,28 +217,29 @@ def _of_roles(rows: Sequence[Any], trained: Mapping[int, Sequence[Listed]], walk
         if (look := _LOOKS.get(part.takes[i])) and (part.sees_all or i not in walked.overridden):
             advice = _ADVICE if part.sees_all else _ADVICE_IN_GROUP
             yield f"{part.name} takes {rows[i].path} for a matrix, and it looks like {look}; {advice}"
-    found = [route.read(shapes) for route in walked.routes]
+    readings = [route.read(shapes) for route in walked.routes]
     # An override of the labels that keeps a leaf from the method is enough.
     asked = sorted(i for i in trained if i in methods or i not in walked.overridden)
-    yield from dict.fromkeys(leaves[i].note for leaves in found for i in asked if leaves[i].note)
+    yield from dict.fromkeys(leaves[i].note for leaves in readings for i in asked if leaves[i].note)
     if methods:
-        yield from _of_the_head(methods.keys(), trained.keys(), found or [ByRole().read(shapes)])
+        yield from _of_the_head(methods.keys(), trained.keys(), readings or [ByRole().read(shapes)])
 
 
-def _of_the_head(taken: Set[int], trained: Set[int], found: Sequence[Sequence[Reading]]) -> Iterator[str]:
+def _of_the_head(taken: Set[int], trained: Set[int], readings: Sequence[Sequence[Reading]]) -> Iterator[str]:
     """That the head may be among what matrix methods take. Where a matrix goes elsewhere, the user knew which it is."""
-    flat = {i for i in trained for leaves in found if len(leaves[i].shape) == 2 and isinstance(leaves[i].role, Matrix)}
-    if all(map(is_headless, found)) and flat <= taken:
+    roles = [(i, leaves[i]) for i in trained for leaves in readings]
+    flat = {i for i, leaf in roles if len(leaf.shape) == 2 and isinstance(leaf.role, Matrix)}
+    if all(map(is_headless, readings)) and flat <= taken:
         yield NO_HEAD
 
 
 def _of_groups(moved: Sequence[Any]) -> Iterator[str]:
     """Clips by a norm, with more behind them, that see some of the trained leaves only, as inside a group."""
     for part in {id(p): p for _, ps in moved for p in ps if clips_by_norm(p.rule) and not p.sees_all}.values():
-        own = {row.path: ps for row, ps in moved if any(p is part for p in ps)}
-        alone = all(sum(p.groups == part.groups for p in ps) == 1 for ps in own.values())
-        if len(own) < len(moved) and not (part.groups and alone):
-            of = f"the group {'/'.join(part.groups)!r}" if part.groups else few(list(own))
+        rows = {row.path: ps for row, ps in moved if any(p is part for p in ps)}
+        alone = all(sum(p.groups == part.groups for p in ps) == 1 for ps in rows.values())
+        if len(rows) < len(moved) and not (part.groups and alone):
+            of = f"the group {'/'.join(part.groups)!r}" if part.groups else few(list(rows))
             yield f"{part.name} in {of}: {CLIPS_ALONE}"
 
 
@@ -246,13 +247,13 @@ def _of_stacks(rows: Sequence[Any], moved: Sequence[Any], shapes: Any) -> Iterat
     """Rules that take one number of an array, and arrays that look like stacks of layers."""
     layers = jax.tree.leaves(ByRole().layers(shapes))
     stacked = {row.path for row, n in zip(rows, layers, strict=True) if n and row.shape[0] > 1}
-    found: dict[str, list[str]] = {}
+    paths_of_label: dict[str, list[str]] = {}
     for row, ps in moved:
         for label in dict.fromkeys(p.label for p in ps if p.rule and p.rule.settings.get(LAYERS, 0) is None):
-            found.setdefault(label, []).extend([row.path] if row.path in stacked else [])
-    for label, paths in found.items():
-        told = f"{label.removeprefix('gdjax.')} takes each of {{}} for one array, and it looks like a stack of layers"
-        yield from _of(paths, f"{told}; give {LAYERS}, for instance matrices_by_role()")
+            paths_of_label.setdefault(label, []).extend([row.path] if row.path in stacked else [])
+    for label, paths in paths_of_label.items():
+        takes = f"{label.removeprefix('gdjax.')} takes each of {{}} for one array, and it looks like a stack of layers"
+        yield from _of(paths, f"{takes}; give {LAYERS}, for instance matrices_by_role()")
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:

@@ -138,25 +138,25 @@ def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[E
     sent = lambda of, kind, number, size, times=1: Exchange(
         of, kind, number, n, size, round(times * size * (n - 1) / n)
     )
-    found = [
+    exchanges = [
         sent("gradients", "reduce-scatter", len(parts), sum(parts)),
         sent("small gradients, loss", "all-reduce", 1, sum(same) + (8 if weighted else 4), 2),
         sent("parameters for the loss", "all-gather", len(before), sum(before)),
         sent("new parameters", "all-gather", len(after), sum(after)),
     ]
-    return [x for x in found if x.number]
+    return [x for x in exchanges if x.number]
 
 
 def of_norms(norms: Iterable[Reduced], mesh: Mapping[str, int]) -> list[Exchange]:
     """Those of norms and means of divided arrays, and of what a state keeps of them as a whole."""
-    found: dict[tuple[bool, int], Exchange] = {}
+    rows: dict[tuple[bool, int], Exchange] = {}
     for x in norms:
         n = math.prod(mesh[a] for a in x.axes)
         names = ("state kept whole", "all-gather") if x.gathered else ("norms, means", "all-reduce")
-        old = found.get((x.gathered, n), Exchange(*names, 0, n, 0, 0))
+        old = rows.get((x.gathered, n), Exchange(*names, 0, n, 0, 0))
         wire = old.wire_bytes + round((1 if x.gathered else 2) * x.size * (n - 1) / n)
-        found[x.gathered, n] = old._replace(number=old.number + 1, bytes=old.bytes + x.size, wire_bytes=wire)
-    return [x for x in found.values() if x.devices > 1]
+        rows[x.gathered, n] = old._replace(number=old.number + 1, bytes=old.bytes + x.size, wire_bytes=wire)
+    return [x for x in rows.values() if x.devices > 1]
 
 
 def of_stacks(stacks: Iterable[Sent | Turned], mesh: Mapping[str, int]) -> list[Exchange]:
@@ -165,13 +165,13 @@ def of_stacks(stacks: Iterable[Sent | Turned], mesh: Mapping[str, int]) -> list[
     Along the axes that divide them they come in parts. Along another each device has all, keeps its own, and is told
     the others on the way back.
     """
-    found: dict[tuple[str, str, int], Exchange] = {}
+    rows: dict[tuple[str, str, int], Exchange] = {}
 
     def add(x: Sent | Turned, kind: str, n: int, local: int) -> None:
         row = f"matrices {'x'.join(map(str, x.shape))}", kind, n
-        old = found.get(row, Exchange(*row[:2], 0, n, 0, 0))
+        old = rows.get(row, Exchange(*row[:2], 0, n, 0, 0))
         wire = old.wire_bytes + round(local * (n - 1) / n)
-        found[row] = old._replace(number=old.number + 1, bytes=old.bytes + local, wire_bytes=wire)
+        rows[row] = old._replace(number=old.number + 1, bytes=old.bytes + local, wire_bytes=wire)
 
     for x in stacks:
         divided = math.prod(mesh[a] for a in x.axes)
@@ -184,7 +184,7 @@ def of_stacks(stacks: Iterable[Sent | Turned], mesh: Mapping[str, int]) -> list[
                 add(x, "all-to-all" if axis in x.axes else "all-gather", n, local)
             if axis not in x.axes:
                 local //= n
-    return list(found.values())
+    return list(rows.values())
 
 
 def traced(
@@ -204,37 +204,37 @@ def traced(
     jaxpr = jax.make_jaxpr(update)(params, state, params).jaxpr
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)  # what no result needs is not sent
     dims = [tuple(map(frozenset, map(axes_of, how.spec))) for how in jax.tree.leaves((shares, where, shares))]
-    given = [Way(frozenset[str]().union(*way), way) for way in dims]
+    inputs = [Way(frozenset[str]().union(*way), way) for way in dims]
 
     def walked() -> Iterator[Any]:
-        made = yield from _walk(jaxpr, given, tuple(mesh.axis_names))
+        made = yield from _walk(jaxpr, inputs, tuple(mesh.axis_names))
         yield from _kept(jaxpr, made, jax.tree.leaves(where))
 
-    found = list(walked())
-    norms = [x for x in found if isinstance(x, Reduced)]
-    return [x for x in found if isinstance(x, Sent | Turned)], norms, {x for x in found if isinstance(x, str)}
+    exchanges = list(walked())
+    norms = [x for x in exchanges if isinstance(x, Reduced)]
+    return [x for x in exchanges if isinstance(x, Sent | Turned)], norms, {x for x in exchanges if isinstance(x, str)}
 
 
 def _kept(jaxpr: Any, made: Sequence[Way], hows: Sequence[Any]) -> Iterator[Reduced]:
     """What a step gathers for the state: arrays that it computes divided, and keeps whole."""
     outs = list(zip(jaxpr.outvars, made, strict=True))[len(made) - len(hows) :]
     for (v, way), how in zip(outs, hows, strict=True):
-        kept = {a for entry in how.spec for a in axes_of(entry)}
-        if apart := frozenset[str]().union(*way.dims) - kept:
+        divided = {a for entry in how.spec for a in axes_of(entry)}
+        if apart := frozenset[str]().union(*way.dims) - divided:
             yield Reduced(v.aval.size * v.aval.dtype.itemsize, apart, True)
 
 
 Found = Sent | Turned | Reduced | str
 
 
-def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[Found, None, list[Way]]:
+def _walk(jaxpr: Any, inputs: Sequence[Way], axes: tuple[str, ...]) -> Generator[Found, None, list[Way]]:
     """The stacks that go to owners and back, and the names of products elsewhere; returns how results are divided.
 
     An array is at its owner from one constraint over the whole mesh to the next, as are results from it.
     """
     at_home: set[Any] = set()
     sent: dict[tuple[int, ...], frozenset[str]] = {}
-    by = dict(zip(jaxpr.invars, given, strict=True))
+    by = dict(zip(jaxpr.invars, inputs, strict=True))
     of = lambda v: by.get(v, NO_WAY) if isinstance(v, Var) else NO_WAY
     for e in jaxpr.eqns:
         known = any(isinstance(v, Var) and v in at_home for v in e.invars)
@@ -269,7 +269,7 @@ def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[
 def _dims(e: Any, ways: Sequence[Way]) -> tuple[frozenset[str], ...]:
     """How the result of an equation is divided: as its first operand that is, as compilers do."""
     shape = getattr(e.outvars[0].aval, "shape", ())
-    none, found = (frozenset[str](),) * len(shape), []
+    none, results = (frozenset[str](),) * len(shape), []
     for v, way in zip(e.invars, ways, strict=True):
         old, dims = getattr(v.aval, "shape", ()), way.dims
         if not any(dims) or len(dims) != len(old):  # of an argument that an inner program has in another place
@@ -285,8 +285,8 @@ def _dims(e: Any, ways: Sequence[Way]) -> tuple[frozenset[str], ...]:
             dims = tuple(axes if n == m else none[0] for axes, n, m in zip(dims, old, shape, strict=True))
         else:
             dims = none
-        found.append(dims)
-    return found[0] if found else none
+        results.append(dims)
+    return results[0] if results else none
 
 
 def _reduced(e: Any, way: Way) -> Iterator[Reduced]:

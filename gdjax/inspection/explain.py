@@ -109,33 +109,33 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     for x in owned(tx, shape, shapes):
         if x.leaf is not None:
             size[x.leaf] += bytes_of(x.array)
-    rows = [
-        _row(i, path, x, [part for part in parts if i in part.leaves], kinds.get(i), size[i], plan.get(i))
-        for i, (path, x) in enumerate(paths_of(shapes))
-    ]
+    rows = []
+    for i, (path, x) in enumerate(paths_of(shapes)):
+        parts_of_leaf = [part for part in parts if i in part.leaves]
+        rows.append(_row(i, path, x, parts_of_leaf, kinds.get(i), size[i], plan.get(i)))
     trained = iter(rows)
-    whole = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
-    shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
+    shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in leaves]
     columns = Explained._fields if plan else Explained._fields[:-1]
-    found = [*waits, *walked.notes, *out_of_order, *unknown, *cautions(rows, walked, shapes)]
-    return Table(shown, columns, list(dict.fromkeys(found)), _codes(tx, shape if state is None else state, shapes))
+    warned = [*waits, *walked.notes, *out_of_order, *unknown, *cautions(rows, walked, shapes)]
+    return Table(shown, columns, list(dict.fromkeys(warned)), _codes(tx, shape if state is None else state, shapes))
 
 
 def _codes(tx: Transform, state: OptState, shapes: Any) -> list[str]:
     """Which fields of a state are kept in which codes: a sentence, if any are."""
-    kept, number = Counter[tuple[str, str]](), Counter[str]()
+    coded, number = Counter[tuple[str, str]](), Counter[str]()
     each = zip(owned(tx, state, shapes), formats.names(state), strict=True)
     for x in jax.tree.leaves(state, is_leaf=formats.is_codes):
-        found = list(islice(each, len(jax.tree.leaves(x))))
-        if not found:  # in the words of another field
+        arrays = list(islice(each, len(jax.tree.leaves(x))))
+        if not arrays:  # in the words of another field
             continue
-        array, name = found[0]
+        array, name = arrays[0]
         field = path_of(array.field).rpartition("/")[2]
         number[field] += 1
-        kept[field, name] += int(formats.is_codes(x))
+        coded[field, name] += int(formats.is_codes(x))
     codes = [
         f"{field} as {name}" + f" ({n} of {number[field]} arrays)" * (n < number[field])
-        for (field, name), n in kept.items()
+        for (field, name), n in coded.items()
         if n
     ]
     return [f"kept in codes: {', '.join(codes)}"] if codes else []
@@ -150,12 +150,12 @@ def _update_kinds(
         if is_lookahead(tx):  # its updates are those of two trees
             tx = wrapped_by(calls_of(tx))
         # A wrapper that waits, or a schedule that begins at 0, does not hide what is inside.
-        found = probe.update_kinds(at_largest_rates(tx, 1000), shapes, extra_args)
+        update_kinds = probe.update_kinds(at_largest_rates(tx, 1000), shapes, extra_args)
     except Exception as e:
         frozen = [i for part in parts if part.name in _FREEZE for i in part.leaves]
         text = f"the update cannot be tried; pass the extra arguments that it needs to explain ({e})"
         return dict.fromkeys(frozen, probe.ZERO), [] if isinstance(e, probe.Effects) else [text]
-    return dict(zip(trained, found, strict=True)), []
+    return dict(zip(trained, update_kinds, strict=True)), []
 
 
 def _row(
@@ -193,10 +193,10 @@ def rate_of(parts: Sequence[Listed], leaf: int) -> float | str | None:
     """
     factors = [(part, k) for part in parts if (k := _FACTORS.get(part.name, "")) in part.hyper]
     others = [(part, "learning_rate") for part in parts if part.name not in _FACTORS]
-    own = [(part, k) for part, k in others if part.hyper.get(k) is not None][:1]  # its rate is in its rule
+    of_rule = [(part, k) for part, k in others if part.hyper.get(k) is not None][:1]  # its rate is in its rule
     if not factors:
-        return _shown(*own[0], leaf) if own else None if all(part.known for part in parts) else "?"
-    taken = factors + ([] if any(part.name == "rate" for part, _ in factors) else own)
+        return _shown(*of_rule[0], leaf) if of_rule else None if all(part.known for part in parts) else "?"
+    taken = factors + ([] if any(part.name == "rate" for part, _ in factors) else of_rule)
     used = [part.hyper[k] for part, k in taken]
     numbers = [first(x) for x in used]
     turns = [part.rule is not None and flips(part.rule) for part, _ in factors]
@@ -210,9 +210,9 @@ def rate_of(parts: Sequence[Listed], leaf: int) -> float | str | None:
 
 
 def _decay_of(parts: Sequence[Listed], leaf: int) -> float | str | None:
-    found = [(part, k) for part in parts for k in _DECAYS if part.hyper.get(k) is not None]
-    shown = [_shown(part, k, leaf) for part, k in found]
-    off = 0.0 if any(k in part.factors.get(leaf, ()) for part, k in found) else None  # switched off for this leaf
+    decays = [(part, k) for part in parts for k in _DECAYS if part.hyper.get(k) is not None]
+    shown = [_shown(part, k, leaf) for part, k in decays]
+    off = 0.0 if any(k in part.factors.get(leaf, ()) for part, k in decays) else None  # switched off for this leaf
     return next((x for x in shown if x != 0), off)
 
 

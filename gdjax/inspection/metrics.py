@@ -85,8 +85,8 @@ def with_metrics(
     def init(params: Params) -> MetricsState:
         checks.leaves(LABEL, "params", params)
         state, dtype = inner.init(params), numerics.widest_real(jax.tree.leaves(params))
-        found = jax.eval_shape(lambda p, s: _named(inner, labels, wanted, p, s), params, state)
-        return MetricsState(state, {name: jnp.zeros((), dtype) for name in found})
+        named = jax.eval_shape(lambda p, s: _named(inner, labels, wanted, p, s), params, state)
+        return MetricsState(state, {name: jnp.zeros((), dtype) for name in named})
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -94,10 +94,10 @@ def with_metrics(
         checks.state(LABEL, state, MetricsState)
         checks.gradients(LABEL, updates, params)
         norm = functools.partial(_norms, labels)
-        found, old = norm("grad", global_norm, updates) if "grad" in wanted else {}, state.inner_state
+        measured, old = norm("grad", global_norm, updates) if "grad" in wanted else {}, state.inner_state
         if "param" in wanted and params is not None:
-            found |= norm("param", _one_pass, params)
-            old = _once_known(found["param_norm"], old)
+            measured |= norm("param", _one_pass, params)
+            old = _once_known(measured["param_norm"], old)
         clips: list[Array] = []
 
         def watch(step: Step, updates: Updates) -> None:
@@ -107,12 +107,12 @@ def with_metrics(
         new, states = run(list(steps_of(inner, old)), updates, params, extra_args, watch)
         inner_state = state_of(inner, states)
         if "update" in wanted:
-            found |= norm("update", _one_pass, new)
-            new = _once_known(found["update_norm"], new)
+            measured |= norm("update", _one_pass, new)
+            new = _once_known(measured["update_norm"], new)
         clips = clips or [_clipped(step.part, step.state, updates) for step in _clip_in_guard(inner, old)]
-        found |= _of_clips(clips)
-        found |= _rates(inner, inner_state) | _skipped(inner, inner_state)
-        return new, MetricsState(inner_state, _fitted(found, state.metrics))
+        measured |= _of_clips(clips)
+        measured |= _rates(inner, inner_state) | _skipped(inner, inner_state)
+        return new, MetricsState(inner_state, _fitted(measured, state.metrics))
 
     return holding(init, update, inner_state=inner)
 
@@ -147,43 +147,43 @@ def metrics(state: OptState) -> dict[str, Array]:
       >>> sorted(gdjax.metrics(state))
       ['a/grad_norm', 'a/learning_rate', 'b/grad_norm', 'b/learning_rate']
     """
-    told = _told(state, MetricsState, lambda s: s.metrics) | _told(state, NoiseScaleState, found_in)
-    if not told:
+    named = _told(state, MetricsState, lambda s: s.metrics) | _told(state, NoiseScaleState, found_in)
+    if not named:
         raise ValueError("gdjax.metrics: the state has no metrics; make the optimizer with gdjax.with_metrics(tx)")
-    return told
+    return named
 
 
 def _told(state: OptState, kind: type, read: Callable[[Any], dict[str, Array]]) -> dict[str, Array]:
     """What the states of a kind tell; where there are several, after the names of their groups."""
-    found = get_all_with_path(unboxed(state), kind.__name__)
-    names = ["/".join(str(step.key) for step in path if hasattr(step, "key")) for path, _ in found]
-    if len(found) == 1:
+    states = get_all_with_path(unboxed(state), kind.__name__)
+    names = ["/".join(str(step.key) for step in path if hasattr(step, "key")) for path, _ in states]
+    if len(states) == 1:
         names = [""]
     if len(set(names)) < len(names):
         made_by = "with_metrics" if kind is MetricsState else "noise_scale=True"
         raise ValueError(f"gdjax.metrics: {len(names)} {made_by} stand in one chain; keep one, or use named_chain")
-    told = zip(names, (read(s) for _, s in found), strict=True)
+    told = zip(names, (read(s) for _, s in states), strict=True)
     return {f"{name}/{k}" if name else k: x for name, metrics in told for k, x in metrics.items()}
 
 
 def _named(inner: Transform, labels: Any, wanted: Sequence[str], params: Params, state: OptState) -> dict[str, Any]:
     """An entry for each metric, the same that an update has."""
-    found: dict[str, Any] = {}
+    named: dict[str, Any] = {}
     for name in wanted:
-        found |= _norms(labels, name, _one_pass, params)
+        named |= _norms(labels, name, _one_pass, params)
     clips = [step for step in steps_of(inner, state) if _is_clip(step.part)] or _clip_in_guard(inner, state)
-    found |= _of_clips([jnp.ones(())] if clips else [])
-    return found | _rates(inner, state) | _skipped(inner, state)
+    named |= _of_clips([jnp.ones(())] if clips else [])
+    return named | _rates(inner, state) | _skipped(inner, state)
 
 
 def _norms(labels: Any, name: str, norm: Callable[[Any], Array], tree: ArrayTree) -> dict[str, Array]:
-    found = {f"{name}_norm": norm(tree)}
+    norms = {f"{name}_norm": norm(tree)}
     if labels is not None:
         names = labels(tree) if checks.is_function(labels) else labels
         members: dict[str, list[Any]] = {}
         jax.tree.map(lambda label, part: members.setdefault(str(label), []).append(part), names, tree)
-        found |= {f"{label}/{name}_norm": norm(part) for label, part in members.items()}
-    return found
+        norms |= {f"{label}/{name}_norm": norm(part) for label, part in members.items()}
+    return norms
 
 
 def _one_pass(tree: ArrayTree) -> Array:
@@ -222,12 +222,12 @@ def _of_clips(clips: Sequence[Array]) -> dict[str, Array]:
 
 
 def _rates(inner: Transform, state: OptState) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    rates: dict[str, Any] = {}
     for path, x in last_rates(inner, state):
         name = "/".join((*path, "learning_rate"))
-        number = sum(known == name or known.startswith(f"{name}_") for known in found)
-        found[f"{name}_{number + 1}" if number else name] = x
-    return found
+        number = sum(known == name or known.startswith(f"{name}_") for known in rates)
+        rates[f"{name}_{number + 1}" if number else name] = x
+    return rates
 
 
 def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
@@ -241,6 +241,6 @@ def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
     return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
 
 
-def _fitted(found: Mapping[str, Any], old: Mapping[str, Array]) -> dict[str, Array]:
+def _fitted(new: Mapping[str, Any], old: Mapping[str, Array]) -> dict[str, Array]:
     """The metrics under the names and in the dtype that they had before; NaN for one that there is not."""
-    return {name: meshes.as_typed(jnp.asarray(found.get(name, jnp.nan)).astype(x.dtype), x) for name, x in old.items()}
+    return {name: meshes.as_typed(jnp.asarray(new.get(name, jnp.nan)).astype(x.dtype), x) for name, x in old.items()}

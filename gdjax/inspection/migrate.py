@@ -124,11 +124,11 @@ def _alike(
         if role is None or x.path in sources:
             continue
         roles = FIRST if role in FIRST else (role,)
-        found = [y for y in theirs if _role(y) in roles and y.leaf == x.leaf and y.value.shape == x.value.shape]
-        of = _role(found[0]) if found else None
+        alike = [y for y in theirs if _role(y) in roles and y.leaf == x.leaf and y.value.shape == x.value.shape]
+        of = _role(alike[0]) if alike else None
         if of is None or of != role and (new if role == "sum" else old) is None:
             continue
-        sources[x.path] = found[0]
+        sources[x.path] = alike[0]
         if of != role:
             factors[x.path] = 1 / (1 - new) if role == "sum" else 1 - old
     return factors
@@ -158,10 +158,10 @@ def _decay(tx: Transform, state: OptState, role: str) -> Any:
     """The decay b of the moments that have this role; None where it cannot be read."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = get_hyperparams(tx, state)
+            hyperparams = get_hyperparams(tx, state)
     except ValueError:  # an Optax transform
         return None
-    return next((x for name in DECAYS[role] for k, x in found.items() if k.rpartition("/")[2] == name), None)
+    return next((x for name in DECAYS[role] for k, x in hyperparams.items() if k.rpartition("/")[2] == name), None)
 
 
 def _carried(x: Entry, source: Entry | None, factor: Any) -> Any:

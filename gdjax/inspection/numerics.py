@@ -94,12 +94,12 @@ def check_numerics(
         return [None if _is_none(u, p) else _measured(p, u, q) for p, u, q in zip(ps, us, new, strict=True)]
 
     with warnings.catch_warnings(action="ignore"):  # what `init` warns of, it warns of when the state is made
-        found = jax.device_get(jax.jit(first)(params, grads, extra_args))
+        numbers = jax.device_get(jax.jit(first)(params, grads, extra_args))
         how = ["moves in the mean" if rounding == "stochastic" and is_narrow(x) else "" for _, x in paths_of(shapes)]
         _covered(parts.known(tx), jax.eval_shape(tx.init, shapes), shapes, how)
-    found = [_row(path, x, m) for (path, x), m in zip(paths_of(shapes), found, strict=True)]
+    rows = [_row(path, x, m) for (path, x), m in zip(paths_of(shapes), numbers, strict=True)]
     stays = "most weights stay", "the largest weights stay"
-    rows = [row._replace(verdict=h) if h and row.verdict in stays else row for row, h in zip(found, how, strict=True)]
+    rows = [row._replace(verdict=h) if h and row.verdict in stays else row for row, h in zip(rows, how, strict=True)]
     return Table(rows, Checked._fields, [*_warnings(rows), *_zero_gradients(params, grads)])
 
 
@@ -178,19 +178,19 @@ def _spacing(x: float, dtype: Any) -> float:
 
 def _warnings(rows: list[Checked]) -> list[str]:
     still = [row.path for row in rows if row.verdict == "its update is 0"]
-    found = [f"the update of {few(still)} is 0: it does not move; `explain` may tell why"] if still else []
+    texts = [f"the update of {few(still)} is 0: it does not move; `explain` may tell why"] if still else []
     stuck = [row for row in rows if row.verdict == "most weights stay"]
     if not stuck:
-        return found
+        return texts
     shown = few([f"{row.path} ({row.dtype}, {row.unmoved:.0f} % stay)" for row in stuck])
     narrow = any(jnp.finfo(row.dtype).bits < 32 for row in stuck)
     advice = "keep the parameters in float32 and cast them in the loss" if narrow else "keep the parameters in float64"
     advice += ", use with_master_weights or stochastic rounding" if narrow else ""
-    return [f"an update is rounded away in {shown}: {advice}, or take a larger rate", *found]
+    return [f"an update is rounded away in {shown}: {advice}, or take a larger rate", *texts]
 
 
 def _zero_gradients(params: Params, grads: Updates | None) -> list[str]:
-    given = [] if grads is None else jax.tree.structure(params).flatten_up_to(grads)
-    pairs = zip(paths_of(params), given, strict=bool(given))
+    gs = [] if grads is None else jax.tree.structure(params).flatten_up_to(grads)
+    pairs = zip(paths_of(params), gs, strict=bool(gs))
     zero = [path for (path, p), g in pairs if not _is_none(g, jnp.asarray(p)) and not np.any(np.asarray(g))]
     return [f"the gradient given for {few(zero)} is 0: does the loss depend on it?"] if zero else []

@@ -81,32 +81,32 @@ def _key(entry: Any) -> str:
     return str(next((getattr(entry, name) for name in ("key", "name", "idx") if hasattr(entry, name)), entry))
 
 
-def _only_one_has(found: Leaves, wanted: Leaves) -> Iterator[str]:
-    for shown, x in (leaf for key, leaf in wanted.items() if key not in found):
+def _only_one_has(restored: Leaves, wanted: Leaves) -> Iterator[str]:
+    for shown, x in (leaf for key, leaf in wanted.items() if key not in restored):
         yield f"{shown} {_type(x)} is wanted, and was not saved"
-    for shown, x in (leaf for key, leaf in found.items() if key not in wanted):
+    for shown, x in (leaf for key, leaf in restored.items() if key not in wanted):
         yield f"{shown} {_type(x)} was saved, and the target has no such leaf"
 
 
-def _left(found: Leaves, wanted: Leaves) -> Iterator[str]:
+def _left(restored: Leaves, wanted: Leaves) -> Iterator[str]:
     """What is no more than the target: a shape, a mark of something left out, or the target's own array."""
     for key, (shown, y) in wanted.items():
-        x = found[key][1]
+        x = restored[key][1]
         if isinstance(x, jax.ShapeDtypeStruct) or x is ... or (isinstance(y, jax.Array) and x is y):
             yield f"{shown} came back as it is in the target, and was not restored"
 
 
-def _of_another_shape(found: Leaves, wanted: Leaves) -> Iterator[str]:
+def _of_another_shape(restored: Leaves, wanted: Leaves) -> Iterator[str]:
     for key, (shown, y) in wanted.items():
-        x = found[key][1]
+        x = restored[key][1]
         shape = _shape(x)[:-1] if _is_data_of(x, y) else _shape(x)
         if shape != _shape(y):
             yield f"{shown} was saved as {_type(x)}, and the target has {_type(y)}"
 
 
-def _of_another_dtype(found: Leaves, wanted: Leaves) -> Iterator[str]:
+def _of_another_dtype(restored: Leaves, wanted: Leaves) -> Iterator[str]:
     for key, (shown, y) in wanted.items():
-        x = found[key][1]
+        x = restored[key][1]
         if _dtype(x) != _dtype(y) and not _is_data_of(x, y):
             yield f"{shown} was saved as {_type(x)}, and the target has {_type(y)}"
 
@@ -116,17 +116,17 @@ def _is_data_of(x: Any, y: Any) -> bool:
     return is_key(y) and _dtype(x) == np.uint32
 
 
-def _elsewhere(found: Leaves, wanted: Leaves) -> Iterator[str]:
+def _elsewhere(restored: Leaves, wanted: Leaves) -> Iterator[str]:
     for key, (shown, y) in wanted.items():
-        x, place = found[key][1], getattr(y, "sharding", None)
+        x, place = restored[key][1], getattr(y, "sharding", None)
         if place is None or not getattr(y, "committed", True):  # an array of the target that may move says nothing
             continue
         if isinstance(x, jax.Array) and not x.sharding.is_equivalent_to(place, x.ndim):
             yield f"{shown} lies as {_placed(x.sharding)}, and the target as {_placed(place)}"
 
 
-def _all_equal(found: Leaves, start: Leaves) -> bool:
-    pairs = [(x, start[key][1]) for key, (_, x) in found.items() if key in start]
+def _all_equal(restored: Leaves, start: Leaves) -> bool:
+    pairs = [(x, start[key][1]) for key, (_, x) in restored.items() if key in start]
     pairs.sort(key=lambda pair: np.size(pair[0]))
     return bool(pairs) and all(isinstance(x, jax.Array | np.ndarray) and _equal(x, y) for x, y in pairs)
 

@@ -163,8 +163,8 @@ def state_from_dict(tx: Transform, saved: Mapping[str, Any], params: Params) -> 
     base.check_transform(label, "tx", tx)
     flat = dict(_flat(saved))
     if "version" not in flat or int(flat["version"]) != VERSION:
-        found = flat.get("version", "none")
-        raise ValueError(f"{label}: version {found} of a saved state; this gdjax reads {VERSION}, by state_to_dict")
+        version = flat.get("version", "none")
+        raise ValueError(f"{label}: version {version} of a saved state; this gdjax reads {VERSION}, by state_to_dict")
     theirs = {path.removeprefix("state/"): x for path, x in flat.items() if path.startswith("state/")}
     fresh = tx.init(params)
     mine = entries(label, fresh)

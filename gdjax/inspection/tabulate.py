@@ -68,12 +68,12 @@ class Table:
         for i, row in enumerate(rows):
             if not (isinstance(row, Mapping) or hasattr(row, "_asdict")):
                 raise TypeError(f"{LABEL}: row {i} is {row!r}, neither a NamedTuple nor a dict")
-        found = tuple(_fields(rows[0]) if rows else ()) if columns is None else tuple(columns)
+        names = tuple(_fields(rows[0]) if rows else ()) if columns is None else tuple(columns)
         for i, row in enumerate(rows):
             hides = columns is not None and not isinstance(row, Mapping)
-            if unknown := [name for name in _fields(row) if name not in found and not hides]:
-                raise ValueError(f"{LABEL}: row {i} has {unknown}, but the columns are {list(found)}")
-        object.__setattr__(self, "columns", found)
+            if unknown := [name for name in _fields(row) if name not in names and not hides]:
+                raise ValueError(f"{LABEL}: row {i} has {unknown}, but the columns are {list(names)}")
+        object.__setattr__(self, "columns", names)
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "warnings", tuple(warnings))
         object.__setattr__(self, "notes", tuple(notes))
@@ -104,8 +104,8 @@ class Table:
             return f"<tr>{''.join(f'<{tag}>{html.escape(x)}</{tag}>' for x in cells)}</tr>"
 
         body = "".join(row(cells, "td") for cells in self._shown())
-        told = "".join(f"<p>{html.escape(text)}</p>" for text in self._told())
-        return f"<table><thead>{row(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{told}"
+        paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in self._told())
+        return f"<table><thead>{row(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{paragraphs}"
 
     def _told(self) -> list[str]:
         return [f"warning: {text}" for text in self.warnings] + [f"note: {text}" for text in self.notes]
@@ -204,13 +204,13 @@ def _is_leaf(x: Any) -> bool:
     return x is None or isinstance(x, Sharding)
 
 
-def _share(where: str, x: Any, given: Any) -> Share:
-    sharding = getattr(given, "sharding", given)
+def _share(where: str, x: Any, sharding_or_array: Any) -> Share:
+    sharding = getattr(sharding_or_array, "sharding", sharding_or_array)
     if sharding is None:
         return Share(bytes_of(x), frozenset())
     if not isinstance(sharding, Sharding):
         raise TypeError(f"{where}: shardings has {type(sharding).__name__}, neither a sharding nor an array")
-    shape = getattr(given, "shape", x.shape)
+    shape = getattr(sharding_or_array, "shape", x.shape)
     try:
         if isinstance(sharding, NamedSharding) and len(sharding.spec) > len(shape):
             shape = -(-shape[0] // sharding.mesh.size), *shape[1:]  # of a stack that is dealt to owners, `meshes.dealt`
@@ -273,15 +273,15 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     """
     label = "gdjax.tabulate"
     shapes, state = _made(label, tx, params)
-    whole = sum(map(bytes_of, jax.tree.leaves(shapes)))
+    model_bytes = sum(map(bytes_of, jax.tree.leaves(shapes)))
     fields: dict[Any, list[tuple[Owned, Share, str]]] = {}
     for x in zip(owned(tx, state, shapes), shares_of(label, state, shardings), formats.names(state), strict=True):
         fields.setdefault(x[0].field, []).append(x)
     places = {place[:n] for *_, place in every(tx, state) for n in range(1, len(place) + 1)}
-    rows = [_row(state, path, found, whole, places) for path, found in fields.items()]
+    rows = [_row(state, path, arrays, model_bytes, places) for path, arrays in fields.items()]
     size = sum(row.bytes for row in rows)
-    each = [share for found in fields.values() for _, share, _ in found]
-    total = Tabulated("", "total", "", _counted(len(each)), "", size, _percent(size, whole), most(each))
+    each = [share for arrays in fields.values() for _, share, _ in arrays]
+    total = Tabulated("", "total", "", _counted(len(each)), "", size, _percent(size, model_bytes), most(each))
     return Table([*rows, total], Tabulated._fields[: None if shardings is not None else -1])
 
 
@@ -317,7 +317,7 @@ def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
 
 
 def _row(
-    state: OptState, path: Path, found: Sequence[tuple[Owned, Share, str]], whole: int, places: Collection[Path]
+    state: OptState, path: Path, entries: Sequence[tuple[Owned, Share, str]], model_bytes: int, places: Collection[Path]
 ) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it.
 
@@ -327,11 +327,11 @@ def _row(
     last = fields[-1] if fields else 0
     name = type(functools.reduce(_child, path[:last], state)).__name__.removesuffix("State") if fields else ""
     at = [key for n, key in enumerate(path[:last], 1) if not (isinstance(key, GetAttrKey) and path[:n] in places)]
-    arrays, shares = [x.array for x, _, _ in found], [share for _, share, _ in found]
+    arrays, shares = [x.array for x, _, _ in entries], [share for _, share, _ in entries]
     size = sum(map(bytes_of, arrays))
     shown = str(arrays[0].shape) if len(arrays) == 1 else _counted(len(arrays))
-    dtypes = ", ".join(sorted({kept for _, _, kept in found}))
-    of_params = _percent(size, whole)
+    dtypes = ", ".join(sorted({format for _, _, format in entries}))
+    of_params = _percent(size, model_bytes)
     return Tabulated(path_of(at), name, path_of(path[last:]), shown, dtypes, size, of_params, most(shares))
 
 
@@ -344,5 +344,5 @@ def _counted(n: int) -> str:
     return f"{n} arrays"
 
 
-def _percent(size: int, whole: int) -> float:
-    return 100 * size / whole if whole else 0.0
+def _percent(size: int, total: int) -> float:
+    return 100 * size / total if total else 0.0

@@ -115,25 +115,25 @@ class Walk:
             if x.shown:
                 yield from self.inside(x, calls, tree, groups, routes)
         if isinstance(part, Wrapped):
-            own = self.rule(part.rule, part.label.removeprefix("gdjax."), tree, groups)
-            yield own._replace(takes={}, wraps=True)  # hyperball keeps the norms of heads too; roles tell it which
+            listed = self.rule(part.rule, part.label.removeprefix("gdjax."), tree, groups)
+            yield listed._replace(takes={}, wraps=True)  # hyperball keeps the norms of heads too; roles tell it which
 
     def inside(
         self, x: Inside, calls: Sequence[Call], tree: ArrayTree, groups: tuple[str, ...], routes: Routes | None
     ) -> Iterator[Listed]:
         sub = tree if x.sees is None else x.sees(tree)
-        found = list(self.listed(x.tx, sub, groups if x.sees is whole else (*groups, *x.names)))
+        parts = list(self.listed(x.tx, sub, groups if x.sees is whole else (*groups, *x.names)))
         factories = [call.factory for call in calls]
         if self.seen(tree) and not self.seen(sub):
             if factories[-2:] == [partition, grouped]:  # of the user; muon may well find no vectors
                 self.notes.append(f"no leaf is in the group {x.path[1].key!r}")
             elif factories[-1] is masked and x.tx != set_to_zero():  # nothing need be frozen
-                names = ", ".join(part.name for part in found) or "a transform"
+                names = ", ".join(part.name for part in parts) or "a transform"
                 self.notes.append(f"the mask of {names} is False everywhere: it does nothing")
         if routes and x.names == (routes.matrices,):
             takes = self.matrices(routes.label, routes.numbers, sub)
-            found[0] = found[0]._replace(takes=takes, sees_all=not is_masked(tree))
-        yield from (part._replace(name="freeze") for part in found) if factories[:1] == [freeze] else found
+            parts[0] = parts[0]._replace(takes=takes, sees_all=not is_masked(tree))
+        yield from (part._replace(name="freeze") for part in parts) if factories[:1] == [freeze] else parts
 
     def rule(self, rule: Leafwise, name: str, tree: ArrayTree, groups: tuple[str, ...]) -> Listed:
         seen = self.seen(tree)
@@ -170,7 +170,7 @@ class Walk:
         return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)
 
     def injected(self, injected: Injected, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
-        hyper, factory = injected.given(), injected.inner_factory
+        hyper, factory = injected.call_arguments(), injected.inner_factory
         if is_ours(factory):
             yield from self.listed(factory(**hyper), tree, groups)
         else:
@@ -181,8 +181,8 @@ class Walk:
     def routed(self, labels: Any, tree: ArrayTree) -> Routes | None:
         """Notes what the labels of groups tell of roles; gives the routes, if they are some."""
         if isinstance(labels, Value) and labels.call.factory is label_by_role:
-            told, items = matrices_by_role(labels.call.arguments["overrides"]), paths_of(tree)
-            self.overridden |= self.seen([x for path, x in items if told.decides(path, x)])
+            overrides, items = matrices_by_role(labels.call.arguments["overrides"]), paths_of(tree)
+            self.overridden |= self.seen([x for path, x in items if overrides.decides(path, x)])
         if not isinstance(labels, Routes):
             return None
         places = [self.places[id(x)] for x in jax.tree.leaves(tree)]
@@ -240,11 +240,11 @@ class Entry(NamedTuple):
 
 def entries(label: str, state: OptState) -> list[Entry]:
     """The arrays of a state, in the order of `jax.tree.leaves`."""
-    found = list(_entries(state, (), Counter()))
-    repeated = [path for path, n in Counter(entry.path for entry in found).items() if n > 1]
+    listed = list(_entries(state, (), Counter()))
+    repeated = [path for path, n in Counter(entry.path for entry in listed).items() if n > 1]
     if repeated:
         raise ValueError(f"{label}: several arrays of the state go by the name {', '.join(map(repr, repeated))}")
-    return found
+    return listed
 
 
 def _entries(node: Any, names: tuple[str, ...], seen: Counter[Any], key: str = "") -> Iterator[Entry]:
@@ -272,12 +272,12 @@ def _entries(node: Any, names: tuple[str, ...], seen: Counter[Any], key: str = "
 
 def pairs(paths: Sequence[str], ends: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
     """From each path to the one of `theirs` that is equal or, where only one is left with that end, ends alike."""
-    found = {path: path for path in set(paths) & set(theirs)}
-    rest = [(path, end) for path, end in zip(paths, ends, strict=True) if path not in found]
+    sources = {path: path for path in set(paths) & set(theirs)}
+    rest = [(path, end) for path, end in zip(paths, ends, strict=True) if path not in sources]
     wanted = Counter(end for _, end in rest)
-    left = [path for path in theirs if path not in found]
+    left = [path for path in theirs if path not in sources]
     for path, end in rest:
         alike = [other for other in left if other == end or other.endswith(f"/{end}")]
         if len(alike) == wanted[end] == 1:
-            found[path] = alike[0]
-    return found
+            sources[path] = alike[0]
+    return sources

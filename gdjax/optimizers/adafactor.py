@@ -95,12 +95,9 @@ def _by_factored_rms(
 
 
 @leafwise(
-    FactoredState,
-    v_row=all_but(1, last_axes),
-    v_col=all_but(0, last_axes),
-    v=all_but(None, last_axes),
+    FactoredState, v_row=all_but(1, last_axes), v_col=all_but(0, last_axes), v=all_but(None, last_axes),
     growth="elementwise",
-)
+)  # fmt: skip
 def _by_torchs_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
     factored: bool, min_dim_size_to_factor: Annotated[int, AtLeast(0, static=True)], epsilon: hyper.Size,

@@ -57,10 +57,7 @@ def scale_by_rss(
 
 
 @transform
-@dialects(
-    torch={"initial_accumulator_value": 0.0, "eps": 1e-10},
-    paper={"initial_accumulator_value": 0.0, "eps": 0.0},
-)
+@dialects(torch={"initial_accumulator_value": 0.0, "eps": 1e-10}, paper={"initial_accumulator_value": 0.0, "eps": 0.0})
 def adagrad(
     learning_rate: Rate, initial_accumulator_value: Size = 0.1, eps: Size = 1e-7, *, like: Dialect = "optax"
 ) -> GradientTransformation:

@@ -73,23 +73,23 @@ def _blocks(tree: Tree, partition: _Partition) -> list[tuple[int, ...]]:
     return tree.of_each(partition.blocks(tree.label, tree.structure.unflatten(tree.entries)))
 
 
-def _first_nu(params: Params, given: Mapping[str, Any]) -> list[Array]:
-    kept = []
+def _first_nu(params: Params, arguments: Mapping[str, Any]) -> list[Array]:
+    moments = []
     leaves = jax.tree.leaves(params)
-    for p, blocks in zip(leaves, given["blocks"].blocks(given["label"], params), strict=True):
+    for p, blocks in zip(leaves, arguments["blocks"].blocks(arguments["label"], params), strict=True):
         axes = [i if n == blocks[i] else None for i, n in enumerate(jnp.shape(p))]
-        kept.append(meshes.along(jnp.zeros(blocks, widest_real(p)), p, axes))
-    return kept
+        moments.append(meshes.along(jnp.zeros(blocks, widest_real(p)), p, axes))
+    return moments
 
 
 def _apart(shape: Sequence[int], blocks: Sequence[int]) -> tuple[list[int], list[int]]:
     """The shapes of an array and of its blocks, with an axis cut in two where several blocks lie along it."""
-    apart, kept = [], []
+    apart, sizes = [], []
     for n, b in zip(shape, blocks, strict=True):
         several = 1 < b < n
         apart += [b, n // b] if several else [n]
-        kept += [b, 1] if several else [b]
-    return apart, kept
+        sizes += [b, 1] if several else [b]
+    return apart, sizes
 
 
 @leafwise(ScaleByAdamMiniState, nu=Planned(_first_nu), static={"blocks": _blocks}, growth="elementwise")
@@ -97,12 +97,12 @@ def _adam_mini(
     g: Array, s: ScaleByAdamMiniState, p: Array, t: Array,
     b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, mu_dtype: DType | None, blocks: Any,
 ) -> tuple[Array, ScaleByAdamMiniState]:  # fmt: skip
-    apart, kept = _apart(g.shape, blocks)
-    inside = [i for i, (n, b) in enumerate(zip(apart, kept, strict=True)) if n != b]
+    apart, sizes = _apart(g.shape, blocks)
+    inside = [i for i, (n, b) in enumerate(zip(apart, sizes, strict=True)) if n != b]
     mean = sum_sq(g.reshape(apart), inside) * (1 / max(math.prod(apart[i] for i in inside), 1))
     mu = b1 * s.mu + (1 - b1) * bounded(g, "summed")
     nu = b2 * s.nu + (1 - b2) * mean.reshape(blocks)
-    u = divide(debias(mu, b1, t).reshape(apart), sqrt(debias(nu, b2, t)).reshape(kept), eps)
+    u = divide(debias(mu, b1, t).reshape(apart), sqrt(debias(nu, b2, t)).reshape(sizes), eps)
     return u.reshape(g.shape), s._replace(mu=mu, nu=nu)
 
 

@@ -25,13 +25,9 @@ class ScaleByAdanState(NamedTuple):
 
 
 @leafwise(
-    ScaleByAdanState,
-    m=slow_moment,
-    n=second_moment,
-    t=Shared(0, jnp.int32),
-    g=Moment(kind="exact"),
+    ScaleByAdanState, m=slow_moment, n=second_moment, t=Shared(0, jnp.int32), g=Moment(kind="exact"),
     growth="elementwise",
-)
+)  # fmt: skip
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: hyper.Decay = 0.98, b2: hyper.Squares = 0.92, b3: hyper.Decay = 0.99, eps: hyper.Size = 1e-8,

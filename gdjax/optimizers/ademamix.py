@@ -124,12 +124,9 @@ def ademamix(
 
 
 @leafwise(
-    ScaleBySimplifiedAdEMAMixState,
-    count=lambda s: s.t,
-    t=Shared(0, dtype=jnp.int32),
-    n=second_moment,
+    ScaleBySimplifiedAdEMAMixState, count=lambda s: s.t, t=Shared(0, dtype=jnp.int32), n=second_moment,
     growth="elementwise",
-)
+)  # fmt: skip
 def scale_by_simplified_ademamix(
     g: Array, s: ScaleBySimplifiedAdEMAMixState, p: Array, t: Array,
     b1: hyper.Decay = 0.99, b2: hyper.Squares = 0.95, alpha: hyper.Size = 0.0, eps: hyper.Size = 1e-8,
@@ -137,7 +134,7 @@ def scale_by_simplified_ademamix(
 ) -> tuple[Array, ScaleBySimplifiedAdEMAMixState]:  # fmt: skip
     """Simplified AdEMAMix's direction: a sum of gradients and the current one, under an adaptive rate.
 
-    Formulas and arguments are those of `gdjax.simplified_ademamix`, without its rate and decay.
+    Formulas and arguments are those of `gdjax.simplified_ademamix`, some of `gdjax.ademamix`, without rate and decay.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -167,15 +164,12 @@ def simplified_ademamix(
         n_t = b2 n_{t-1} + (1 - b2) g_t^2        n_hat_t = n_t / (1 - b2^t)
         x_{t+1} = x_t - lr ((m_t + alpha g_t) / (sqrt(n_hat_t + eps_root) + eps) + weight_decay x_t)
 
+    Other arguments are those of `gdjax.ademamix`.
+
     Args:
       learning_rate: lr, a scalar or a schedule. m is a sum, up to 1 / (1 - b1) times an average: take lr smaller.
       b1: decay of the sum, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
       alpha: the weight of the current gradient, at least 0 and up to 100 in the reference; a scalar or a schedule.
-      eps: outside the root, at least 0.
-      eps_root: inside the root, at least 0.
-      weight_decay: decoupled, times lr.
-      mask: which leaves decay: a tree or prefix of booleans, or a function from the parameters to one; None for all.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -58,16 +58,16 @@ def _sizes(leaf: Leaf, rank: int) -> tuple[int, int, int, int]:
 
 
 def _first(kind: str) -> Planned:
-    def init(params: Params, given: Mapping[str, Any]) -> list[Array]:
-        leaves = plan_of("gdjax.scale_by_apollo", params, routing(given["roles"]), Matrix()).leaves
-        kept = []
+    def init(params: Params, arguments: Mapping[str, Any]) -> list[Array]:
+        leaves = plan_of("gdjax.scale_by_apollo", params, routing(arguments["roles"]), Matrix()).leaves
+        slots = []
         for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
-            rank, real = _sizes(leaf, given["rank"])[-1], widest_real(p)
+            rank, real = _sizes(leaf, arguments["rank"])[-1], widest_real(p)
             axes = [*leaf.axes.batch, *([] if kind == "norm" else [None, *_channels(leaf)])]
             dtype = complex_of(real) if kind == "mu" and jnp.iscomplexobj(p) else real
             x = jnp.zeros([rank if i is None else leaf.shape[i] for i in axes], dtype)
-            kept.append(meshes.along(x, p, axes))
-        return kept
+            slots.append(meshes.along(x, p, axes))
+        return slots
 
     return Planned(init)
 
@@ -117,10 +117,10 @@ def scale_by_apollo(
     norm, before = sqrt(sum_sq(U, (1, 2))), s.norm.reshape(-1, 1, 1)
     shrink = jnp.where(before == 0, 1, shrinking(norm, norm_growth * before))
     corrected = jnp.sqrt(scale * one_minus_pow(b2, t)) / one_minus_pow(b1, t)
-    kept = jnp.where(sqrt(sum_sq(R, (1, 2))) > eps, shrink * norm, 0)  # what is 0 but for rounding sets no limit
+    limit = jnp.where(sqrt(sum_sq(R, (1, 2))) > eps, shrink * norm, 0)  # what is 0 but for rounding sets no limit
     u = corrected * shrink * U
     u = roles.axes.from_matrices(u if roles.rows <= roles.columns else u.mT, g.shape)
-    return u, s._replace(mu=M.reshape(s.mu.shape), nu=V.reshape(s.nu.shape), norm=kept.reshape(s.norm.shape))
+    return u, s._replace(mu=M.reshape(s.mu.shape), nu=V.reshape(s.nu.shape), norm=limit.reshape(s.norm.shape))
 
 
 @transform

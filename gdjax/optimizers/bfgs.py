@@ -36,10 +36,7 @@ class ScaleByBFGSState(NamedTuple):
 
 @transform
 def scale_by_bfgs(
-    scale_init_precond: bool = False,
-    *,
-    self_scaling: bool = False,
-    bounds: Annotated[Bounds, Check("bounds")] = None,
+    scale_init_precond: bool = False, *, self_scaling: bool = False, bounds: Annotated[Bounds, Check("bounds")] = None
 ) -> GradientTransformation:
     """Multiplies the gradient by the BFGS approximation of the inverse Hessian: u = H g.
 

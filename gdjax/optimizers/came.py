@@ -35,15 +35,9 @@ _row, _col = all_but(1, _matrix), all_but(0, _matrix)
 
 
 @leafwise(
-    ScaleByCameState,
-    m=Moment(wide=True),
-    v_row=_row,
-    v_col=_col,
-    v=all_but(None, _matrix),
-    s_row=_row,
-    s_col=_col,
+    ScaleByCameState, m=Moment(wide=True), v_row=_row, v_col=_col, v=all_but(None, _matrix), s_row=_row, s_col=_col,
     growth="elementwise",
-)
+)  # fmt: skip
 def scale_by_came(
     g: Array, s: ScaleByCameState, p: Array, t: Array,
     b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, b3: hyper.Decay = 0.9999, eps1: hyper.Size = 1e-30,

@@ -30,13 +30,9 @@ class COCOBState(NamedTuple):
 
 
 @leafwise(
-    COCOBState,
-    init_particles=initial_parameter,
-    cumulative_gradients=Moment(wide=True, kind="exact"),
-    scale=Moment(wide=True, real=True, fill="eps", kind="exact"),
-    subgradients=_sum,
-    reward=_sum,
-)
+    COCOBState, init_particles=initial_parameter, cumulative_gradients=Moment(wide=True, kind="exact"),
+    scale=Moment(wide=True, real=True, fill="eps", kind="exact"), subgradients=_sum, reward=_sum,
+)  # fmt: skip
 def scale_by_cocob(
     g: Array, s: COCOBState, p: Array, t: Array, alpha: hyper.Positive = 100.0, eps: hyper.Size = 1e-8
 ) -> tuple[Array, COCOBState]:

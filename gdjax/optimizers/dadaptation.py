@@ -67,14 +67,9 @@ def _pair(label: str, betas: Any) -> tuple[Any, Any]:
 
 
 @leafwise(
-    ProdigyState,
-    exp_avg=_wide,
-    exp_avg_sq=_square,
-    grad_sum=_sum,
-    params0=initial_parameter,
-    estim_lr=Shared("estim_lr0"),
-    numerator_weighted=Shared(),
-)
+    ProdigyState, exp_avg=_wide, exp_avg_sq=_square, grad_sum=_sum, params0=initial_parameter,
+    estim_lr=Shared("estim_lr0"), numerator_weighted=Shared(),
+)  # fmt: skip
 def _prodigy(
     g: Array, s: ProdigyState, p: Array, t: Array,
     learning_rate: hyper.Rate, beta1: hyper.Decay, beta2: hyper.Decay, eps: hyper.Size, estim_lr0: hyper.Positive,
@@ -149,13 +144,9 @@ def prodigy(
 
 
 @leafwise(
-    DAdaptAdamWState,
-    exp_avg=_wide,
-    exp_avg_sq=_square,
-    grad_sum=_sum,
-    estim_lr=Shared("estim_lr0"),
+    DAdaptAdamWState, exp_avg=_wide, exp_avg_sq=_square, grad_sum=_sum, estim_lr=Shared("estim_lr0"),
     numerator_weighted=Shared(),
-)
+)  # fmt: skip
 def _dadapt_adamw(
     g: Array, s: DAdaptAdamWState, p: Array, t: Array,
     learning_rate: hyper.Rate, beta1: hyper.Decay, beta2: hyper.Decay, eps: hyper.Size, estim_lr0: hyper.Positive,

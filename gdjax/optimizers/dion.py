@@ -33,19 +33,19 @@ class ScaleByDionState(NamedTuple):
     Q: Any  # for each leaf a list with, for each part, (number, shorter side, rank): the directions on that side
 
 
-def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
+def _first_q(params: Params, arguments: Mapping[str, Any]) -> list[Any]:
     """Random directions."""
-    leaves = plan_of("gdjax.scale_by_dion", params, routing(given["roles"]), Matrix()).leaves
-    key, first = arrays.fresh_key(given["key"]), []
+    leaves = plan_of("gdjax.scale_by_dion", params, routing(arguments["roles"]), Matrix()).leaves
+    key, first = arrays.fresh_key(arguments["key"]), []
     for i, (leaf, p) in enumerate(zip(leaves, jax.tree.leaves(params), strict=True)):
         real = numerics.widest_real(p)
         dtype = numerics.complex_dtype(real) if jnp.issubdtype(jnp.result_type(p), jnp.complexfloating) else real
         parts = []
         for j, (number, rows, columns) in enumerate(leaf.sizes):
-            own = jax.random.fold_in(jax.random.fold_in(key, i), j)
+            part_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
             side = min(rows, columns)
-            rank = min(math.ceil(given["rank_fraction"] * side), side)
-            parts.append(jax.random.normal(own, (number, side, rank), dtype))
+            rank = min(math.ceil(arguments["rank_fraction"] * side), side)
+            parts.append(jax.random.normal(part_key, (number, side, rank), dtype))
         first.append(parts)
     return first
 
@@ -72,12 +72,9 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 
 
 @leafwise(
-    ScaleByDionState,
-    mu=matrix_moment,
-    static={"roles": MATRICES},
-    Q=Planned(_first_q, "rank_fraction key"),
+    ScaleByDionState, mu=matrix_moment, static={"roles": MATRICES}, Q=Planned(_first_q, "rank_fraction key"),
     growth="fits",
-)
+)  # fmt: skip
 def scale_by_dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,
     mu: hyper.Decay = 0.95, rank_fraction: Annotated[float, Check("share")] = 1.0, eps: hyper.Size = 1e-8,

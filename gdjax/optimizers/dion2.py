@@ -54,13 +54,7 @@ def _submatrix(
     return (u.mT, M.mT) if turned else (u, M)
 
 
-@leafwise(
-    ScaleByDion2State,
-    mu=matrix_moment,
-    static={"roles": MATRICES},
-    ns_coeffs=NS_COEFFS,
-    growth="fits",
-)
+@leafwise(ScaleByDion2State, mu=matrix_moment, static={"roles": MATRICES}, ns_coeffs=NS_COEFFS, growth="fits")
 def scale_by_dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
     fraction: Annotated[float, Check("share")] = 0.25, ef_decay: hyper.Decay = 0.95, eps: hyper.Size = 1e-8,

@@ -55,12 +55,9 @@ class _InitialDistance(Shared):
 
 
 @leafwise(
-    DoGState,
-    is_init_step=Shared(True, dtype=bool),
-    init_params=initial_parameter,
-    max_dist=_InitialDistance(),
+    DoGState, is_init_step=Shared(True, dtype=bool), init_params=initial_parameter, max_dist=_InitialDistance(),
     sum_sq_norm_grads=Shared(),
-)
+)  # fmt: skip
 def _dog(
     g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: hyper.Size, kind: str
 ) -> tuple[Array, DoGState]:
@@ -145,12 +142,7 @@ class _InitialSquare(Shared):
         return Shared(name)(params, hyper)
 
 
-@leafwise(
-    DoWGState,
-    init_params=initial_parameter,
-    weighted_sq_norm_grads=Shared(),
-    estim_sq_dist=_InitialSquare(),
-)
+@leafwise(DoWGState, init_params=initial_parameter, weighted_sq_norm_grads=Shared(), estim_sq_dist=_InitialSquare())
 def scale_by_dowg(
     g: Array, s: DoWGState, p: Array, t: Array, init_estim_sq_dist: hyper.Size | None = None, eps: hyper.Size = 1e-4
 ) -> tuple[Array, DoWGState]:

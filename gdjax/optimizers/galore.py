@@ -96,36 +96,37 @@ def _matrices(label: str, tree: Params, dimensions: Any) -> list[Leaf | None]:
     out: list[Leaf | None] = []
     for leaf in plan_of(label, tree, numbers).leaves:
         if leaf.axes.batch:
-            given = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
-            missing = f"dimension numbers {given} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
+            others = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
+            missing = f"dimension numbers {others} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
             raise ValueError(f"{label}: {leaf.path}: {missing}")
         out.append(leaf if leaf.is_matrix else None)
     return out
 
 
-def _projection(leaf: Leaf | None, given: Mapping[str, Any]) -> _Projection | None:
+def _projection(leaf: Leaf | None, arguments: Mapping[str, Any]) -> _Projection | None:
     if leaf is None:
         return None
-    left = (leaf.rows >= leaf.columns) == (given["side"] == "long")
-    return _Projection(leaf, min(given["rank"], leaf.rows, leaf.columns), left)
+    left = (leaf.rows >= leaf.columns) == (arguments["side"] == "long")
+    return _Projection(leaf, min(arguments["rank"], leaf.rows, leaf.columns), left)
 
 
-def _low(params: Params, given: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
+def _low(params: Params, arguments: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
     """For each leaf zeros shaped like P (`which` 0) or R (1); where nothing is projected, `other` of the parameter."""
     out = []
-    leaves = _matrices("gdjax.scale_by_galore", params, given["dimensions"])
+    leaves = _matrices("gdjax.scale_by_galore", params, arguments["dimensions"])
     for p, leaf in zip(jax.tree.leaves(params), leaves, strict=True):
-        dtype, a = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p))), _projection(leaf, given)
+        dtype, a = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p))), _projection(leaf, arguments)
         out.append(other(p) if a is None else meshes.zeros_along(p, (), dtype, a.sizes()[which]))
     return out
 
 
-def _first_projectors(params: Params, given: Mapping[str, Any]) -> list[Any]:
-    return _low(params, given, 0, lambda p: MaskedNode())
+def _first_projectors(params: Params, arguments: Mapping[str, Any]) -> list[Any]:
+    return _low(params, arguments, 0, lambda p: MaskedNode())
 
 
-def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
-    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
+def _first_inner(params: Params, arguments: Mapping[str, Any]) -> Any:
+    low = jax.tree.structure(params).unflatten(_low(params, arguments, 1, lambda p: p))
+    return arguments["base_optimizer"].init(low)
 
 
 @dataclass(frozen=True, eq=False)

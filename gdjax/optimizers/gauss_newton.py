@@ -141,23 +141,16 @@ def gauss_newton(
         checks.state(LABEL, state, GaussNewtonState)
         checks.params(LABEL, params)
         fit(LABEL, "updates", updates, params)
-        functions = {"residual_fn": residual_fn, "jacobian_fn": jacobian_fn}
-        r_of, J_of = (_bound(name, f, extra_args) for name, f in functions.items())
-        gs = vectors.trained(LABEL, updates, updates)
+        residuals = _residuals(updates, params, residual_fn, jacobian_fn, extra_args)
+        gs, ps = residuals.trained(updates), residuals.like
         if not any(g.size for g in gs):
             return updates, state
-        trained = lambda tree: vectors.trained(LABEL, tree, updates)
-        ps = trained(params)
-        residuals = Residuals(LABEL, r_of, J_of, trained, lambda xs: vectors.replaced(LABEL, params, updates, xs), ps)
         x = residuals.vector(ps)
-        r = residuals(x)
-        largest = jnp.max(abs(r))
-        unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)  # of r and s: their squares are then finite
-        r = r / unit
+        r, unit = _in_unit(residuals(x))
         before = None
         if damping is None:
             checks.slots(LABEL, updates, scale=state.scale)
-            before = residuals.vector(trained(state.scale))
+            before = residuals.vector(residuals.trained(state.scale))
         linear, D = _linear(residuals, x, r, before, solver, cg_steps, jnp.asarray(cg_tol).astype(x.dtype))
         point = Point(residuals, ps, gs, unit, 1 if D is None else _divisors(D))
         sizes = jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])
@@ -185,6 +178,22 @@ def _zeros(p: Any, real: DTypeLike) -> Array:
     if jnp.issubdtype(kind, jnp.inexact):
         kind = numerics.complex_dtype(real) if jnp.iscomplexobj(p) else real
     return meshes.zeros_along(p, range(jnp.ndim(p)), kind)
+
+
+def _residuals(updates: Updates, params: Params, residual_fn: Any, jacobian_fn: Any, extra_args: Any) -> Residuals:
+    """The residuals as a vector, of the parameters that have a gradient."""
+    trained = lambda tree: vectors.trained(LABEL, tree, updates)
+    params_with = lambda leaves: vectors.replaced(LABEL, params, updates, leaves)
+    r_of = _bound("residual_fn", residual_fn, extra_args)
+    J_of = _bound("jacobian_fn", jacobian_fn, extra_args)
+    return Residuals(LABEL, r_of, J_of, trained, params_with, trained(params))
+
+
+def _in_unit(r: Array) -> tuple[Array, Array]:
+    """The residuals as multiples of the largest, so that their squares and those of s are finite; and that one."""
+    largest = jnp.max(abs(r))
+    unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)
+    return r / unit, unit
 
 
 def _linear(

@@ -26,11 +26,9 @@ class MadgradState(NamedTuple):
 
 # Where a parameter is follows from both sums: it would jump with each rounding.
 @leafwise(
-    MadgradState,
-    grad_sum_sq=Moment(wide=True, real=True, kind="exact"),
-    s=Moment(wide=True, kind="exact"),
+    MadgradState, grad_sum_sq=Moment(wide=True, real=True, kind="exact"), s=Moment(wide=True, kind="exact"),
     x0=initial_parameter,
-)
+)  # fmt: skip
 def scale_by_madgrad(
     g: Array, s: MadgradState, p: Array, t: Array,
     learning_rate: hyper.Rate, momentum: hyper.Decay = 0.9, eps: hyper.Size = 1e-6,

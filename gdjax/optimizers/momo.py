@@ -144,14 +144,12 @@ def momo_adam(
 
     Its `update` needs the value: `update(g, state, params, value=f(x))`.
 
+    Other arguments are those of `gdjax.momo`.
+
     Args:
-      learning_rate: lr, the longest step, a scalar or a schedule.
       b1: decay of the averages, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: at least 0. An element that has only had zero gradients does not move.
-      lower_bound: of the function; 0 suits most losses.
-      weight_decay: at least 0; the proximal step of an L2 penalty.
-      adapt_lower_bound: estimate the bound from step to step; the estimate does not fall below `lower_bound`.
 
     Raises:
       ValueError: (in update) `value` is missing or not a scalar.

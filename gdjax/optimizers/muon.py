@@ -94,13 +94,13 @@ def _to_the_power(o: Array, m: Array, power: Any) -> Array:
     return size.astype(x.dtype) * (y.conj().swapaxes(-1, -2) if tall else y)
 
 
-def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str | None:
-    if given["power"] is not None:
+def _growth(arguments: Mapping[str, Any], before: Law, role: str) -> Law | str | None:
+    if arguments["power"] is not None:
         return None  # between those of the gradient and of its polar factor
-    if given["adaptive"]:  # times the sum of the singular values of the gradient
+    if arguments["adaptive"]:  # times the sum of the singular values of the gradient
         return Law(0.5, -0.5, full=True, gradient=True)
-    by = "by_shape" if given["consistent_rms"] is None else "by_rms"
-    return by if given["scaled"] else "orthonormal"
+    by = "by_shape" if arguments["consistent_rms"] is None else "by_rms"
+    return by if arguments["scaled"] else "orthonormal"
 
 
 @leafwise(

@@ -43,16 +43,16 @@ Neurons = Literal["outputs", "longer"]
 def first_of_outputs(label: str) -> Callable[[Params, Mapping[str, Any]], list[Any]]:
     """The start of a slot of numbers for the outputs of each matrix: zeros, with axes of length 1 for the inputs."""
 
-    def first(params: Params, given: Mapping[str, Any]) -> list[Any]:
-        leaves = plan_of(label, params, routing(given["roles"]), Matrix()).leaves
-        kept = []
+    def first(params: Params, arguments: Mapping[str, Any]) -> list[Any]:
+        leaves = plan_of(label, params, routing(arguments["roles"]), Matrix()).leaves
+        moments = []
         for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
-            by_inputs = given.get("neurons") == "longer" and leaf.rows > leaf.columns and not leaf.parts
+            by_inputs = arguments.get("neurons") == "longer" and leaf.rows > leaf.columns and not leaf.parts
             alone = leaf.axes.columns if by_inputs else leaf.axes.rows
             neurons = [None if i in alone else i for i in range(len(leaf.shape))]
             v = jnp.zeros([1 if i is None else leaf.shape[i] for i in neurons], numerics.widest_real(p))
-            kept.append(meshes.along(v, p, neurons))
-        return kept
+            moments.append(meshes.along(v, p, neurons))
+        return moments
 
     return first
 
@@ -82,9 +82,9 @@ def _by_neurons(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
     return scaled * (wanted / jnp.where(norm == 0, 1, norm)).astype(o.dtype), v
 
 
-def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | str:
+def _growth(arguments: Mapping[str, Any], before: Law, role: str) -> Law | str:
     # With its norm prescribed the best rate falls as Adam's, though its singular values are alike: measured.
-    return "by_shape" if given["consistent_rms"] is None else Law(0.5, 0.5, full=True)
+    return "by_shape" if arguments["consistent_rms"] is None else Law(0.5, 0.5, full=True)
 
 
 @leafwise(

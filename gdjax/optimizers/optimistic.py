@@ -27,11 +27,9 @@ class ScaleByOptimisticGradientState(NamedTuple):
 
 
 @leafwise(
-    ScaleByOptimisticGradientState,
-    previous_gradient=Moment("mu_dtype", kind="exact"),
-    is_initial_step=Shared(True, jnp.bool_),
-    growth="same",
-)
+    ScaleByOptimisticGradientState, previous_gradient=Moment("mu_dtype", kind="exact"),
+    is_initial_step=Shared(True, jnp.bool_), growth="same",
+)  # fmt: skip
 def scale_by_optimistic_gradient(
     g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array, alpha: hyper.Finite = 1.0, beta: hyper.Finite = 1.0
 ) -> tuple[Array, ScaleByOptimisticGradientState]:
@@ -141,14 +139,12 @@ def optimistic_adam_v2(
 
     u_t is Adam's direction, mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps).
 
+    Other arguments are those of `gdjax.optimistic_adam`.
+
     Args:
       learning_rate: lr, a scalar or a schedule.
       alpha: weight of the direction.
       beta: weight of its change.
-      b1, b2: decay of the first and second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0.
-      mu_dtype: the dtype of mu, the parameter's by default.
-      nesterov: Dozat's NAdam momentum in u_t. The reference has none: `nesterov=False`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -17,12 +17,12 @@ def refuse_complex(ns_dtype: DTypeLike | None, g: Array) -> None:
         raise TypeError(f"ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({g.dtype})")
 
 
-def _coefficients(given: Mapping[str, Any]) -> Array:
-    return coefficients(given["label"], given["ns_coeffs"], given["ns_steps"])
+def _coefficients(arguments: Mapping[str, Any]) -> Array:
+    return coefficients(arguments["label"], arguments["ns_coeffs"], arguments["ns_steps"])
 
 
 # The slot of the coefficients of Newton-Schulz.
-NS_COEFFS = Whole(lambda _, given: _coefficients(given), "ns_coeffs", seen=True, check=_coefficients)
+NS_COEFFS = Whole(lambda _, arguments: _coefficients(arguments), "ns_coeffs", seen=True, check=_coefficients)
 
 
 def by_shape(rows: int, columns: int, consistent_rms: Scalar | None) -> Any:

@@ -85,30 +85,44 @@ def sam(
         cache = None if opaque_mode else jax.tree.map(lambda p: slots.initial_parameter(p, {}), params)
         return SAMState(jnp.zeros((), jnp.int32), optimizer.init(params), adv_optimizer.init(params), cache)
 
-    def fresh(params: Params, adv_state: OptState) -> Any:
-        return as_before(adv_optimizer.init(params), adv_state) if reset_state else adv_state
+    steps = Steps(optimizer, adv_optimizer, sync_period, reset_state, batch_axis_name)
+    update = steps.opaque if opaque_mode else steps.transparent
+    adversarial = Inside(adv_optimizer, (GetAttrKey("adv_state"),), shown=False)
+    return holding(init, update, adversarial, opt_state=optimizer, like="cache", at_once=False)
+
+
+class Steps(NamedTuple):
+    """The steps of the two optimizers; the arguments of `sam`."""
+
+    optimizer: Transform
+    adv_optimizer: Transform
+    sync_period: int
+    reset_state: bool
+    batch_axis_name: str | None
 
     def opaque(
-        updates: Updates, state: OptState, params: Params = None, *, grad_fn: Callable[..., Any] | None = None,
+        self, updates: Updates, state: OptState, params: Params = None, *, grad_fn: Callable[..., Any] | None = None,
         **extra_args: Any,
     ) -> tuple[Any, SAMState]:  # fmt: skip
+        """The update of opaque mode."""
         _check(state, params)
         if grad_fn is None:
             raise ValueError(f"{LABEL}: opaque mode needs grad_fn: call update(updates, state, params, grad_fn=...)")
         point, adv_state = params, state.adv_state
-        for i in range(sync_period - 1):
-            way, adv_state = _climb(adv_optimizer, updates, adv_state, point, extra_args)
+        for i in range(self.sync_period - 1):
+            way, adv_state = self.climb(updates, adv_state, point, extra_args)
             point = apply_updates(point, way)
             updates = grad_fn(point, i)
-            if batch_axis_name is not None:
-                updates = jax.lax.pmean(updates, batch_axis_name)
-        updates, opt_state = base.call_update(optimizer, updates, state.opt_state, params, extra_args)
-        return updates, SAMState(jnp.zeros((), jnp.int32), opt_state, fresh(params, adv_state), None)
+            if self.batch_axis_name is not None:
+                updates = jax.lax.pmean(updates, self.batch_axis_name)
+        updates, opt_state = base.call_update(self.optimizer, updates, state.opt_state, params, extra_args)
+        return updates, SAMState(jnp.zeros((), jnp.int32), opt_state, self.fresh(params, adv_state), None)
 
     def transparent(
-        updates: Updates, state: OptState, params: Params = None, *, grad_fn: Callable[..., Updates] | None = None,
-        **extra_args: Any,
+        self, updates: Updates, state: OptState, params: Params = None, *,
+        grad_fn: Callable[..., Updates] | None = None, **extra_args: Any,
     ) -> tuple[Any, SAMState]:  # fmt: skip
+        """The update of transparent mode."""
         _check(state, params)
         checks.gradients(LABEL, updates, params)
         checks.slots(LABEL, updates, cache=state.cache)
@@ -116,35 +130,32 @@ def sam(
         anchor = meshes.cond(n == 0, lambda old: as_before(params, old), lambda old: old, state.cache)
 
         def descend(opt_state: OptState, adv_state: OptState) -> Any:
-            new, new_state = base.call_update(optimizer, updates, opt_state, anchor, extra_args)
+            new, new_state = base.call_update(self.optimizer, updates, opt_state, anchor, extra_args)
             back = base.map_arrays(_from_anchor, new, *(without_skipped(new, x) for x in (anchor, params)))
-            return as_before(back, updates), as_before(new_state, opt_state), fresh(params, adv_state)
+            return as_before(back, updates), as_before(new_state, opt_state), self.fresh(params, adv_state)
 
         def ascend(opt_state: OptState, adv_state: OptState) -> Any:
-            way, new_state = _climb(adv_optimizer, updates, adv_state, params, extra_args)
+            way, new_state = self.climb(updates, adv_state, params, extra_args)
             return as_before(way, updates), opt_state, as_before(new_state, adv_state)
 
-        last = n >= sync_period - 1
+        last = n >= self.sync_period - 1
         new, opt_state, adv_state = meshes.cond(last, descend, ascend, state.opt_state, state.adv_state)
         steps = jnp.where(last, 0, n + 1).astype(jnp.int32)
         return new, SAMState(steps, opt_state, adv_state, anchor)
 
-    way = Inside(adv_optimizer, (GetAttrKey("adv_state"),), shown=False)
-    update = opaque if opaque_mode else transparent
-    return holding(init, update, way, opt_state=optimizer, like="cache", at_once=False)
+    def climb(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> tuple[Any, Any]:
+        """The updates of the adversarial optimizer, uphill."""
+        updates, state = base.call_update(self.adv_optimizer, updates, state, params, extra_args)
+        return base.map_arrays(operator.neg, updates), state
+
+    def fresh(self, params: Params, adv_state: OptState) -> Any:
+        """The state from which the adversarial optimizer begins its next way."""
+        return as_before(self.adv_optimizer.init(params), adv_state) if self.reset_state else adv_state
 
 
 def _check(state: OptState, params: Params) -> None:
     checks.state(LABEL, state, SAMState)
     checks.params(LABEL, params)
-
-
-def _climb(
-    tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
-) -> tuple[Any, Any]:
-    """The updates of the adversarial optimizer, uphill."""
-    updates, state = base.call_update(tx, updates, state, params, extra_args)
-    return base.map_arrays(operator.neg, updates), state
 
 
 def _from_anchor(u: Array, anchor: Array, p: Array) -> Any:

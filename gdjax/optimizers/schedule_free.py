@@ -243,15 +243,13 @@ def schedule_free_adamw(
         x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}             their average: `schedule_free_eval_params(state, params)`
         c_t = w_t / (w_1 + ... + w_t),    w_t = t^r max(lr_1, ..., lr_t)^weight_lr_power
 
+    Other arguments are those of `gdjax.schedule_free_sgd`.
+
     Args:
       learning_rate: lr, a scalar or a schedule.
-      warmup_steps: updates in which the rate rises linearly from 0; None for none.
       b2: decay of the second moment, in [0, 1).
       eps: outside the root, at least 0.
       weight_decay: at least 0, times lr.
-      b1: of the interpolation y_t = (1 - b1) z_t + b1 x_t, in (0, 1).
-      weight_lr_power, r: of the largest rate so far and of the step, in the weight of z_t in the average x_t.
-      state_dtype: the dtype of z, the parameter's by default; of a complex one that of the parts, float32 at least.
       inner_momentum: in [0, 1), b1 of Adam in the steps of z, whose gradient is then its average mu_t / (1 - b1^t);
         0.9 in the authors' code where it is used, and one more array. None for none.
 

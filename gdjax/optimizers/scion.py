@@ -60,13 +60,7 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     return length**0.5 * over_norm(m, -1 if m.ndim else None)
 
 
-@leafwise(
-    ScaleByScionState,
-    mu=matrix_moment,
-    static={"dimensions": MATRICES},
-    ns_coeffs=NS_COEFFS,
-    growth="fits",
-)
+@leafwise(ScaleByScionState, mu=matrix_moment, static={"dimensions": MATRICES}, ns_coeffs=NS_COEFFS, growth="fits")
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, eps: hyper.Size, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, polar: Polar,

@@ -84,13 +84,13 @@ def direction(
 
 def _length_over(x: Array, y: Array) -> Array:
     """|x| / |y| of matrices, 0 where both are."""
-    (unit, norm), (own, length) = unit_and_norm(x, (-2, -1)), unit_and_norm(y, (-2, -1))
-    return unit / own * (norm / jnp.where(length == 0, 1, length))
+    (unit, norm), (unit_y, length) = unit_and_norm(x, (-2, -1)), unit_and_norm(y, (-2, -1))
+    return unit / unit_y * (norm / jnp.where(length == 0, 1, length))
 
 
-def _growth(given: Mapping[str, Any], before: Law, role: str) -> Law | None:
+def _growth(arguments: Mapping[str, Any], before: Law, role: str) -> Law | None:
     """Adam's, where that is the grafting; else it is the gradient's at first, and later between that and SOAP's."""
-    return {"adam": Law(0.5, 0.5)}.get(given["grafting"])
+    return {"adam": Law(0.5, 0.5)}.get(arguments["grafting"])
 
 
 @matrixwise(

@@ -32,14 +32,7 @@ class SoapState(NamedTuple):
 
 
 def adam_in_bases(
-    G: Array,
-    s: Any,
-    t: Array,
-    b1: Hyper,
-    b2: Hyper,
-    eps: Hyper,
-    bias_correction: bool,
-    max_update_rms: Hyper | None,
+    G: Array, s: Any, t: Array, b1: Hyper, b2: Hyper, eps: Hyper, bias_correction: bool, max_update_rms: Hyper | None
 ) -> tuple[Array, Any, Array]:
     """Adam of a matrix in its bases: U, the state with new moments, and the gradient there.
 

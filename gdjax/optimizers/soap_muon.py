@@ -49,7 +49,7 @@ def whole(
 @matrixwise(
     SoapMuonState, then=whole, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
     L=Side(0), R=Side(1), QL=Basis(0), QR=Basis(1),
-    growth=lambda given, *_: "by_shape" if given["by_shape"] else "orthonormal",
+    growth=lambda arguments, *_: "by_shape" if arguments["by_shape"] else "orthonormal",
 )  # fmt: skip
 def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,

@@ -50,7 +50,7 @@ class SophiaState(NamedTuple):
 
 @leafwise(
     SophiaState, nu=replace(second_moment, kind="exact"),  # it may be negative
-    hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params), "hessian_diagonal_fn"),
+    hessian_fn_state=Whole(lambda params, x: x["hessian_diagonal_fn"].init(params), "hessian_diagonal_fn"),
 )  # fmt: skip
 def _sophia(
     g: Array, s: SophiaState, p: Array, t: Array,

@@ -15,9 +15,7 @@ __all__ = ["scale_by_yogi", "yogi"]
 
 
 @leafwise(
-    ScaleByAdamState,
-    nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
-    growth=elementwise_from_0,
+    ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"), growth=elementwise_from_0
 )
 def scale_by_yogi(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,

@@ -114,13 +114,13 @@ def periods(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> tup
     step = _beside(begin, _beside(steps, step))
     if _is_float(step):
         passed = jnp.clip(since(step, begin) / float(steps), 0.0, 2.0**62)  # not inf, whose fraction is NaN
-        whole = jnp.floor(passed)
-        return in_dtype(whole, dtype), jnp.zeros_like(in_dtype(whole, dtype)), in_dtype(passed - whole, dtype)
+        n = jnp.floor(passed)
+        return in_dtype(n, dtype), jnp.zeros_like(in_dtype(n, dtype)), in_dtype(passed - n, dtype)
     passed = jnp.maximum(since(step, begin), 0)
-    whole = passed // steps if steps <= LAST_STEP else jnp.zeros_like(passed)
-    rest = passed - whole * steps if steps <= LAST_STEP else passed
-    rounded = real(whole)
-    return rounded, real(whole - rounded.astype(np.int32)), _quotient(rest, float(steps))
+    n = passed // steps if steps <= LAST_STEP else jnp.zeros_like(passed)
+    rest = passed - n * steps if steps <= LAST_STEP else passed
+    rounded = real(n)
+    return rounded, real(n - rounded.astype(np.int32)), _quotient(rest, float(steps))
 
 
 def float_type(*hyper: ArrayTree) -> np.dtype:
@@ -176,24 +176,24 @@ def constant(value: Factors) -> Curve:
     return lambda step: jnp.full(step.shape, product(value, float_type(value)))
 
 
-def straight(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gone, kept
+def straight(gone: jax.Array, ahead: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gone, ahead
 
 
-def half_cosine(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+def half_cosine(gone: jax.Array, ahead: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(1 - cos(pi * x)) / 2 of each, as a square: the difference would lose small fractions."""
-    return jnp.square(jnp.sin((math.pi / 2) * gone)), jnp.square(jnp.sin((math.pi / 2) * kept))
+    return jnp.square(jnp.sin((math.pi / 2) * gone)), jnp.square(jnp.sin((math.pi / 2) * ahead))
 
 
-def one_minus_root(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+def one_minus_root(gone: jax.Array, ahead: jax.Array) -> tuple[jax.Array, jax.Array]:
     """sqrt(gone), and 1 - sqrt(gone) without its cancellation."""
     root = jnp.sqrt(gone)
-    return root, kept / (1.0 + root)
+    return root, ahead / (1.0 + root)
 
 
-def between(start: Array, end: Array, gone: jax.Array, kept: jax.Array) -> jax.Array:
+def between(start: Array, end: Array, gone: jax.Array, ahead: jax.Array) -> jax.Array:
     """The value `gone` from `start` and `kept` from `end`; gone + kept = 1. Exact at both ends, and nothing cancels."""
-    return jnp.where(kept >= 0.5, start + (end - start) * gone, end + (start - end) * kept)
+    return jnp.where(ahead >= 0.5, start + (end - start) * gone, end + (start - end) * ahead)
 
 
 def transition(
@@ -203,12 +203,12 @@ def transition(
 
     def curve(step: jax.Array) -> jax.Array:
         dtype = float_type(start, end, power, step)
-        gone, kept = shape(*fractions(step, begin, steps, dtype))
+        gone, ahead = shape(*fractions(step, begin, steps, dtype))
         if isinstance(power, jax.Array | np.ndarray) or power != 1:
             p = product(power, dtype)
-            kept = kept**p
-            gone = -jnp.expm1(p * jnp.log1p(-jnp.where(kept >= 0.5, gone, 0.0)))  # 1 - (1 - gone)^p
-        return between(product(start, dtype), product(end, dtype), gone, kept)
+            ahead = ahead**p
+            gone = -jnp.expm1(p * jnp.log1p(-jnp.where(ahead >= 0.5, gone, 0.0)))  # 1 - (1 - gone)^p
+        return between(product(start, dtype), product(end, dtype), gone, ahead)
 
     return curve
 

@@ -80,12 +80,7 @@ def cosine_onecycle_schedule(
         pct_start * transition_steps    peak_value
         transition_steps                init / final_div_factor
 
-    Args:
-      transition_steps: length of the cycle in steps, at least 1.
-      peak_value: the largest value.
-      pct_start: the fraction of the steps at which the peak is, in [0, 1]; 0.3 is 30 percent. Steps are rounded down.
-      div_factor: the peak as a multiple of the value at step 0, above 0.
-      final_div_factor: the value at step 0 as a multiple of the last value, above 0.
+    Arguments are those of `gdjax.linear_onecycle_schedule`.
 
     Where two of the steps are the same, the value jumps there to the later one.
 
@@ -120,15 +115,15 @@ def _feet(
 def _steps(factory: str, transition_steps: int, **shares: Any) -> list[float]:
     """The number of steps, and each of `shares` of it, rounded down; a share is the decimal fraction as written."""
     steps = check_steps(factory, "transition_steps", transition_steps, least=1)
-    found = [steps]
+    counts = [steps]
     for name, share in shares.items():
         if isinstance(share, Tracer):
             raise TypeError(f"gdjax.{factory}: {name} must be a Python number, got a traced value")
         check_numbers(factory, **{name: share})
         if not 0 <= share <= 1:
             raise ValueError(f"gdjax.{factory}: {name} must be in [0, 1], got {share}")
-        found.append(int(Fraction(str(+np.asarray(share)[()])) * Fraction(steps)))
-    return found
+        counts.append(int(Fraction(str(+np.asarray(share)[()])) * Fraction(steps)))
+    return counts
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:

@@ -224,14 +224,14 @@ def exponential(
 
     def curve(step: jax.Array) -> jax.Array:
         dtype = curves.float_type(start, rate, end, step)
-        whole, lost, rest = curves.periods(step, begin, steps, dtype)
+        n, lost, rest = curves.periods(step, begin, steps, dtype)
         rest = lost if staircase else lost + rest
         base = curves.product(rate, dtype)
-        factor = base**whole * base**rest
+        factor = base**n * base**rest
         if isinstance(base, float):
             # The error of rounding a plain rate to float32 grows with the power; its logarithm, a double, undoes that.
-            slip = math.log(base) - math.log(float(whole.dtype.type(base)))
-            factor = factor * jnp.exp(jnp.clip((whole + rest) * slip, -80.0, 80.0))  # neither 0 nor inf
+            slip = math.log(base) - math.log(float(n.dtype.type(base)))
+            factor = factor * jnp.exp(jnp.clip((n + rest) * slip, -80.0, 80.0))  # neither 0 nor inf
         value = curves.product(start, dtype) * factor
         if end is None:
             return value
@@ -325,8 +325,8 @@ def half_life_schedule(half_life: ArrayLike | Schedule, tokens_per_step: ArrayLi
     check_numbers("half_life_schedule", positive=list(numbers), **numbers)
 
     def curve(step: Any) -> Any:
-        given: list[Any] = [x(step) if callable(x) else x for x in arguments.values()]
-        life, tokens = given
+        values: list[Any] = [x(step) if callable(x) else x for x in arguments.values()]
+        life, tokens = values
         dtype = curves.float_type(life, tokens)
         steps = curves.product((tokens, curves.Inverse(life)), dtype)
         return jnp.broadcast_to(jnp.exp2(-steps), step.shape)

@@ -99,17 +99,17 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
       [0.0, 0.25, 0.5, 0.75, 1.0, 0.85, 0.5, 0.15, 0.0]
     """
     name, joined = "join_schedules", tuple(schedules)
-    given = tuple(boundaries)[: max(len(joined) - 1, 0)]
+    inner = tuple(boundaries)[: max(len(joined) - 1, 0)]
     for i, schedule in enumerate(joined):
         if not callable(schedule):
             raise TypeError(f"gdjax.{name}: schedules[{i}] must be callable, got {schedule!r}; see constant_schedule")
         check_schedule(f"gdjax.{name}", f"schedules[{i}]", schedule)
-    if len(joined) != len(given) + 1:
+    if len(joined) != len(inner) + 1:
         raise ValueError(
             f"gdjax.{name}: needs a schedule, and a boundary for each but the first, "
-            f"got {len(given)} boundaries for {len(joined)} schedules"
+            f"got {len(inner)} boundaries for {len(joined)} schedules"
         )
-    starts = [check_steps(name, f"boundaries[{i}]", start) for i, start in enumerate(given)]
+    starts = [check_steps(name, f"boundaries[{i}]", start) for i, start in enumerate(inner)]
     if any(a > b for a, b in itertools.pairwise(starts)):
         raise ValueError(f"gdjax.{name}: boundaries must not fall, got {starts}")
     return of_count(curves.join(joined, starts))
@@ -120,11 +120,11 @@ def _levels(
 ) -> tuple[list[float], list[tuple[Any, ...]]]:
     """The boundaries in order, and `init_value` times the scales: before the first boundary and from each one on."""
     check_numbers(factory, init_value=init_value)
-    given = [(check_steps(factory, "a boundary", start), scale) for start, scale in (scales or {}).items()]
-    given.sort(key=lambda pair: pair[0])  # pairs, since two boundaries that differ by rounding are one with two scales
-    for start, scale in given:
+    pairs = [(check_steps(factory, "a boundary", start), scale) for start, scale in (scales or {}).items()]
+    pairs.sort(key=lambda pair: pair[0])  # pairs, since two boundaries that differ by rounding are one with two scales
+    for start, scale in pairs:
         check_numbers(factory, **{f"the scale at boundary {start}": scale})
         if isinstance(scale, NUMBER) and not scale >= 0:
             raise ValueError(f"gdjax.{factory}: the scale at boundary {start} must not be negative, got {scale}")
-    factors = [scale for _, scale in given]
-    return [start for start, _ in given], [(init_value, *factors[:i]) for i in range(len(factors) + 1)]
+    factors = [scale for _, scale in pairs]
+    return [start for start, _ in pairs], [(init_value, *factors[:i]) for i in range(len(factors) + 1)]

@@ -185,11 +185,7 @@ def rex_schedule(
 
 @by_value
 def powercool_schedule(
-    peak_value: ArrayLike,
-    stable_steps: int,
-    decay_steps: int,
-    end_value: ArrayLike = 0.0,
-    power: ArrayLike = 1.2,
+    peak_value: ArrayLike, stable_steps: int, decay_steps: int, end_value: ArrayLike = 0.0, power: ArrayLike = 1.2
 ) -> Schedule:
     """PowerCool: one value for a while, then a fall with a power of the steps that are left.
 
@@ -223,5 +219,5 @@ def powercool_schedule(
     return of_count(curves.transition(peak_value, end_value, steps, stable, power))
 
 
-def _reflected_exponential(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gone / (1.0 + kept), 2.0 * kept / (1.0 + kept)
+def _reflected_exponential(gone: jax.Array, ahead: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gone / (1.0 + ahead), 2.0 * ahead / (1.0 + ahead)

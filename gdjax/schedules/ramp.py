@@ -117,12 +117,12 @@ def batch_ramp(stages: Mapping[int, int], *, by: Literal["seen", "steps"] = "see
       https://arxiv.org/abs/2205.10287
     """
     check_choice("batch_ramp", "by", by, ["seen", "steps"])
-    given = sorted((check_steps("batch_ramp", "the place of a stage", place), size) for place, size in stages.items())
-    sizes = tuple(structural(LABEL, f"the batch from {place} on", size, 1) for place, size in given)
-    if not given or given[0][0] != 0:
+    places = sorted((check_steps("batch_ramp", "the place of a stage", place), size) for place, size in stages.items())
+    sizes = tuple(structural(LABEL, f"the batch from {place} on", size, 1) for place, size in places)
+    if not places or places[0][0] != 0:
         raise ValueError(f"{LABEL}: the first stage must begin at 0, got {dict(stages)}")
     starts, reached = [0], 0  # and the examples seen at the last of them
-    for (place, _), size in zip(given[1:], sizes, strict=False):
+    for (place, _), size in zip(places[1:], sizes, strict=False):
         steps = math.ceil(place - starts[-1] if by == "steps" else -((reached - place) // size))
         if steps < 1:
             raise ValueError(f"{LABEL}: the batch of {size} has no step: the stage before it passes {place}")

@@ -10,16 +10,16 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 
 from gdjax.core import meshes
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 
 
 def check_rows(label: str, batch: ArrayTree) -> None:
     """Raises for a leaf of a batch that has no rows, of which a mean is NaN; beside others one without width may be."""
-    sizes = [(path, jnp.shape(x)) for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]]
-    without = [(path, size) for path, size in sizes if size[:1] == (0,)]
-    for path, size in without:
+    sizes = [(where, jnp.shape(x)) for where, x in named_leaves("batch", batch)]
+    without = [(where, size) for where, size in sizes if size[:1] == (0,)]
+    for where, size in without:
         if 0 not in size[1:] or len(without) == len(sizes):
-            where = f"batch{jax.tree_util.keystr(path)}"
             raise ValueError(f"{label}: {where} has shape {size}, no rows; of what the loss does not read, give None")
 
 
@@ -53,41 +53,39 @@ class Checks:
     """
 
     def __init__(
-        self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any,
+        self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, params_sharding: Any, state_sharding: Any,
         shapes: Callable[[], Any] | None = None,
     ):  # fmt: skip
         self.label, self.axes, self.parts, self.shapes = label, axes, parts, shapes
         self.devices = math.prod(mesh.shape[axis] for axis in axes)
-        self.wanted = {"params": lie, "state": state_sharding}
+        self.wanted = {"params": params_sharding, "state": state_sharding}
 
     def __call__(self, params: Params, state: OptState, batch: ArrayTree, key: Any) -> None:
-        self.given(batch, key)
+        self.check_inputs(batch, key)
         for name, tree in (("params", params), ("state", state)):
             self._lies(name, tree)
 
-    def given(self, batch: ArrayTree, key: Any) -> None:
+    def check_inputs(self, batch: ArrayTree, key: Any) -> None:
         check_key(self.label, key)
         check_rows(self.label, batch)
         parts = self.devices * self.parts
-        for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]:
+        for where, x in named_leaves("batch", batch):
             size = jnp.shape(x)
             if not size or size[0] % parts:
                 by = f"{self.devices} devices of {' and '.join(map(repr, self.axes))}"
                 by += f" times {self.parts} micro-batches" if self.parts > 1 else ""
-                where = f"batch{jax.tree_util.keystr(path)}"
                 raise ValueError(f"{self.label}: {where} has shape {size}; its first axis is not divided by {by}")
 
     def alive(self, params: Params, state: OptState) -> None:
         """Raises where an array is gone: on several devices the compiled program would end the process."""
         if not any(map(_is_gone, jax.tree.leaves((params, state)))):
             return
-        for name, tree in (("params", params), ("state", state)):
-            for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-                if _is_gone(x):
-                    raise ValueError(
-                        f"{self.label}: {name}{jax.tree_util.keystr(path)} is gone: a step writes over its arguments. "
-                        "Go on with what it returned; of what you keep, make a copy before"
-                    )
+        for where, x in (*named_leaves("params", params), *named_leaves("state", state)):
+            if _is_gone(x):
+                raise ValueError(
+                    f"{self.label}: {where} is gone: a step writes over its arguments. "
+                    "Go on with what it returned; of what you keep, make a copy before"
+                )
 
     def _lies(self, name: str, tree: Any) -> None:
         wanted = self.wanted[name]
@@ -96,23 +94,23 @@ class Checks:
                 f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. "
                 f"Got {jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
             )
-        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        leaves = named_leaves(name, tree)
         shapes = jax.tree.leaves(self.shapes()) if name == "state" and self.shapes is not None else []
-        for (path, x), like in zip(leaves, shapes, strict=False):
+        for (where, x), like in zip(leaves, shapes, strict=False):
             if jnp.shape(x) != like.shape:
                 raise ValueError(
-                    f"{self.label}: {name}{jax.tree_util.keystr(path)} has shape {jnp.shape(x)}, and the step keeps "
-                    f"{like.shape}, its matrices dealt to {self.devices} devices: step.restored(saved) deals a state "
+                    f"{self.label}: {where} has shape {jnp.shape(x)}, and the step keeps {like.shape}, "
+                    f"its matrices dealt to {self.devices} devices: step.restored(saved) deals a state "
                     "that tx.init has made, or step.saved of the step that made it"
                 )
-        for (path, x), how in zip(leaves, jax.tree.leaves(wanted), strict=True):
+        for (where, x), how in zip(leaves, jax.tree.leaves(wanted), strict=True):
             got = getattr(x, "sharding", None)
             if got is None or got is how or got == how:
                 continue
             if got.is_equivalent_to(how, jnp.ndim(x)) and meshes.typed_axes(got) == meshes.typed_axes(how):
                 continue
             raise ValueError(
-                f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
+                f"{self.label}: {where} lies as {got}, and the step was made for {how}; "
                 f"move it by jax.device_put(params, step.params_sharding) or jax.device_put(state, step.state_sharding)"
             )
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.combine import sharding
 from gdjax.core import meshes
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, OptState, Params, Transform
 
 
@@ -54,7 +55,7 @@ class Dealing:
     def saved(self, state: OptState) -> OptState:
         self._check("state", state, self.shapes, "step.restored makes it of a saved state")
         xs, structure = jax.tree.flatten(state)
-        stacks = self._whole([xs[i] for i in self._places])
+        stacks = self._undealt([xs[i] for i in self._places])
         return structure.unflatten((dict(enumerate(xs)) | dict(zip(self._places, stacks, strict=True))).values())
 
     def restored(self, state: OptState) -> OptState:
@@ -69,17 +70,17 @@ class Dealing:
         return [i for i, (x, y) in enumerate(both) if x.shape != y.shape]
 
     @functools.cached_property
-    def _whole(self) -> Any:
+    def _undealt(self) -> Any:
         """Stacks as one device has them."""
         wanted = [jax.tree.leaves(self.target)[i] for i in self._places]
         hows, inside = [x.sharding for x in wanted], meshes.automatic(self.mesh)
 
-        def whole(x: Array, like: Any) -> Array:
+        def undealt(x: Array, like: Any) -> Array:
             ways = _ways(like, inside)
             return _along(meshes.undealt(_along(x, reversed(ways), inside), like.shape[0]), _flat(ways), inside)
 
         def made(xs: list[Array]) -> list[Array]:
-            return [whole(_here(x), like) for x, like in zip(xs, wanted, strict=True)]
+            return [undealt(_here(x), like) for x, like in zip(xs, wanted, strict=True)]
 
         return jax.jit(meshes.in_automatic_axes(made, self.mesh, specs_of(hows)), out_shardings=hows)
 
@@ -106,9 +107,8 @@ class Dealing:
         if jax.tree.structure(state) != jax.tree.structure(wanted):
             both = f"{jax.tree.structure(state)}, wanted {jax.tree.structure(wanted)}"
             raise ValueError(f"{self.label}: {name} has another structure than the step's; {remedy}. Got {both}")
-        for (path, x), y in zip(jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(wanted), strict=True):
+        for (where, x), y in zip(named_leaves(name, state), jax.tree.leaves(wanted), strict=True):
             if (x.shape, x.dtype) != (y.shape, y.dtype):
-                where = f"{name}{jax.tree_util.keystr(path)}"
                 both = f"is {x.dtype} of shape {x.shape}, wanted {y.dtype} of shape {y.shape}"
                 raise ValueError(f"{self.label}: {where} {both} for {self.mesh.size} devices: {remedy}")
 
@@ -126,12 +126,12 @@ def _ways(like: Any, mesh: Any) -> list[PartitionSpec]:
         size = math.prod(mesh.shape[name] for name in sharding.axes_of(lead))
         free = [i for i, way in enumerate(tile) if way is None and like.shape[i + 1] % size == 0]
         tile = [lead if i in free[:1] else way for i, way in enumerate(tile)]
-    found = []
+    specs = []
     for n in range(len(mesh.axis_names) + 1):
         owners = mesh.axis_names[:n]
         rest = [tuple(a for a in sharding.axes_of(way) if a not in owners) or None for way in tile]
-        found.append(PartitionSpec(None, owners or None, *rest))
-    return found
+        specs.append(PartitionSpec(None, owners or None, *rest))
+    return specs
 
 
 def _along(x: Array, ways: Iterable[PartitionSpec], mesh: Any) -> Array:

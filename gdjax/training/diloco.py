@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gdjax import numerics
 from gdjax.combine import sharding
 from gdjax.core import base, callers
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
@@ -144,26 +145,26 @@ def diloco_step(
     # Without an axis for the shares nothing is large enough to be divided.
     by, least = (axis, sys.maxsize) if data is None else (data, min_bytes)
     check_trainable(LABEL, params)
-    lie, shares = sharding.shares(LABEL, params, mesh, by, least)
-    own = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, lie)
-    _check_places(lie, axis)
-    layout = ReplicaLayout(mesh, axis, lie, shares)
-    take = jax.value_and_grad(loss_of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
-    local = _inner_step(take, inner, layout, has_aux)
-    rounds = Rounds(outer, layout, own, fragments, every, delay, alpha)
-    _warn_of_averages(inner, own)
+    shardings, shares = sharding.shares(LABEL, params, mesh, by, least)
+    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, shardings)
+    _check_places(shardings, axis)
+    layout = ReplicaLayout(mesh, axis, shardings, shares)
+    value_and_grad = jax.value_and_grad(loss_of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
+    local = _inner_step(value_and_grad, inner, layout, has_aux)
+    rounds = Rounds(outer, layout, shapes, fragments, every, delay, alpha)
+    _warn_of_averages(inner, shapes)
 
     divided: Any = functools.partial(sharding.state_sharding, mesh=mesh, axis=by, min_bytes=least)
-    outer_state = tuple(divided(outer, rounds.part(own, p)) for p in range(rounds.number))
-    inner_state = jax.tree.map(layout.of_replicas, divided(inner, own))
-    whole: Any = NamedSharding(mesh, PartitionSpec())
-    places = jax.tree.map(layout.of_replicas, lie), DilocoState(whole, inner_state, shares, outer_state)
+    outer_state = tuple(divided(outer, rounds.part(shapes, p)) for p in range(rounds.number))
+    inner_state = jax.tree.map(layout.of_replicas, divided(inner, shapes))
+    replicated: Any = NamedSharding(mesh, PartitionSpec())
+    places = jax.tree.map(layout.of_replicas, shardings), DilocoState(replicated, inner_state, shares, outer_state)
 
     def step(params: Params, state: DilocoState, batch: ArrayTree, key: Array | None) -> Any:
-        params, inner_state, found = local(params, state.inner_state, rows_of(LABEL, batch, key, mesh.shape[axis]))
+        params, inner_state, reported = local(params, state.inner_state, rows_of(LABEL, batch, key, mesh.shape[axis]))
         t = numerics.safe_increment(state.count)
         params, theta, outer_state = rounds(t, params, state.outer_params, state.outer_state)
-        return params, DilocoState(t, inner_state, theta, outer_state), found
+        return params, DilocoState(t, inner_state, theta, outer_state), reported
 
     def init(params: Params) -> tuple[Params, DilocoState]:
         theta = jax.tree.map(jnp.copy, params)  # the step writes over its arguments
@@ -173,7 +174,7 @@ def diloco_step(
     axes = (axis,) if data is None else (axis, data)
     compiled = jax.jit(
         step,
-        in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axes)), whole),
+        in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axes)), replicated),
         out_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis))),
         donate_argnums=(0, 1),
     )
@@ -193,10 +194,9 @@ def _check(inner: Transform, outer: Transform, mesh: Mesh, axis: str, data: str 
     check_mesh(LABEL, mesh)
 
 
-def _check_places(lie: Any, axis: str) -> None:
-    for path, how in jax.tree_util.tree_flatten_with_path(lie)[0]:
+def _check_places(shardings: Any, axis: str) -> None:
+    for where, how in named_leaves("params", shardings):
         if any(axis in sharding.axes_of(entry) for entry in how.spec):
-            where = f"params{jax.tree_util.keystr(path)}"
             raise ValueError(f"{LABEL}: {where} is divided over {axis!r}, where each replica has all of it")
 
 
@@ -210,19 +210,21 @@ def _warn_of_averages(inner: Transform, params: Params) -> None:
         )
 
 
-def _inner_step(take: Callable[..., Any], inner: Transform, layout: ReplicaLayout, has_aux: bool) -> Callable[..., Any]:
+def _inner_step(
+    value_and_grad: Callable[..., Any], inner: Transform, layout: ReplicaLayout, has_aux: bool
+) -> Callable[..., Any]:
     """A step of each replica by itself."""
-    lie, shares = (jax.tree.map(lambda how: how.spec, hows) for hows in (layout.lie, layout.shares))
+    specs, share_specs = (jax.tree.map(lambda how: how.spec, hows) for hows in (layout.shardings, layout.shares))
 
     def local(params: Params, state: OptState, rows: Rows) -> Any:
         params, state = jax.tree.map(lambda x: x[0], (params, state))
-        (value, (weight, aux)), grads = take(params, rows)
+        (value, (weight, aux)), grads = value_and_grad(params, rows)
         value, grads = jax.tree.map(functools.partial(counted, weight), (value, grads))
-        grads, own = (jax.lax.with_sharding_constraint(x, shares) for x in (grads, params))
-        updates, state = base.call_update(inner, grads, state, own, {"value": value})
-        own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shares)
-        own = jax.lax.with_sharding_constraint(own, lie)
-        return jax.tree.map(lambda x: x[None], (own, state, (value, aux) if has_aux else value))
+        grads, share = (jax.lax.with_sharding_constraint(x, share_specs) for x in (grads, params))
+        updates, state = base.call_update(inner, grads, state, share, {"value": value})
+        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), share_specs)
+        params = jax.lax.with_sharding_constraint(share, specs)
+        return jax.tree.map(lambda x: x[None], (params, state, (value, aux) if has_aux else value))
 
     by_replica = PartitionSpec(layout.axis)
     return layout.each(local, by_replica, by_replica)

@@ -10,6 +10,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, Params
 
 __all__ = ["check_gradients", "numerical_gradient"]
@@ -58,7 +59,7 @@ def central_differences(
         at = [_coordinates(x.size, coordinates, key, j) for j, x in enumerate(leaves)]
         # A complex leaf is two real vectors from here on, a real leaf one.
         parts = [[x.real, x.imag] if jnp.iscomplexobj(x) else [x] for x in leaves]
-        vectors = [(x.reshape(-1), j) for j, own in enumerate(parts) for x in own]
+        vectors = [(x.reshape(-1), j) for j, of_leaf in enumerate(parts) for x in of_leaf]
         ends = [_ends(x[at[j]], eps or precision[j] ** (1 / 3), multiples) for x, j in vectors]
 
         def value(moved: list[Array]) -> Array:
@@ -69,11 +70,11 @@ def central_differences(
         here, values = _evaluate(value, [x for x, _ in vectors], [at[j] for _, j in vectors], ends)
         each = zip(vectors, values, ends, strict=True)
         slopes = (_slopes(v, here, e, multiples, precision[j]) for (_, j), v, e in each)
-        of_leaves = [[next(slopes) for _ in own] for own in parts]
+        of_leaves = [[next(slopes) for _ in of_leaf] for of_leaf in parts]
         return [(i, *(of[0] if len(of) == 1 else _as_complex(*of))) for i, of in zip(at, of_leaves, strict=True)]
 
-    found = run(leaves, key)
-    return [Differences(n, x, u, *d) for n, x, u, d in zip(names, leaves, precision, found, strict=True)]
+    results = run(leaves, key)
+    return [Differences(n, x, u, *d) for n, x, u, d in zip(names, leaves, precision, results, strict=True)]
 
 
 def _as_complex(real: tuple[Array, Array], imaginary: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -83,13 +84,12 @@ def _as_complex(real: tuple[Array, Array], imaginary: tuple[Array, Array]) -> tu
 
 def _inexact_leaves(label: str, params: Params) -> tuple[list[str], list[Array], Any]:
     """The paths and arrays of the leaves, all of them differentiable, and the structure of `params`."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    names = [jax.tree_util.keystr(path) for path, _ in paths]
-    for name, (_, x) in zip(names, paths, strict=True):
+    named = named_leaves("", params)
+    for name, x in named:
         checks.leaf(label, f"params{name}", x)
         if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             raise TypeError(f"{label}: params{name} has dtype {jnp.result_type(x)}, which takes no gradient")
-    return names, [jnp.asarray(x) for _, x in paths], structure
+    return [name for name, _ in named], [jnp.asarray(x) for _, x in named], jax.tree.structure(params)
 
 
 def _coordinates(size: int, count: int | None, key: Array | None, leaf: int) -> Array:
@@ -194,12 +194,12 @@ def numerical_gradient(
       >>> [round(float(x), 2) for x in g]  # 3 x^2
       [3.0, 12.0]
     """
-    found = central_differences("gdjax.numerical_gradient", f, params, eps, coordinates, key, (1,))
-    values = [d.values.astype(d.leaf.dtype) for d in found]
+    differences = central_differences("gdjax.numerical_gradient", f, params, eps, coordinates, key, (1,))
+    values = [d.values.astype(d.leaf.dtype) for d in differences]
     unflatten = jax.tree.structure(params).unflatten
     if coordinates is None:
-        return unflatten([v.reshape(d.leaf.shape) for v, d in zip(values, found, strict=True)])
-    return SampledGradient(unflatten([d.indices for d in found]), unflatten(values))
+        return unflatten([v.reshape(d.leaf.shape) for v, d in zip(values, differences, strict=True)])
+    return SampledGradient(unflatten([d.indices for d in differences]), unflatten(values))
 
 
 @with_field_docs
@@ -307,13 +307,13 @@ def check_gradients(
     label = "gdjax.check_gradients"
     if rtol is not None and not rtol > 0:
         raise ValueError(f"{label}: rtol must be positive, got {rtol}")
-    found = central_differences(label, f, params, eps, coordinates, key, (1, 2))
+    differences = central_differences(label, f, params, eps, coordinates, key, (1, 2))
     structure = jax.tree.structure(params)
     if grad is None:
-        grad = jax.jit(jax.grad(f))(structure.unflatten([d.leaf for d in found]))
+        grad = jax.jit(jax.grad(f))(structure.unflatten([d.leaf for d in differences]))
     analytic = checks.flatten_like(label, ("params", "grad"), structure, params, grad)
     compared = []
-    for a, d in zip(analytic, found, strict=True):
+    for a, d in zip(analytic, differences, strict=True):
         if jnp.shape(a) != d.leaf.shape:
             raise ValueError(f"{label}: params{d.path}: gradient shape {jnp.shape(a)} does not match {d.leaf.shape}")
         if d.leaf.size:
@@ -324,18 +324,17 @@ def check_gradients(
     return report
 
 
-def _compare(analytic: Array, found: Differences, rtol: float) -> LeafCheck:
+def _compare(analytic: Array, differences: Differences, rtol: float) -> LeafCheck:
     """The worst coordinate of a leaf, on the host in float64."""
-    wide = np.complex128 if jnp.iscomplexobj(found.values) else np.float64
-    at = np.asarray(found.indices)
+    wide = np.complex128 if jnp.iscomplexobj(differences.values) else np.float64
+    at = np.asarray(differences.indices)
     a = np.asarray(analytic).astype(wide).reshape(-1)[at]
-    n, d = np.asarray(found.values).astype(wide), np.asarray(found.uncertainty).astype(np.float64)
+    n, d = np.asarray(differences.values).astype(wide), np.asarray(differences.uncertainty).astype(np.float64)
     with np.errstate(all="ignore"):
         size = np.abs(a) + np.abs(n)
         error = np.abs(a - n) / np.maximum(np.maximum(size, d / rtol), np.finfo(np.float64).tiny)
     error[~np.isfinite(error) | ~np.isfinite(size) | ~np.isfinite(d)] = np.inf
     worst = int(np.argmax(error))
     where = tuple(map(int, np.unravel_index(at[worst], np.shape(analytic))))
-    return LeafCheck(
-        found.path, where, a[worst].item(), n[worst].item(), float(error[worst]), rtol, at.size, int(np.sum(size <= d))
-    )
+    numbers = a[worst].item(), n[worst].item(), float(error[worst])
+    return LeafCheck(differences.path, where, *numbers, rtol, at.size, int(np.sum(size <= d)))

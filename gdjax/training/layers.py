@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gdjax.codes.rounding import FIRST_ROW
 from gdjax.core import base, meshes
 from gdjax.core.parts import Guess, Owned, every, owned
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import probe
 from gdjax.lift.meetings import Brought, Meeting, answered
@@ -77,18 +78,21 @@ class Layers:
         Args:
           row: the number of the layer, of arrays that are one layer of the stack.
         """
-        there = jax.tree.map(jnp.asarray, self.absent) | state
+        present = jax.tree.map(jnp.asarray, self.absent) | state
         hidden = {i: base.MaskedNode() for i in range(self.params.num_leaves) if i not in params}  # as by a mask around
-        arrays = [there.get(j, base.MaskedNode()) for j in range(self.state.num_leaves)]
-        given = self.tree(hidden | grads), self.tree(hidden | params), self.state.unflatten(arrays)
+        arrays = [present.get(j, base.MaskedNode()) for j in range(self.state.num_leaves)]
+        gs, ps, old = self.tree(hidden | grads), self.tree(hidden | params), self.state.unflatten(arrays)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of leaves that are not there
-            updates, new = base.call_update(self.tx, given[0], given[2], given[1], _extra(given[0], value, row))
-        news, states = jax.tree.leaves(self.apply(given[1], updates)), jax.tree.leaves(new)
-        found = dict(zip(sorted(there), states, strict=True))
-        pinned = {j: found[j] if found[j] is x else jax.lax.convert_element_type(found[j], x.dtype)
-                  for j, x in state.items()}  # fmt: skip
-        return dict(zip(sorted(params), news, strict=True)), pinned
+            updates, new = base.call_update(self.tx, gs, old, ps, _extra(gs, value, row))
+        params = dict(zip(sorted(params), jax.tree.leaves(self.apply(ps, updates)), strict=True))
+        news = dict(zip(sorted(present), jax.tree.leaves(new), strict=True))
+        return params, {j: _pinned(news[j], x) for j, x in state.items()}
+
+
+def _pinned(new: Array, old: Array) -> Array:
+    """The new array in the dtype of the old one."""
+    return new if new is old else jax.lax.convert_element_type(new, old.dtype)
 
 
 def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[Any], Any]) -> Layers:
@@ -97,8 +101,8 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
     Raises:
       ValueError: there are none; the optimizer cannot update one by itself.
     """
-    paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    leaves, names = [x for _, x in paths], [f"params{jax.tree_util.keystr(path)}" for path, _ in paths]
+    leaves, structure = jax.tree.flatten(params)
+    names = [name for name, _ in named_leaves("params", params)]
     places, part = jax.tree.flatten(stack(structure.unflatten(range(len(leaves)))))
     if not places or not all(isinstance(i, int) and i < len(leaves) for i in places) or len({*places}) < len(places):
         raise ValueError(f"{LABEL}: stack must return a part of the parameters, such as params['layers']")
@@ -106,10 +110,10 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
     if trained.isdisjoint(places):
         raise ValueError(f"{LABEL}: no array of the stack is floating: nothing in it is trained")
     _check_number({names[i]: jnp.shape(leaves[i]) for i in places})
-    found = structure_of(tx, params, state, places, part)
-    found = _traced(found, leaves, jax.tree.leaves(state))
-    _check_sizes(found, names, leaves, jax.tree.leaves(state))
-    return found
+    layers = structure_of(tx, params, state, places, part)
+    layers = _traced(layers, leaves, jax.tree.leaves(state))
+    _check_sizes(layers, names, leaves, jax.tree.leaves(state))
+    return layers
 
 
 def structure_of(tx: Transform, params: Params, state: OptState, places: list[int], part: Any) -> Layers:
@@ -128,9 +132,9 @@ def structure_of(tx: Transform, params: Params, state: OptState, places: list[in
             refuse(why)
         if x.leaf is not None and x.leaf in places:
             axes[j] = _axis(x, jnp.shape(leaves[x.leaf]))
-    kept, form = jax.tree.flatten(state)
+    state_leaves, form = jax.tree.flatten(state)
     foreign = any(isinstance(one, Guess) for one, *_ in every(tx, state))
-    absent = {} if foreign else dict(enumerate(kept))
+    absent = {} if foreign else dict(enumerate(state_leaves))
     number = jnp.shape(leaves[places[0]])[0]
     return Layers(tx, structure, form, part, places, trained, axes, owners, number, absent)
 
@@ -145,8 +149,8 @@ def _extra(grads: Any, value: Array, row: Array | int = 0) -> dict[str, Any]:
 
 
 def refuse(why: str) -> NoReturn:
-    told = "an optimizer must make the update of a layer of what that layer has; use tx.update with all gradients"
-    raise ValueError(f"{LABEL}: {why}: {told}")
+    demand = "an optimizer must make the update of a layer of what that layer has; use tx.update with all gradients"
+    raise ValueError(f"{LABEL}: {why}: {demand}")
 
 
 def _check_number(shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -161,15 +165,15 @@ def _axis(x: Owned, shape: tuple[int, ...]) -> int | None:
     """The axis of the layers in an array of the state that belongs to a parameter of the stack."""
     if x.axes is not None:
         return x.axes.index(0) if 0 in x.axes else None
-    own = jnp.shape(x.array)  # the parameter's, or with axes of length 1 as for a number of each row
-    kept = len(own) == len(shape) and all(n in (1, m) for n, m in zip(own, shape, strict=True))
-    return 0 if kept and own[:1] == shape[:1] else None
+    size = jnp.shape(x.array)  # the parameter's, or with axes of length 1 as for a number of each row
+    follows = len(size) == len(shape) and all(n in (1, m) for n, m in zip(size, shape, strict=True))
+    return 0 if follows and size[:1] == shape[:1] else None
 
 
 def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: list[Any]) -> None:
     """Raises where an update of one layer by itself takes another state than its part of that of the stack."""
     of_stack = {i: jnp.asarray(leaves[i]) for i in layers.places}
-    kept = {j: jnp.asarray(x) for j, x in enumerate(arrays) if j not in layers.of_rest}
+    states = {j: jnp.asarray(x) for j, x in enumerate(arrays) if j not in layers.of_rest}
 
     def one(params: Arrays, state: Arrays) -> Any:
         here = layers.at(0, params, state)
@@ -177,7 +181,7 @@ def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: li
         return here, layers.updated(grads, *here, jnp.zeros(()))
 
     try:
-        before, after = jax.eval_shape(one, of_stack, kept)
+        before, after = jax.eval_shape(one, of_stack, states)
     except (TypeError, ValueError) as e:
         refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack ({e})")
     if jax.tree.map(lambda x: x.shape, before) != jax.tree.map(lambda x: x.shape, after):
@@ -190,12 +194,12 @@ def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> Layers:
     Raises:
       ValueError: they meet with numbers of whole stacks; an array of the state would leave the host's memory.
     """
-    found, numbers = dict[Hashable, str](), list[str]()
+    calls, numbers = dict[Hashable, str](), list[str]()
     trained = {i: leaves[i] for i in sorted(layers.trained)}
 
     def noted(key: Hashable, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
         if meeting.alike:
-            found[key] = call = f"gdjax.{meeting.place.name} at {meeting.place.line}"
+            calls[key] = call = f"gdjax.{meeting.place.name} at {meeting.place.line}"
             numbers.extend([] if any(x.ndim for leaf in brought for x in leaf.arrays) else [call])
         return meeting.f(brought, common)
 
@@ -207,26 +211,25 @@ def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> Layers:
     closed = jax.make_jaxpr(update)(trained, leaves, arrays, jnp.zeros(()))
     if numbers:
         refuse(f"{numbers[0]} of a number of each stack")
-    for (path, _), new, old in zip(_paths(layers.state), closed.out_avals, arrays, strict=False):
+    names = _names("state", layers.state)
+    for name, new, old in zip(names, closed.out_avals, arrays, strict=False):
         if meshes.is_on_host(new) and not meshes.is_on_host(old):
-            what = f"state{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{LABEL}: {what} is on the device, and kept on the host: put it there first")
+            raise ValueError(f"{LABEL}: {name} is on the device, and kept on the host: put it there first")
     kinds = [(n, x.dtype) for n, xs in enumerate((trained, leaves, arrays)) for x in jax.tree.leaves(xs)]
     how = probe.made(closed.jaxpr, [*kinds, "value"])
     made = {i: [x] for i, x in zip(trained, how[len(arrays) :], strict=True)}
     for j, i in layers.owners.items():
         made.setdefault(i, []).append(how[j])
-    return replace(layers, meetings=tuple(found.values()), made={i: tuple(x) for i, x in made.items()})
+    return replace(layers, meetings=tuple(calls.values()), made={i: tuple(x) for i, x in made.items()})
 
 
-def _paths(structure: Any) -> Any:
-    return jax.tree_util.tree_leaves_with_path(structure.unflatten(range(structure.num_leaves)))
+def _names(tree: str, structure: Any) -> list[str]:
+    return [name for name, _ in named_leaves(tree, structure.unflatten(range(structure.num_leaves)))]
 
 
-def names_of(layers: Layers) -> tuple[dict[int, str], dict[int, str]]:
+def names_of(layers: Layers) -> tuple[list[str], list[str]]:
     """What the updates of the parameters, and the arrays of the state, are called in errors."""
-    updates = {i: f"the update of params{jax.tree_util.keystr(path)}" for path, i in _paths(layers.params)}
-    return updates, {j: f"state{jax.tree_util.keystr(path)}" for path, j in _paths(layers.state)}
+    return _names("the update of params", layers.params), _names("state", layers.state)
 
 
 Parts = dict[Any, tuple[Meeting, Array]]  # of meetings, by their keys, what comes of them for some of the leaves
@@ -249,10 +252,9 @@ class _Tree(NamedTuple):
     @classmethod
     def of(cls, tree: ArrayTree) -> "_Tree":
         leaves, structure = jax.tree.flatten(tree)
-        found: tuple[Arrays, Arrays] = {}, {}
-        for i, x in enumerate(leaves):
-            found[0 if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else 1][i] = x
-        return cls(*found, structure)
+        floating = {i: x for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)}
+        others = {i: x for i, x in enumerate(leaves) if i not in floating}
+        return cls(floating, others, structure)
 
     def tree(self) -> Any:
         both = self.floating | self.others
@@ -279,7 +281,7 @@ class LayeredStep:
         self.model, self.inputs = model, inputs
         layers, rest = self.layers, self.trained(self.rest)
         x, before, others = jax.vjp(self.first, rest, has_aux=True)
-        last, self.kept = jax.lax.scan(lambda x, w: (self.one(w, *x), x), (x, others), self.stacks)
+        last, self.xs = jax.lax.scan(lambda x, w: (self.one(w, *x), x), (x, others), self.stacks)
         self.loss, after, aux = jax.vjp(lambda rest, x: self.last(rest, x, last[1]), rest, last[0], has_aux=True)
         of_rest, of_x = after(jnp.ones_like(self.loss))
         stacks, state = self.updates(of_x, lambda of_x: jax.tree.map(jnp.add, of_rest, before(of_x)[0]))
@@ -338,15 +340,15 @@ class LayeredStep:
 
     def last(self, rest: Arrays, floating: Arrays, others: Arrays) -> tuple[Array, Any]:
         x = self.x._replace(floating=floating, others=others)
-        found = self.model.after(self.layers.tree(self.rest | rest), x.tree(), *self.inputs)
-        loss, aux = found if self.model.has_aux else (found, None)
+        result = self.model.after(self.layers.tree(self.rest | rest), x.tree(), *self.inputs)
+        loss, aux = result if self.model.has_aux else (result, None)
         if jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
             raise ValueError(f"{LABEL}: after must return the loss, one real number, got {loss!r}")
         return loss, aux
 
     def gradients(self, i: Array, ws: Arrays, of_y: Arrays) -> tuple[Arrays, Arrays]:
         """Those of layer i, by its parameters, with the axis of the layers, and by its x."""
-        x, others = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), self.kept)
+        x, others = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), self.xs)
         w = {k: jnp.squeeze(x, 0) for k, x in ws.items()}
         _, backward, _ = jax.vjp(lambda t, x: self.one(w | t, x, others), self.trained(w), x, has_aux=True)
         grads, of_x = backward(of_y)
@@ -360,8 +362,8 @@ class LayeredStep:
             of_x, stacks, state = carry
             i = layers.number - 1 - n
             # What has no layers is as it was before the step.
-            whole = {j: x for j, x in self.state.items() if layers.axes.get(j) is None}
-            here = layers.at(i, stacks | fixed, state | whole)
+            common = {j: x for j, x in self.state.items() if layers.axes.get(j) is None}
+            here = layers.at(i, stacks | fixed, state | common)
             grads, of_x = self.gradients(i, here[0], of_x)
             olds, structure = jax.tree.flatten((self.trained(here[0]), here[1]))
 
@@ -381,12 +383,12 @@ class LayeredStep:
         meetings: dict[Any, Meeting] = {}
 
         def one(i: Array, grads: Arrays, params: Arrays, state: Arrays) -> list[Array]:
-            found = self.part(grads, params, state, i)
-            meetings.update({key: meeting for key, (meeting, _) in found.items()})
-            return [x for _, x in found.values()]
+            parts = self.part(grads, params, state, i)
+            meetings.update({key: meeting for key, (meeting, _) in parts.items()})
+            return [x for _, x in parts.values()]
 
-        of_first, found = self.each(one, of_x)
-        return {k: (meeting, x) for (k, meeting), x in zip(meetings.items(), found, strict=True)}, of_first
+        of_first, results = self.each(one, of_x)
+        return {k: (meeting, x) for (k, meeting), x in zip(meetings.items(), results, strict=True)}, of_first
 
     def each(self, f: Callable[..., Any], of_x: Arrays) -> tuple[Arrays, Any]:
         """The gradient by x_0, and of each layer `f(i, gradients, parameters, state)`."""
@@ -400,23 +402,23 @@ class LayeredStep:
 
     def part(self, grads: Arrays, params: Arrays, state: Arrays, row: Array | int = 0) -> Parts:
         """What comes of each meeting for these alone."""
-        found: Parts = {}
+        parts: Parts = {}
 
         def note(key: Any, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
             results = meeting.f(brought, common)
             if meeting.alike:
-                found[key] = meeting, results[0][0]
+                parts[key] = meeting, results[0][0]
             return results
 
         with answered(note):
             self.layers.updated(grads, params, state, self.loss, row)
-        return found
+        return parts
 
     def met(self, of_layers: Parts, grads: Arrays) -> dict[Any, Array]:
         """What comes of each meeting of all: the norm of the norms of its parts."""
         of_rest = self.part(grads, self.rest, self.state_of_rest) if grads else {}
-        found = dict[Any, Array]()
+        results = dict[Any, Array]()
         for key, (meeting, _) in (of_layers | of_rest).items():
             parts = [Brought([x[key][1]], meeting.own) for x in (of_layers, of_rest) if key in x]
-            found[key] = meeting.f(parts, [])[0][0]
-        return found
+            results[key] = meeting.f(parts, [])[0][0]
+        return results

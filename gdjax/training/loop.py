@@ -16,7 +16,7 @@ from gdjax.core.types import OptState, Params, Transform
 from gdjax.training import objective
 from gdjax.training.progress import Progress, Recorder
 from gdjax.training.results import Evaluations, MinimizeResult, projected_norm, result_of
-from gdjax.training.step import RUNNING, Inputs, Last, guarded_step, own
+from gdjax.training.step import RUNNING, Inputs, Last, guarded_step, overwritable
 
 __all__ = ["minimize"]
 
@@ -102,8 +102,8 @@ def minimize(
     _check(params, tx, steps, first_step, {"grad_tol": grad_tol, "loss_tol": loss_tol}, evaluate, evaluate_every)
     objective.check_arguments(LABEL, loss_fn, data, key)
     objective.warn_of_ascent(LABEL, tx)
-    params, last_good = own(params), own(params)
-    state = own(tx.init(params) if state is None else _in_classes_of(tx, params, state))
+    params, last_good = overwritable(params), overwritable(params)
+    state = overwritable(tx.init(params) if state is None else _in_classes_of(tx, params, state))
     zero = jnp.zeros((), jnp.int32)
     no = jnp.zeros((), bool)
     last = Last(zero + RUNNING, jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float)), zero, no)
@@ -150,8 +150,8 @@ def minimize(
     return result._replace(evaluations=evaluations.columns())
 
 
-def _check_not_traced(*given: Any) -> None:
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves(given)):
+def _check_not_traced(*trees: Any) -> None:
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(trees)):
         raise TypeError(
             f"{LABEL} is a loop in Python, which jax.jit, jax.grad and jax.vmap cannot trace. Call it outside of them; "
             "inside scan over tx.update: jax.lax.scan(step, (params, tx.init(params)), length=steps)"

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gdjax import numerics
 from gdjax.combine import sharding
 from gdjax.core import meshes
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, Params
 from gdjax.training.agreement import check_rows
 from gdjax.transforms.noise_scale import square_of
@@ -33,9 +34,8 @@ def rows_of(label: str, batch: ArrayTree, key: Array | None, parts: int) -> Rows
 
 def check_trainable(label: str, params: Params) -> None:
     """Raises for a leaf that takes no gradient; the loss takes one of every leaf."""
-    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+    for where, x in named_leaves("params", params):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
-            where = f"params{jax.tree_util.keystr(path)}"
             raise TypeError(
                 f"{label}: {where} has dtype {x.dtype}, and takes no gradient: give it to the loss otherwise"
             )
@@ -125,7 +125,7 @@ def _numbers(label: str, path: Any, x: Any, reduces: bool) -> Array:
 
 
 def averaged(
-    f: Callable[..., Any], mesh: Any, axis: str, parts: int, lie: Any, shares: Any, explicit: tuple[str, ...],
+    f: Callable[..., Any], mesh: Any, axis: str, parts: int, shardings: Any, shares: Any, explicit: tuple[str, ...],
     stack: bool, noise_scale: bool = False,
 ) -> Callable[..., Any]:  # fmt: skip
     """Value and gradient in `jax.shard_map` over an axis; the gradients leave as their shares.
@@ -137,34 +137,34 @@ def averaged(
       f: of `loss_of_part`.
       mesh: all its axes are automatic here.
       parts: of the rows of each device; their gradients are added up before they are exchanged.
-      lie: a tree like the parameters, of the shardings they have.
+      shardings: a tree like the parameters, of those they have.
       shares: the same, of the shardings that the gradients get.
       explicit: the axes that are explicit outside. But for `axis` they are so in f.
       stack: aux is that of each part, along a new first axis.
     """
     names = tuple(name for name in explicit if name != axis)
-    specs = jax.tree.map(lambda how: _only(how, names), lie), PartitionSpec()
-    take = meshes.in_explicit_axes(jax.value_and_grad(f, has_aux=True), names, specs)
+    specs = jax.tree.map(lambda how: _only(how, names), shardings), PartitionSpec()
+    value_and_grad = meshes.in_explicit_axes(jax.value_and_grad(f, has_aux=True), names, specs)
 
     def sums(params: Params, rows: Rows) -> Any:
         """What a part adds to the sums, its aux where that is stacked, and value and aux where they are reduced."""
-        (value, (weight, aux)), grads = take(params, rows)
+        (value, (weight, aux)), grads = value_and_grad(params, rows)
         reduced, stacked = ((value, None), aux) if stack else ((value, aux), None)
         noise = _noise(rows, weight, grads, axis) if noise_scale else []
         # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
         return (weight, *jax.tree.map(functools.partial(weighed, weight), (reduced, grads)), *noise), stacked, reduced
 
     def local(params: Params, rows: Rows) -> Any:
-        of_rows = functools.partial(sums, jax.tree.map(functools.partial(_gathered, axis), params, lie))
+        of_rows = functools.partial(sums, jax.tree.map(functools.partial(_gathered, axis), params, shardings))
         (weight, reduced, grads, *noise), stacked, like = _over_parts(of_rows, rows, parts, axis)
         total = mesh.shape[axis] * parts if weight is None else jax.lax.psum(weight, axis)
         value, aux = jax.tree.map(lambda x, old: mean_of(total, jax.lax.psum(x, axis), old.dtype), reduced, like)
         grads = jax.tree.map(lambda g, how, p: mean_of(total, _shared(axis, g, how), p.dtype), grads, shares, params)
         return (value, stacked if stack else aux), grads, *(jax.lax.psum(x, axis) for x in noise)
 
-    lie_specs, share_specs = (jax.tree.map(lambda how: _only(how, (axis,)), hows) for hows in (lie, shares))
+    param_specs, share_specs = (jax.tree.map(lambda how: _only(how, (axis,)), hows) for hows in (shardings, shares))
     of_loss = PartitionSpec(), PartitionSpec(axis) if stack else PartitionSpec()
-    in_specs = lie_specs, PartitionSpec(axis)
+    in_specs = param_specs, PartitionSpec(axis)
     out_specs = of_loss, share_specs, *[PartitionSpec()] * 3 * noise_scale
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=frozenset({axis}))
 

@@ -18,7 +18,7 @@ from gdjax.leaf_roles.plan import Leaf, plan_of, routing
 from gdjax.linalg.matrices import Axes, is_trained
 from gdjax.optimizers.adam import adam
 from gdjax.training import objective
-from gdjax.training.step import Inputs, gradient, own, updated
+from gdjax.training.step import Inputs, gradient, overwritable, updated
 from gdjax.transfer_laws.transfer import Transferred, transferred
 
 __all__ = ["TransferCheck", "check_transfer"]
@@ -152,15 +152,16 @@ def check_transfer(
         return {path: np.stack([row[path] for row in rows], 1) for path in rows[0]}
 
     moved, compared = movements(tx), {} if standard is None else movements(standard)
-    kept = _left_alone(_transform_of(tx, models[0], models[-1]), models, roles)
-    return TransferCheck(widths, steps, moved, compared, _table(widths, steps, moved, compared, kinds, models, kept))
+    left_alone = _left_alone(_transform_of(tx, models[0], models[-1]), models, roles)
+    table = _table(widths, steps, moved, compared, kinds, models, left_alone)
+    return TransferCheck(widths, steps, moved, compared, table)
 
 
 def _left_alone(tx: Transform, models: Sequence[Any], roles: Any) -> set[str]:
     """The leaves whose rate `transfer` leaves as it is; those under Adam, where it knows nothing of a method."""
     small, large = models[0].shapes, models[-1].shapes
-    own: list[Any] = [known(tx)] if isinstance(known(tx), Transferred) else [tx, adam(1.0)]
-    for one in own:
+    candidates: list[Any] = [known(tx)] if isinstance(known(tx), Transferred) else [tx, adam(1.0)]
+    for one in candidates:
         try:
             if not isinstance(one, Transferred):
                 one = transferred(LABEL, one, small, roles if isinstance(roles, Mapping) else None, "forward")
@@ -170,13 +171,13 @@ def _left_alone(tx: Transform, models: Sequence[Any], roles: Any) -> set[str]:
     return set()
 
 
-def _rising(name: str, given: Sequence[int], fewest: int) -> tuple[int, ...]:
-    if np.ndim(given) != 1:
-        raise TypeError(f"{LABEL}: {name} must be a sequence of ints, got {given!r}")
-    found = tuple(checks.structural(LABEL, f"{name}[{i}]", x, 1) for i, x in enumerate(given))
-    if len(found) < fewest or any(x >= y for x, y in zip(found, found[1:], strict=False)):
-        raise ValueError(f"{LABEL}: {name} must be at least {fewest} ints in rising order, got {found}")
-    return found
+def _rising(name: str, numbers: Sequence[int], fewest: int) -> tuple[int, ...]:
+    if np.ndim(numbers) != 1:
+        raise TypeError(f"{LABEL}: {name} must be a sequence of ints, got {numbers!r}")
+    rising = tuple(checks.structural(LABEL, f"{name}[{i}]", x, 1) for i, x in enumerate(numbers))
+    if len(rising) < fewest or any(x >= y for x, y in zip(rising, rising[1:], strict=False)):
+        raise ValueError(f"{LABEL}: {name} must be at least {fewest} ints in rising order, got {rising}")
+    return rising
 
 
 def _model(make: Make, width: int, seeds: int, data: Any, has_aux: bool, numbers: Any) -> ModelsOfWidth:
@@ -242,41 +243,34 @@ def _transform_of(tx: Any, first: ModelsOfWidth, model: ModelsOfWidth) -> Transf
 
 
 def _moved(
-    tx: Transform,
-    model: ModelsOfWidth,
-    width: int,
-    kinds: dict[str, LeafGrowth],
-    steps: Sequence[int],
+    tx: Transform, model: ModelsOfWidth, width: int, kinds: dict[str, LeafGrowth], steps: Sequence[int],
     data: Iterable[Any] | None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray]:  # fmt: skip
     """From the path of a leaf to how far it moved, (steps, seeds)."""
 
     @jax.jit
     def step(params: Params, state: Any, inputs: Inputs) -> Any:
         return updated(tx, gradient(model.loss, params, inputs), params, state)
 
-    init, seen = jax.jit(tx.init), jax.jit(lambda params, batch: model.loss(params, *batch)[1])
-    found: list[list[dict[str, float]]] = []
+    def numbers(params: Params, batch: Any) -> dict[str, np.ndarray]:
+        return _numbers(params) | _numbers(activations(params, batch), "activations/")
+
+    init, activations = jax.jit(tx.init), jax.jit(lambda params, batch: model.loss(params, *batch)[1])
+    sizes = []
     for start in model.params:
-        params = own(start)
-        state, batches, first, rows = own(init(params)), objective.batches(LABEL, data), None, []
+        params = overwritable(start)
+        state, batches, first = overwritable(init(params)), objective.batches(LABEL, data), None
         before: dict[str, np.ndarray] = {}
         for t in range(steps[-1]):
             if (batch := next(batches, None)) is None:
                 raise ValueError(f"{LABEL}: data has no batch")
             if t == 0:
-                first, before = batch, _numbers(params) | _numbers(seen(params, batch), "activations/")
+                first, before = batch, numbers(params, batch)
             params, state = step(params, state, Inputs(batch, np.int32(t), None))
             if t + 1 in steps:
-                after = _numbers(params) | _numbers(seen(params, first), "activations/")
-                rows.append(
-                    {
-                        path: _size(x - before[path], model.leaves.get(path), kinds.get(path))
-                        for path, x in after.items()
-                    }
-                )
-        found.append(rows)
-    moved = {path: np.array([[row[path] for row in rows] for rows in found]).T for path in found[0][0]}
+                changes = {path: x - before[path] for path, x in numbers(params, first).items()}
+                sizes.append({path: _size(d, model.leaves.get(path), kinds.get(path)) for path, d in changes.items()})
+    moved = {path: np.reshape([row[path] for row in sizes], (-1, len(steps))).T for path in sizes[0]}
     for path, sizes in moved.items():
         if not np.isfinite(sizes).all():
             t = steps[int(np.argmin(np.isfinite(sizes).all(axis=1)))]
@@ -321,21 +315,21 @@ def exponents(widths: Sequence[int], moved: np.ndarray) -> np.ndarray:
 
 def _table(
     widths: tuple[int, ...], steps: tuple[int, ...], moved: dict[str, np.ndarray], standard: dict[str, np.ndarray],
-    kinds: dict[str, LeafGrowth], models: Sequence[ModelsOfWidth], kept: set[str],
+    kinds: dict[str, LeafGrowth], models: Sequence[ModelsOfWidth], left_alone: set[str],
 ) -> Table:  # fmt: skip
     rows, warnings = [], []
     for path, sizes in moved.items():
         each = exponents(widths, sizes)
         mean, error = each.mean(axis=1), each.std(axis=1) / np.sqrt(max(each.shape[1] - 1, 1))
         k = int(np.nanargmax(np.abs(mean))) if np.isfinite(mean).any() else 0  # after so many steps it is the worst
-        theirs = {"standard": exponents(widths, standard[path]).mean(axis=1)[k]} if standard else {}
+        of_standard = {"standard": exponents(widths, standard[path]).mean(axis=1)[k]} if standard else {}
         kind = kinds.get(path, ACTIVATION)
         shapes = " to ".join(str(m.leaves[path].shape) for m in (models[0], models[-1])) if path in kinds else ""
-        alone = not kind.grown or path in kept
-        verdict, remedy = _verdict(kind.limit, mean[k], error[k], alone, theirs.get("standard"), widths)
+        alone = not kind.grown or path in left_alone
+        verdict, remedy = _verdict(kind.limit, mean[k], error[k], alone, of_standard.get("standard"), widths)
         if remedy:
             warnings.append(f"{path} ({', '.join(filter(None, [kind.name, shapes]))}): {remedy}")
-        numbers = {f"after {t}": a for t, a in zip(steps, mean, strict=True)} | {"error": error[k]} | theirs
+        numbers = {f"after {t}": a for t, a in zip(steps, mean, strict=True)} | {"error": error[k]} | of_standard
         shown = {name: None if np.isnan(x) else round(float(x), 2) for name, x in numbers.items()}
         row = {"leaf": path, "kind": kind.name, "grows": kind.grows, "shapes": shapes}
         rows.append({**row, **shown, "limit": kind.limit, "verdict": verdict})

@@ -150,12 +150,12 @@ def warn_of_negative_rates(label: str, history: Mapping[str, np.ndarray], first_
 def _slip(result: object, params: Params) -> str:
     """What was probably done where a loss returned no real scalar; empty where nothing is known."""
     leaves, structure = jax.tree.flatten(params)
-    theirs = jax.tree.leaves(result)
-    if jax.tree.structure(result) != structure or not all(hasattr(x, "shape") for x in theirs):
+    results = jax.tree.leaves(result)
+    if jax.tree.structure(result) != structure or not all(hasattr(x, "shape") for x in results):
         return ""
-    if [x.shape for x in theirs] != list(map(jnp.shape, leaves)):
+    if [x.shape for x in results] != list(map(jnp.shape, leaves)):
         return ""
-    if isinstance(result, tuple | list) and theirs[0].shape == ():  # the loss and more
+    if isinstance(result, tuple | list) and results[0].shape == ():  # the loss and more
         return ""
     or_sum = "take the mean or the sum, or " if hasattr(result, "shape") else ""  # a loss of each parameter
     return f"; {or_sum}pass the loss itself, not its gradient"

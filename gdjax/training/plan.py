@@ -84,7 +84,7 @@ class Plan(NamedTuple):
         Raises:
           TypeError: it is not compiled.
         """
-        found = collectives(compiled)
+        exchanges = collectives(compiled)
         size = compiled.memory_analysis()
         pairs = {
             "parameters, state and batch": (self.part("parameters") + self.part("state"), size.argument_size_in_bytes),
@@ -93,21 +93,21 @@ class Plan(NamedTuple):
                 size.temp_size_in_bytes,
             ),
         }
-        for kind in dict.fromkeys([*self.exchanges["kind"][:-1], *found["kind"]]):
+        for kind in dict.fromkeys([*self.exchanges["kind"][:-1], *exchanges["kind"]]):
             wire = lambda table, kind=kind: sum(row.wire_bytes for row in table if row.kind == kind)
-            pairs[f"{kind} on the wire"] = wire(self.exchanges), wire(found)
+            pairs[f"{kind} on the wire"] = wire(self.exchanges), wire(exchanges)
         rows = [Compared(what, a, b, 100 * (a - b) / b if b else None) for what, (a, b) in pairs.items()]
-        loops = sum(found["in_loop"])
+        loops = sum(exchanges["in_loop"])
         notes = [f"of the compiled exchanges {loops} are in loops, and count once"] if loops else []
         return Table(rows, Compared._fields, notes=notes)
 
     def __repr__(self) -> str:
         size = " x ".join(f"{n} {name}" for name, n in self.mesh.items())
-        told = f"{self.devices} devices ({size}): {_readable(self.bytes_per_device)} on each"
+        head = f"{self.devices} devices ({size}): {_readable(self.bytes_per_device)} on each"
         if self.capacity is not None:
-            told += f" of {_readable(self.capacity)}: {'fits' if self.fits else 'does not fit'}"
+            head += f" of {_readable(self.capacity)}: {'fits' if self.fits else 'does not fit'}"
         notes = [f"note: {note}" for note in self.notes]
-        return "\n\n".join([told, str(self.memory), "\n".join([str(self.exchanges), *notes])])
+        return "\n\n".join([head, str(self.memory), "\n".join([str(self.exchanges), *notes])])
 
 
 def _readable(size: float) -> str:
@@ -188,12 +188,12 @@ def plan(
         if size is not None and not (isinstance(size, int | float | np.number) and size >= low):
             raise ValueError(f"{LABEL}: {name} must be a number of bytes, at least {low}, got {size!r}")
     shapes, sizes = shapes_of(LABEL, params), dict(mesh.shape)
-    lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
+    shardings, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     with meshes.owned_by(mesh):
         where = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
         made, _ = state_and_order(tx, shapes)
         *state, _ = tabulate(tx, params, where)
-    leaves = zip(*map(jax.tree.leaves, (shapes, lie, shares)), strict=True)
+    leaves = zip(*map(jax.tree.leaves, (shapes, shardings, shares)), strict=True)
     pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
     stacks, norms, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
     at_home = sum(x.size for x in stacks if isinstance(x, exchanged.Sent) and not x.back) // mesh.size
@@ -209,15 +209,15 @@ def plan(
     rows += [PlanRow("activations", "", None, round(activations))] if activations else []
     rows += [PlanRow("total", "", None, sum(x.bytes_per_device for x in rows))]
 
-    dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
-    found = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes)]
-    found += exchanged.of_norms(norms, sizes)
-    counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
-    found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
+    dividing = {a for how in jax.tree.leaves(shardings) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
+    exchanges = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes)]
+    exchanges += exchanged.of_norms(norms, sizes)
+    counts = [sum(getattr(x, name) for x in exchanges) for name in ("number", "bytes", "wire_bytes")]
+    exchanges.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), made, where)
     if mesh.size > 1 and any(x.of_several for x in owned(tx, made, shapes)):
         notes.append("what turns of factors take at their owners, some of their size at a time, is not counted")
-    return Plan(sizes, Table(rows), Table(found), memory, tuple(notes))
+    return Plan(sizes, Table(rows), Table(exchanges), memory, tuple(notes))
 
 
 def _described(mesh: Any, platform: str | None) -> tuple[Any, str]:
@@ -229,10 +229,10 @@ def _described(mesh: Any, platform: str | None) -> tuple[Any, str]:
     sizes = mesh if isinstance(mesh, Mapping) else mesh.shape
     for name, size in sizes.items():
         checks.structural(LABEL, f"mesh[{name!r}]", size, 1)
-    there = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else "tpu"
+    of_mesh = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else "tpu"
     automatic = getattr(getattr(jax.sharding, "AxisType", None), "Auto", None)
     kinds = {} if automatic is None else {"axis_types": (automatic,) * len(sizes)}
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), **kinds), platform or there
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), **kinds), platform or of_mesh
 
 
 def _piece(x: Any, lies: Any, share: Any, axis: str, n: int) -> Piece:
@@ -249,13 +249,13 @@ def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_ba
 
     `matrices` has those of matrices at their owners, less those of activations, which are gone by then.
     """
-    share, whole = sum(p.share for p in pieces), sum(p.whole for p in pieces)
+    share, total = sum(p.share for p in pieces), sum(p.whole for p in pieces)
     largest = max((p.whole for p in pieces), default=0)
     before = [p.whole for p in pieces if p.gathered_before]
     if in_parts:
         # As the last gradient is divided it is there twice. In the update there are shares: gradients, new parameters.
-        parts = 2 * whole if micro_batches > 1 else whole + largest
-        return whole, sum(before) + max(parts, 2 * share + matrices) - whole
+        parts = 2 * total if micro_batches > 1 else total + largest
+        return total, sum(before) + max(parts, 2 * share + matrices) - total
     new = sum(p.held for p in pieces)
     return share, new + 2 * max(before, default=0) + max(matrices, 0)
 
@@ -263,14 +263,14 @@ def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_ba
 def _decoded(state: OptState, where: Any) -> int:
     """The bytes that a device has of what is kept as codes, decoded; what has no scales is decoded where it is read."""
     nodes, structure = jax.tree.flatten(state, is_leaf=formats.is_codes)
-    found = 0
+    decoded = 0
     for x, hows in zip(nodes, structure.flatten_up_to(where), strict=True):
         if formats.is_codes(x) and jax.tree.leaves(x):
             parts = zip(jax.tree.leaves(x), jax.tree.leaves(hows), strict=True)
             share = sum(_local(code, how) for code, how in parts) / sum(map(bytes_of, jax.tree.leaves(x)))
             of = x if len(jax.tree.leaves(x)) == 1 else jax.eval_shape(x.format.decode, x)
-            found += round(share * sum(map(bytes_of, jax.tree.leaves(of))))
-    return found
+            decoded += round(share * sum(map(bytes_of, jax.tree.leaves(of))))
+    return decoded
 
 
 def _local(x: Any, how: Any) -> int:

@@ -91,26 +91,26 @@ def _mixed(layers: Layers, shapes: Params) -> str | None:
         first: dict[Any, int] = {}
         for i, x in enumerate(short):
             first.setdefault((layers.made.get(i, i), i in layers.places, x.shape, x.dtype), i)
-        there = {*first.values()}
-        some = structure.unflatten([x if i in there else base.MaskedNode() for i, x in enumerate(short)])
-        return _found(layers, some, [n for n, i in enumerate(sorted(there)) if i in layers.places], jax.vmap)
+        tried = {*first.values()}
+        some = structure.unflatten([x if i in tried else base.MaskedNode() for i, x in enumerate(short)])
+        return _mixed_array(layers, some, [n for n, i in enumerate(sorted(tried)) if i in layers.places], jax.vmap)
     except probe.Effects:
         raise
     except Exception:  # it holds arrays that go with those of the tree, or what `jax.vmap` does not know
-        return _found(layers, shapes, layers.places, lambda f: functools.partial(jax.lax.map, f))
+        return _mixed_array(layers, shapes, layers.places, lambda f: functools.partial(jax.lax.map, f))
 
 
 def _short(layers: Layers, shapes: Params) -> Params:
     """Each array with shorter axes, but that of the layers: the shortest with which its state has the same form."""
     leaves, structure = jax.tree.flatten(shapes)
-    form, found = _form(layers, shapes), dict[int, Any]()
+    form, shorter = _form(layers, shapes), dict[int, Any]()
     for most, block, all_axes in _LENGTHS:
         tried = [probe.shortened(x, most, layers.number, block, x.ndim if all_axes else x.ndim - 1) for x in leaves]
         forms = _form(layers, structure.unflatten(tried))
-        found = {i: x for i, x in enumerate(tried) if forms[i] == form[i]} | found
-        if len(found) == len(leaves):
+        shorter = {i: x for i, x in enumerate(tried) if forms[i] == form[i]} | shorter
+        if len(shorter) == len(leaves):
             break
-    short = structure.unflatten([found.get(i, x) for i, x in enumerate(leaves)])
+    short = structure.unflatten([shorter.get(i, x) for i, x in enumerate(leaves)])
     return short if _form(layers, short) == form else shapes
 
 
@@ -119,13 +119,14 @@ def _form(layers: Layers, shapes: Params) -> dict[int | None, list[Any]]:
     with within(WHERE, tried=True):
         state = jax.eval_shape(lambda params: layers.tx.init(params), shapes)
     form: dict[int | None, list[Any]] = {i: [] for i in (None, *range(layers.params.num_leaves))}
-    for (path, x), own in zip(jax.tree_util.tree_leaves_with_path(state), owned(layers.tx, state, shapes), strict=True):
-        axis = None if own.axes is None or 0 not in own.axes else own.axes.index(0)
-        form[own.leaf].append((path, axis, x.dtype, [n == 1 for n in x.shape]))
+    arrays = jax.tree_util.tree_leaves_with_path(state)
+    for (path, array), x in zip(arrays, owned(layers.tx, state, shapes), strict=True):
+        axis = None if x.axes is None or 0 not in x.axes else x.axes.index(0)
+        form[x.leaf].append((path, axis, array.dtype, [n == 1 for n in array.shape]))
     return form
 
 
-def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[..., Any]) -> str | None:
+def _mixed_array(layers: Layers, shapes: Params, places: list[int], mapped: Callable[..., Any]) -> str | None:
     """What is not made of each layer alone, of parameters with the stack at these places; None if all is."""
     random = np.random.default_rng(0)
     params, grads = (probe.numbers(shapes, functools.partial(_drawn, random)) for _ in range(2))
@@ -160,13 +161,14 @@ def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[.
             here = structure_of(layers.tx, params, state, places, layers.part)
             here = replace(here, meetings=layers.meetings, apply=_updates)
             sized = {i: g * size.astype(g.dtype) for i, g in moved(grads, phase).items() if i in trained}
-            given = sized, moved(params, phase), dict(enumerate(jax.tree.leaves(state)))
-            gs, ps, old = jax.tree.map(jax.lax.optimization_barrier, given)  # not computed twice, in other roundings
-            whole = here.updated(gs, ps, old, size)
+            arguments = sized, moved(params, phase), dict(enumerate(jax.tree.leaves(state)))
+            # Not computed twice, in other roundings.
+            gs, ps, old = jax.tree.map(jax.lax.optimization_barrier, arguments)
+            at_once = here.updated(gs, ps, old, size)
             rest = {i: g for i, g in gs.items() if i not in places}
             apart = _Apart(here, gs, ps, old, size, mapped).updates({}, lambda _: rest)
-            (updates, state_of), new = names_of(here), [whole[1][j] for j in range(len(whole[1]))]
-            pairs = [(updates[i], whole[0][i], apart[0][i]) for i in sorted(trained)]
+            (updates, state_of), new = names_of(here), [at_once[1][j] for j in range(len(at_once[1]))]
+            pairs = [(updates[i], at_once[0][i], apart[0][i]) for i in sorted(trained)]
             pairs += [(state_of[j], x, apart[1][j]) for j, x in enumerate(new)]
             return here.state.unflatten(new), OrderedDict((name, _error(x, y)) for name, x, y in pairs)
 
@@ -193,12 +195,12 @@ class _Apart(LayeredStep):
 
     def each(self, f: Callable[..., Any], of_x: Any) -> Any:
         axes = {j: axis for j in self.state if (axis := self.layers.axes.get(j)) is not None}
-        whole = {j: x for j, x in self.state.items() if j not in axes}
+        common = {j: x for j, x in self.state.items() if j not in axes}
         grads = {k: x[:, None] for k, x in self.grads.items() if k in self.stacks}
         stacks = {k: x[:, None] for k, x in self.stacks.items()}
         state = {j: jnp.expand_dims(jnp.moveaxis(self.state[j], axis, 0), axis + 1) for j, axis in axes.items()}
         layers = jnp.arange(self.layers.number), grads, stacks, state
-        return of_x, self.mapped(lambda x: f(*x[:3], x[3] | whole))(layers)
+        return of_x, self.mapped(lambda x: f(*x[:3], x[3] | common))(layers)
 
     def backward(self, of_x: Any, met: dict[Any, Array]) -> Any:
         _, (stacks, state) = self.each(lambda i, g, p, s: self.updated(g, p, s, met, i), of_x)

@@ -47,10 +47,10 @@ def projected_norm(tx: Transform, params: Params) -> Callable[[Params, Any], Arr
             parts = Walk(tx, shapes_of(LABEL, params)).parts
         except Exception:  # labels and masks may be functions of values, which shapes do not have
             return None
-    found = [(part, bounds) for part in parts if (bounds := _bounds_of(part)) is not None]
+    bounded = [(part, bounds) for part in parts if (bounds := _bounds_of(part)) is not None]
     leaves, structure = jax.tree.flatten(params)
     ends: list[list[tuple[Any, Any]]] = [[] for _ in leaves]
-    for part, bounds in found:
+    for part, bounds in bounded:
         seen = [p if i in part.leaves else MaskedNode() for i, p in enumerate(leaves)]
         lower, upper = ends_of(LABEL, structure.unflatten(seen), bounds)
         for i, *pair in zip(sorted(part.leaves), jax.tree.leaves(lower), jax.tree.leaves(upper), strict=True):
@@ -79,7 +79,9 @@ def _projected(p: Array, g: Array, ends: list[tuple[Any, Any]]) -> Array:
     return g
 
 
-KEPT = "; .params of this error are the last good ones. In a loop of your own gdjax.apply_if_finite skips such a step"
+LAST_GOOD = (
+    "; .params of this error are the last good ones. In a loop of your own gdjax.apply_if_finite skips such a step"
+)
 
 History = dict[str, np.ndarray]
 
@@ -186,13 +188,13 @@ def result_of(
     history = {name: np.array([row[name] for row in rows]) for name in names}
     last = first_step + len(rows) - 1
     objective.warn_of_negative_rates(label, history, first_step)
-    kept = last, last_good, state, history, evaluations
+    details = last, last_good, state, history, evaluations
     if status == NON_FINITE:
         numbers = f"loss {history['loss'][-1]}, gradient norm {history['grad_norm'][-1]}{_unbounded(history)}"
-        raise NonFiniteError(f"{label}: not finite at step {last}: {numbers}{KEPT}", *kept)
+        raise NonFiniteError(f"{label}: not finite at step {last}: {numbers}{LAST_GOOD}", *details)
     # The loss at the very last parameters has not been evaluated.
     if status == RUNNING and not jnp.isfinite(norm_of(params)) and jnp.isfinite(norm_of(last_good)):
-        raise NonFiniteError(f"{label}: step {last} made numbers not finite{_unbounded(history)}{KEPT}", *kept)
+        raise NonFiniteError(f"{label}: step {last} made numbers not finite{_unbounded(history)}{LAST_GOOD}", *details)
     stopped = status != RUNNING
     if stopped:
         norm = "projected gradient norm" if "projected_grad_norm" in names else "gradient norm"

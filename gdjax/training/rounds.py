@@ -22,7 +22,7 @@ class ReplicaLayout(NamedTuple):
 
     mesh: Mesh
     axis: str
-    lie: Any  # like the parameters of a replica, their shardings
+    shardings: Any  # like the parameters of a replica, their shardings
     shares: Any  # the same, where each device of a replica has its share
 
     def of_replicas(self, how: NamedSharding) -> NamedSharding:
@@ -44,15 +44,9 @@ class Rounds:
     """The exchanges between the replicas: which fragment when, and what they do with it."""
 
     def __init__(
-        self,
-        outer: Transform,
-        layout: ReplicaLayout,
-        params: Params,
-        fragments: Any,
-        every: int,
-        delay: int,
+        self, outer: Transform, layout: ReplicaLayout, params: Params, fragments: Any, every: int, delay: int,
         alpha: float,
-    ):
+    ):  # fmt: skip
         self.outer, self.layout = outer, layout
         self.every = checks.structural(LABEL, "every", every, 1)
         self.delay = checks.structural(LABEL, "delay", delay, 0)
@@ -79,31 +73,31 @@ class Rounds:
     def __call__(self, t: Array, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:
         if self.delay == 0:
             return self.at(t, lambda p, *x: self.take(p, *self.meet(p, *x)), params, theta, states)
-        given = self.at(t, self.meet, params, theta, states)
-        return self.at(t - self.delay, self.take, *given)
+        met = self.at(t, self.meet, params, theta, states)
+        return self.at(t - self.delay, self.take, *met)
 
-    def at(self, t: Array, do: Callable[..., Any], *given: Any) -> Any:
-        """do(p, *given) in the steps of fragment p; else what was given, of which nothing is copied."""
+    def at(self, t: Array, f: Callable[..., Any], *operands: Any) -> Any:
+        """f(p, *operands) in the steps of fragment p; else the operands, of which nothing is copied."""
         turns = [(p + 1) * self.every // self.number % self.every for p in range(self.number)]
         which = sum((p + 1) * ((t > 0) & (t % self.every == turn)).astype(jnp.int32) for p, turn in enumerate(turns))
-        kept = lambda *given: given
-        return jax.lax.switch(which, [kept, *(functools.partial(do, p) for p in range(self.number))], *given)
+        unchanged = lambda *operands: operands
+        return jax.lax.switch(which, [unchanged, *(functools.partial(f, p) for p in range(self.number))], *operands)
 
     def meet(self, p: int, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:
         """Delta, and the outer step with it."""
-        own, shares = self.part(theta, p), self.part(self.layout.shares, p)
-        delta = self.delta(self.part(params, p), own, shares)
-        updates, state = base.call_update(self.outer, delta, states[p], own, {})
-        own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shares)
-        return params, self.joined(theta, own, p), (*states[:p], state, *states[p + 1 :])
+        fragment, shares = self.part(theta, p), self.part(self.layout.shares, p)
+        delta = self.delta(self.part(params, p), fragment, shares)
+        updates, state = base.call_update(self.outer, delta, states[p], fragment, {})
+        fragment = jax.lax.with_sharding_constraint(apply_updates(fragment, updates), shares)
+        return params, self.joined(theta, fragment, p), (*states[:p], state, *states[p + 1 :])
 
     def delta(self, params: Params, theta: Params, shares: Any) -> Any:
         """The mean over the replicas of theta - theta_m, of which each device of a replica exchanges its share."""
 
         def exchanged(params: Params, theta: Params) -> Any:
-            own = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[0], params), specs)
+            share = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[0], params), specs)
             # Wide: on CPU the compiler of JAX 0.10 crashes on a sum of bfloat16 over some of the axes of a mesh.
-            ways = jax.lax.psum(jax.tree.map(lambda old, x: wide(old) - wide(x), theta, own), self.layout.axis)
+            ways = jax.lax.psum(jax.tree.map(lambda old, x: wide(old) - wide(x), theta, share), self.layout.axis)
             return jax.tree.map(lambda x: x / n, ways)
 
         n = self.layout.mesh.shape[self.layout.axis]
@@ -113,7 +107,7 @@ class Rounds:
 
     def take(self, p: int, params: Params, theta: Params, states: tuple[OptState, ...]) -> Any:
         """theta_m = alpha theta_m + (1 - alpha) theta."""
-        new = jax.lax.with_sharding_constraint(self.part(theta, p), self.part(self.layout.lie, p))
+        new = jax.lax.with_sharding_constraint(self.part(theta, p), self.part(self.layout.shardings, p))
         new = self.layout.copies(new)
         if self.alpha:
             new = jax.tree.map(self.mixed, self.part(params, p), new)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.combine import sharding
 from gdjax.core import base, checks, closures, meshes
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
 from gdjax.training.agreement import Checks, MeshStep, check_mesh
@@ -94,8 +95,7 @@ def _row(what: str, x: Any, y: Any, rounding: float, rtol: float) -> Beside:
 
 
 def _paired(x: ArrayTree, y: ArrayTree) -> list[tuple[str, Any, Any]]:
-    both = zip(jax.tree_util.tree_flatten_with_path(x)[0], jax.tree.leaves(y), strict=True)
-    return [(jax.tree_util.keystr(path), a, b) for (path, a), b in both]
+    return [(path, a, b) for (path, a), b in zip(named_leaves("", x), jax.tree.leaves(y), strict=True)]
 
 
 def _unit(x: Any) -> float:
@@ -187,16 +187,16 @@ class ShardedStep(MeshStep):
           parameter; the column `differs` says which differ. Its `warnings`, none where nothing does, tell the likely
           reason.
         """
-        self._checks.given(batch, key)
+        self._checks.check_inputs(batch, key)
         alone = self._alone()
-        there = jax.device_put((batch, key), NamedSharding(alone.mesh, PartitionSpec()))
-        both = (self, (state, batch, key)), (alone, (self.saved(state), *there))
-        found = [step._of_copies(params, *given) for step, given in both]
-        return beside(params, found[0], found[1], rtol, self._weighted, key is not None)
+        inputs = jax.device_put((batch, key), NamedSharding(alone.mesh, PartitionSpec()))
+        both = (self, (state, batch, key)), (alone, (self.saved(state), *inputs))
+        results = [step._of_copies(params, *arguments) for step, arguments in both]
+        return beside(params, results[0], results[1], rtol, self._weighted, key is not None)
 
     def _of_copies(self, params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Made:
-        there = jax.device_put((params, state), (self.params_sharding, self.state_sharding))
-        params, state = jax.tree.map(lambda x: x.copy(), there)
+        placed = jax.device_put((params, state), (self.params_sharding, self.state_sharding))
+        params, state = jax.tree.map(lambda x: x.copy(), placed)
         params, _, reported = self(params, state, batch, key)
         loss, aux = reported if self._has_aux else (reported, None)
         return Made(loss, None if self._stack else aux, params)
@@ -301,44 +301,48 @@ def sharded_step(
         tx = with_noise_scale(tx)
     check_trainable(LABEL, params)
     _check_search(tx)
-    lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
+    shardings, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     # What stays of the parameters: the step must not keep them.
-    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=how), params, lie)
+    shapes = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=how), params, shardings)
     dealing = Dealing(LABEL, tx, shapes, mesh, axis, min_bytes)
     explicit, inside = meshes.not_automatic(mesh), meshes.automatic(mesh)
-    lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
+    auto_shardings, auto_shares = (
+        jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (shardings, shares)
+    )
     of_part = loss_of_part(LABEL, loss, has_aux, weighted, not stack)
     in_parts = weighted or explicit or micro_batches > 1 or noise_scale
     if in_parts or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES:
-        take = averaged(of_part, inside, axis, micro_batches, lying, shared, explicit, stack, noise_scale)
+        value_and_grad = averaged(
+            of_part, inside, axis, micro_batches, auto_shardings, auto_shares, explicit, stack, noise_scale
+        )
     else:
-        take = by_constraints(of_part, inside, axis, stack)
+        value_and_grad = by_constraints(of_part, inside, axis, stack)
 
     def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
-        (value, more), grads, *noise = take(params, rows_of(LABEL, batch, key, parts))
+        (value, more), grads, *noise = value_and_grad(params, rows_of(LABEL, batch, key, parts))
         if noise:
             state = _with_sums(state, *noise)
-        grads = jax.lax.with_sharding_constraint(grads, shared)
-        share = jax.lax.with_sharding_constraint(params, shared)
-        with meshes.owned_by(inside, tiles_of(shapes, shared)):
+        grads = jax.lax.with_sharding_constraint(grads, auto_shares)
+        share = jax.lax.with_sharding_constraint(params, auto_shares)
+        with meshes.owned_by(inside, tiles_of(shapes, auto_shares)):
             updates, state = base.call_update(tx, grads, state, share, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
-        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), shared)
-        return jax.lax.with_sharding_constraint(share, lying), state, (value, more) if has_aux else value
+        share = jax.lax.with_sharding_constraint(apply_updates(share, updates), auto_shares)
+        return jax.lax.with_sharding_constraint(share, auto_shardings), state, (value, more) if has_aux else value
 
     alone = functools.partial(
         _on_one_device, loss, tx, shapes, mesh, axis, has_aux=has_aux, weighted=weighted, aux=aux, min_bytes=min_bytes
     )
-    compiled = _compiled(step, mesh, axis, (lie, dealing.shardings), stack)
-    checked = Checks(LABEL, mesh, (axis,), micro_batches, lie, dealing.shardings, lambda: dealing.shapes)
+    compiled = _compiled(step, mesh, axis, (shardings, dealing.shardings), stack)
+    checked = Checks(LABEL, mesh, (axis,), micro_batches, shardings, dealing.shardings, lambda: dealing.shapes)
     return ShardedStep(tx, mesh, compiled, checked, dealing, alone, has_aux=has_aux, weighted=weighted, stack=stack)
 
 
 def _check_search(tx: Transform) -> None:
     """Raises for an optimizer whose update evaluates functions of the parameters itself."""
-    asked = {"value_fn", "residual_fn"} & (closures.extra_args_asked(tx.update) or frozenset())
-    if asked:
-        names = ", ".join(f"{name}=" for name in sorted(asked))
+    functions = {"value_fn", "residual_fn"} & (closures.extra_args_asked(tx.update) or frozenset())
+    if functions:
+        names = ", ".join(f"{name}=" for name in sorted(functions))
         raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")
 
 

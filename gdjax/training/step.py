@@ -69,9 +69,9 @@ def _on_batch(g: Callable[..., Any]) -> Callable[..., Any]:
     return lambda batch, p: g(p, *batch)
 
 
-def updated(tx: Transform, found: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
+def updated(tx: Transform, grad: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
     """The new parameters and state."""
-    updates, new_state = base.call_update(tx, found.grads, state, params, found.extra)
+    updates, new_state = base.call_update(tx, grad.grads, state, params, grad.extra)
     # A transform of others may change dtypes; the step would be compiled again.
     pinned = jax.tree.map(lambda y, x: jax.lax.convert_element_type(y, x.dtype), new_state, state)
     return apply_updates(params, updates), pinned
@@ -87,23 +87,23 @@ def guarded_step(
     """
 
     def step(last_good: Params, state: OptState, params: Params, last: Last, inputs: Inputs) -> Any:
-        found = gradient(f, params, inputs, extra_fns)
-        kept_loss = found.loss.astype(last.loss.dtype)
-        stopping = found.norm if norm_to_stop is None else norm_to_stop(params, found.grads)
-        now = _status(kept_loss, last, found.norm, stopping, grad_tol, loss_tol)
+        grad = gradient(f, params, inputs, extra_fns)
+        loss = grad.loss.astype(last.loss.dtype)
+        stopping = grad.norm if norm_to_stop is None else norm_to_stop(params, grad.grads)
+        now = _status(loss, last, grad.norm, stopping, grad_tol, loss_tol)
         status = jnp.where(last.status == RUNNING, now, last.status)
         # A branch, because a select would hold old and new arrays at once. The other branch must return arrays that lie
         # where the first one writes, or parameters and state are copied in every step.
         going = status == RUNNING
-        new, new_state = jax.lax.cond(going, lambda: updated(tx, found, params, state), lambda: (last_good, state))
+        new, new_state = jax.lax.cond(going, lambda: updated(tx, grad, params, state), lambda: (last_good, state))
         # Of the parameters: the updates are not written to memory, and would be for a norm of theirs.
-        update_norm = jnp.where(going, change(new, params).astype(found.norm.dtype), 0)
-        told = {"loss": kept_loss, "grad_norm": found.norm, "update_norm": update_norm, **learning_rates(tx, state)}
+        update_norm = jnp.where(going, change(new, params).astype(grad.norm.dtype), 0)
+        metrics = {"loss": loss, "grad_norm": grad.norm, "update_norm": update_norm, **learning_rates(tx, state)}
         if norm_to_stop is not None:
-            told["projected_grad_norm"] = stopping
+            metrics["projected_grad_norm"] = stopping
         failures = jnp.where((update_norm == 0) & _none_lower(state, new_state, inputs), last.failures + 1, 0)
         steady = jnp.asarray(_steady(new_state, inputs))
-        return new, new_state, Last(status, kept_loss, failures, steady), {**_scalars(found.aux), **told}, found.aux
+        return new, new_state, Last(status, loss, failures, steady), {**_scalars(grad.aux), **metrics}, grad.aux
 
     return step
 
@@ -167,7 +167,7 @@ def _scalars(aux: ArrayTree) -> dict[str, Any]:
     return aux if named and all(jnp.ndim(x) == 0 for x in aux.values()) else {}
 
 
-def own(x: ArrayTree) -> Any:
+def overwritable(x: ArrayTree) -> Any:
     """A copy that may be overwritten, strongly typed as the results of a step are, so that there is no second trace."""
 
     def copy(x: ArrayLike) -> Array:

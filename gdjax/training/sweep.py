@@ -19,7 +19,7 @@ from gdjax.training.loop import Report, shown
 from gdjax.training.progress import Recorder
 from gdjax.training.results import History
 from gdjax.training.sizes import SweepBySize, check_sizes
-from gdjax.training.step import Inputs, gradient, own, updated
+from gdjax.training.step import Inputs, gradient, overwritable, updated
 
 __all__ = ["SweepResult", "sweep"]
 
@@ -206,7 +206,7 @@ def sweep(
     loss = objective.checked(LABEL, loss_fn, has_aux, data)
     step = jax.jit(jax.vmap(_step_of(factory, loss), in_axes=(0, 0, 0, None)), donate_argnums=(1, 2))
     start = jax.vmap(lambda p, v: (p, factory(**v).init(p)), in_axes=(None, 0), axis_size=len(points))
-    stacked, state = own(start(own(params), values))
+    stacked, state = overwritable(start(overwritable(params), values))
     batches, recorder, rows = objective.batches(LABEL, data), Recorder(), []
     with shown(LABEL, progress, steps) as report:
         for i in range(steps):
@@ -291,8 +291,8 @@ def _step_of(factory: Factory, loss: Callable[..., Any]) -> Callable[..., Any]:
     """The step of one point."""
 
     def step(values: Point, params: Params, state: OptState, inputs: Inputs) -> tuple[Params, OptState, Array]:
-        found = gradient(loss, params, inputs)
-        return *updated(factory(**values), found, params, state), found.loss
+        grad = gradient(loss, params, inputs)
+        return *updated(factory(**values), grad, params, state), grad.loss
 
     return step
 

@@ -92,8 +92,8 @@ def step_if(
     summed = (lambda x: x) if add is None else functools.partial(in_branch, add)
 
     def step(sums: list[Array], inner_state: OptState) -> Any:
-        given = [or_zero(kept, x) for x in summed(sums)]
-        means = [mean(x, p) for x, (*_, p) in zip(given, flat.chosen(), strict=True)]
+        totals = [or_zero(chosen, x) for x in summed(sums)]
+        means = [mean(x, p) for x, (*_, p) in zip(totals, flat.chosen(), strict=True)]
         news, state = inner_update(inner, means, flat, inner_state, params, extra_args)
         return tree.cast_like(news, sums), state
 
@@ -101,20 +101,20 @@ def step_if(
     # updates that are zero. A GPU would copy it all the same, and wait for `emit`: there an inner update of a few
     # passes over the leaves is always computed.
     gpu = on_gpu() if of_leaf_rules(inner) else jnp.asarray(False)
-    kept = emit | ~gpu
+    chosen = emit | ~gpu
     sums = sums if add is None else before_branch(add, sums)
     made = meshes.cond(emit | gpu, step, lambda sums, state: (summed(sums), state), sums, inner_state)
-    return jax.tree.map(functools.partial(jax.lax.select, kept), made, (summed(sums), inner_state))
+    return jax.tree.map(functools.partial(jax.lax.select, chosen), made, (summed(sums), inner_state))
 
 
 def accumulator(p: Array, dtype: DTypeLike) -> Any:
-    own = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
-    if not jnp.issubdtype(own, jnp.inexact):
+    canonical = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
+    if not jnp.issubdtype(canonical, jnp.inexact):
         return MaskedNode()  # an integer parameter has no gradient
-    if dtype is None or jnp.issubdtype(own, jnp.complexfloating):
-        dtype = own
+    if dtype is None or jnp.issubdtype(canonical, jnp.complexfloating):
+        dtype = canonical
     elif jnp.dtype(dtype) == jnp.float32:
-        dtype = numerics.at_least_float32(own)
+        dtype = numerics.at_least_float32(canonical)
     return jnp.zeros_like(p, dtype=dtype)
 
 
@@ -208,19 +208,12 @@ def accumulate(
       McCandlish et al. 2018, An empirical model of large-batch training, Appendix A.1, https://arxiv.org/abs/1812.06162
     """
     base.check_transform(ACCUMULATE, 0, inner)
-    if not (weight is None or isinstance(weight, str)):
-        raise TypeError(f"{ACCUMULATE}: weight must be the name of an argument of update or None, got {weight!r}")
-    if not isinstance(unreduced, str) and not all(isinstance(axis, str) for axis in unreduced):
-        raise TypeError(f"{ACCUMULATE}: unreduced must be names of axes, got {unreduced!r}")
-    own = {"last"} if weight is None else {"last", weight}
-    axes = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
     every = checks.structural(ACCUMULATE, "every", every, 1)
-    if noise_scale and (every == 1 or axes):
-        why = "every=1 has one gradient" if every == 1 else f"unreduced over {sorted(axes)} they have none yet"
-        raise ValueError(f"{ACCUMULATE}: noise_scale compares norms of gradients with that of their mean: {why}")
+    axes = _check_options(every, weight, unreduced, noise_scale)
+    arguments = {"last"} if weight is None else {"last", weight}
     if every == 1:
-        return _without(own, inner)
-    held = Inside(inner, (GetAttrKey("inner_state"),) * (1 + noise_scale), at_once=False)
+        return _without(arguments, inner)
+    inside = Inside(inner, (GetAttrKey("inner_state"),) * (1 + noise_scale), at_once=False)
     inner = with_noise_scale(inner) if noise_scale else inner
 
     def init(params: Params) -> AccumulateState:
@@ -240,36 +233,69 @@ def accumulate(
         w = None if weight is None else checks.extra(ACCUMULATE, weight, extra_args.pop(weight, None))
         flat = leaves_of(ACCUMULATE, updates, "sums", state.sums, params)
         _check_unreduced(flat, axes)
-        first, n = state.count == 0, numerics.safe_increment(state.count)
+        call, n = Call.of(flat, state, w), numerics.safe_increment(state.count)
         before = noted(state.inner_state, [g for g, *_ in flat.chosen()], w) if noise_scale else state.inner_state
-        total = jnp.where(first, 0, state.weight) + jnp.asarray(1 if w is None else w).astype(jnp.float32)
-
-        def add(sums: Sequence[Array]) -> list[Array]:
-            return [_sum(first, s, g, w) for s, (g, *_) in zip(sums, flat.chosen(), strict=True)]
-
-        def after(us: Sequence[Any], count: Any, sums: Sequence[Any], inner_state: OptState) -> Any:
-            kept = AccumulateState(jnp.asarray(count, jnp.int32), total, flat.tree(flat.accs, sums), inner_state)
-            return flat.tree(flat.gs, us), kept
-
-        mean = functools.partial(_mean, total)
         olds = [s for _, s, _ in flat.chosen()]
         if last is False:
-            return after([jnp.zeros_like(p, dtype=s.dtype) for _, s, p in flat.chosen()], n, add(olds), before)
+            zeros = [jnp.zeros_like(p, dtype=s.dtype) for _, s, p in flat.chosen()]
+            return call.result(zeros, n, call.summed(olds), before)
         if last is True:
-            means = [mean(s, p) for s, (_, _, p) in zip(add(olds), flat.chosen(), strict=True)]
+            means = [call.mean(s, p) for s, (_, _, p) in zip(call.summed(olds), flat.chosen(), strict=True)]
             news, inner_state = inner_update(inner, means, flat, before, params, extra_args)
-            us = tree.cast_like(news, olds)
-            return after(us, 0, olds, inner_state)  # the old sums stay where they are, to be written over
+            # The old sums stay where they are, to be written over.
+            return call.result(tree.cast_like(news, olds), 0, olds, inner_state)
         if axes:
             raise TypeError(
                 f"{ACCUMULATE}: with unreduced={unreduced!r} pass last=True or last=False, known when compiling"
             )
         emit = n >= every if last is None else last
         # Of no use at a count of 0, the sums need not be set to zero: after an update they are that.
-        sums, inner_state = step_if(emit, inner, olds, flat, before, params, extra_args, add, mean)
-        return after([or_zero(emit, x) for x in sums], jnp.where(emit, 0, n), sums, inner_state)
+        sums, inner_state = step_if(emit, inner, olds, flat, before, params, extra_args, call.summed, call.mean)
+        return call.result([or_zero(emit, x) for x in sums], jnp.where(emit, 0, n), sums, inner_state)
 
-    return holding(init, update, held, like="sums", also=own)
+    return holding(init, update, inside, like="sums", also=arguments)
+
+
+def _check_options(every: int, weight: str | None, unreduced: str | Sequence[str], noise_scale: bool) -> frozenset[str]:
+    """The axes over which gradients are unreduced; raises for options of `accumulate` that do not go together."""
+    if not (weight is None or isinstance(weight, str)):
+        raise TypeError(f"{ACCUMULATE}: weight must be the name of an argument of update or None, got {weight!r}")
+    if not isinstance(unreduced, str) and not all(isinstance(axis, str) for axis in unreduced):
+        raise TypeError(f"{ACCUMULATE}: unreduced must be names of axes, got {unreduced!r}")
+    axes = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
+    if noise_scale and (every == 1 or axes):
+        why = "every=1 has one gradient" if every == 1 else f"unreduced over {sorted(axes)} they have none yet"
+        raise ValueError(f"{ACCUMULATE}: noise_scale compares norms of gradients with that of their mean: {why}")
+    return axes
+
+
+class Call(NamedTuple):
+    """The gradients of one call of `accumulate`, in their window."""
+
+    flat: WindowLeaves
+    first: Array  # () bool, whether the window begins with them
+    weight: Array | None  # (); None for equal weights
+    total: Array  # () float32, the weights of the window so far, theirs included
+
+    @classmethod
+    def of(cls, flat: WindowLeaves, state: AccumulateState, weight: Array | None) -> "Call":
+        first = state.count == 0
+        added = jnp.asarray(1 if weight is None else weight).astype(jnp.float32)
+        return cls(flat, first, weight, jnp.where(first, 0, state.weight) + added)
+
+    def summed(self, sums: Sequence[Array]) -> list[Array]:
+        """The sums with these gradients."""
+        return [_sum(self.first, s, g, self.weight) for s, (g, *_) in zip(sums, self.flat.chosen(), strict=True)]
+
+    def mean(self, s: Array, p: Array) -> Array:
+        weight = jnp.where(self.total > 0, 1 / jnp.where(self.total > 0, self.total, 1), 0)
+        return meshes.reduced(s, p) * weight.astype(numerics.real_dtype(s.dtype)).astype(s.dtype)
+
+    def result(self, us: Sequence[Any], count: Any, sums: Sequence[Any], inner_state: OptState) -> Any:
+        """What `update` returns."""
+        sums = self.flat.tree(self.flat.accs, sums)
+        state = AccumulateState(jnp.asarray(count, jnp.int32), self.total, sums, inner_state)
+        return self.flat.tree(self.flat.gs, us), state
 
 
 def _without(names: Set[str], inner: Transform) -> GradientTransformation:
@@ -284,9 +310,9 @@ def _without(names: Set[str], inner: Transform) -> GradientTransformation:
 
 def _check_unreduced(flat: WindowLeaves, axes: frozenset[str]) -> None:
     for i, (g, *_) in zip(flat.trained, flat.chosen(), strict=True):
-        if (found := meshes.unreduced_axes(g)) != axes:
+        if (over := meshes.unreduced_axes(g)) != axes:
             where = f"params{jax.tree_util.keystr(flat.paths[i])}"
-            raise ValueError(f"{ACCUMULATE}: {where}: gradient unreduced over {sorted(found)}, expected {sorted(axes)}")
+            raise ValueError(f"{ACCUMULATE}: {where}: gradient unreduced over {sorted(over)}, expected {sorted(axes)}")
 
 
 def _last(last: Any) -> Any:
@@ -306,11 +332,6 @@ def _sum(first: Array, s: Array, g: Array, w: Array | None) -> Array:
     if w is not None:
         g = jax.lax.select(w == 0, nothing, meshes.as_factor(w.astype(real).astype(g.dtype), g) * g)
     return (jax.lax.select(first, nothing, wide) + g).astype(s.dtype)
-
-
-def _mean(total: Array, s: Array, p: Array) -> Array:
-    weight = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
-    return meshes.reduced(s, p) * weight.astype(numerics.real_dtype(s.dtype)).astype(s.dtype)
 
 
 LABEL = "gdjax.MultiSteps"

@@ -33,10 +33,10 @@ def _group(tree: Tree, groups: Any) -> list[Any]:
     """For each leaf the label of its group, None without groups."""
     if groups is None:
         return tree.of_each([None] * len(tree.paths))
-    whole = tree.structure.unflatten(tree.entries)
-    found = callers.of_tree(tree.label, "groups", groups, whole) if callable(groups) else label_by_path(groups)(whole)
-    checks.returned(tree.label, "the groups' function", found)
-    each = jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), found, whole)
+    full = tree.structure.unflatten(tree.entries)
+    names = callers.of_tree(tree.label, "groups", groups, full) if callable(groups) else label_by_path(groups)(full)
+    checks.returned(tree.label, "the groups' function", names)
+    each = jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), names, full)
     return tree.of_each(jax.tree.leaves(each))
 
 
@@ -62,14 +62,9 @@ def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: hyper.Bound) ->
 
 @leafwise(static={"groups": _group}, growth="same")
 def clip_by_global_norm(
-    g: Array,
-    s: EmptyState,
-    p: Array,
-    t: Array,
-    max_norm: hyper.Bound,
-    *,
-    groups: Annotated[Any, Check("groups")] = None,
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array, max_norm: hyper.Bound,
+    *, groups: Annotated[Any, Check("groups")] = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales all updates by one factor so that their global norm is at most max_norm.
 
         u = g min(1, max_norm / |g|)
@@ -184,8 +179,8 @@ def centralize(
     """
     if g.ndim < 2:
         return g, s
-    (kept,) = matrices.axes_of(f"gdjax.centralize: gradient of shape {g.shape}", "output_axis", output_axis, g.ndim)
-    return g - means(g, tuple(i for i in range(g.ndim) if i != kept)), s
+    (output,) = matrices.axes_of(f"gdjax.centralize: gradient of shape {g.shape}", "output_axis", output_axis, g.ndim)
+    return g - means(g, tuple(i for i in range(g.ndim) if i != output)), s
 
 
 # The axes of the inputs, by the number of axes: a matrix (in, out), attention (in, heads, size), convolutions

@@ -11,6 +11,7 @@ from gdjax import tree
 from gdjax.core import arrays, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import KeyLike, OptState, Params, Updates
 from gdjax.numerics import Array
 
@@ -83,21 +84,18 @@ def hutchinson_estimator_diag_hessian(random_seed: KeyLike | None = None) -> Gra
 
 def _signed_product(label: str, obj_fn: Callable[[Params], Array], params: Params, key: Array) -> Any:
     """r * (H r) where the parameters are differentiable; float0 elsewhere, as their gradients are."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    for path, p in paths:
+    for where, p in named_leaves("params", params):
         if jnp.iscomplexobj(p):
-            raise TypeError(
-                f"{label}: params{jax.tree_util.keystr(path)}: the Hessian does not support complex numbers ({p.dtype})"
-            )
-    ps = [p for _, p in paths]
+            raise TypeError(f"{label}: {where}: the Hessian does not support complex numbers ({p.dtype})")
+    ps, structure = jax.tree.flatten(params)
     trained = [i for i, p in enumerate(ps) if jnp.issubdtype(jnp.result_type(p), jnp.inexact)]
     xs = [jax.lax.convert_element_type(ps[i], jnp.result_type(ps[i])) for i in trained]
     signs = jax.tree.leaves(tree.random_like(key, structure.unflatten(ps), jax.random.rademacher, jnp.float32))
     signs = [signs[i].astype(x.dtype) for i, x in zip(trained, xs, strict=True)]
 
     def loss(xs: list[Array]) -> Any:
-        whole = dict(enumerate(ps)) | dict(zip(trained, xs, strict=True))
-        return obj_fn(structure.unflatten([whole[i] for i in range(len(ps))]))
+        full = dict(enumerate(ps)) | dict(zip(trained, xs, strict=True))
+        return obj_fn(structure.unflatten([full[i] for i in range(len(ps))]))
 
     products = jax.jvp(jax.grad(loss), (xs,), (signs,))[1] if trained else []
     out: list[Any] = [np.zeros(jnp.shape(p), jax.dtypes.float0) for p in ps]

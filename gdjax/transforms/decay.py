@@ -182,8 +182,8 @@ def decaying(
             raise ValueError(f"{label}: cautious decay looks at the update, and kind='coupled' comes before it")
         return chain(add_decayed_weights(weight_decay, mask), inner)
     rule = _weight_decay(rate, weight_decay, _peak(label, kind, rate, peak), kind, cautious)
-    own = part_of(rule).labelled(label)
-    return chain(inner, own if mask is None else masked(own, mask))
+    decay = part_of(rule).labelled(label)
+    return chain(inner, decay if mask is None else masked(decay, mask))
 
 
 def _peak(label: str, kind: str, rate: ScalarOrSchedule, peak: ScalarOrSchedule | None) -> ScalarOrSchedule:

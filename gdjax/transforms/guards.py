@@ -212,9 +212,7 @@ def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
 
 @transform
 def conditionally_transform(
-    inner: Transform,
-    should_transform_fn: Annotated[ConditionFn, Check("function")],
-    forward_extra_args: bool = False,
+    inner: Transform, should_transform_fn: Annotated[ConditionFn, Check("function")], forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates pass through as they are.
 
@@ -243,9 +241,7 @@ def conditionally_transform(
 
 @transform
 def conditionally_mask(
-    inner: Transform,
-    should_transform_fn: Annotated[ConditionFn, Check("function")],
-    forward_extra_args: bool = False,
+    inner: Transform, should_transform_fn: Annotated[ConditionFn, Check("function")], forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
 
@@ -272,13 +268,9 @@ def conditionally_mask(
 
 
 def _conditional(
-    label: str,
-    State: Any,
-    inner: Transform,
-    condition: ConditionFn,
-    forwards: bool,
+    label: str, State: Any, inner: Transform, condition: ConditionFn, forwards: bool,
     otherwise: Callable[[Updates], Any],
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """`inner` where the condition holds, and `otherwise(updates)` where it does not."""
     base.check_transform(label, 0, inner)
 

@@ -37,10 +37,10 @@ def _norms(x: Array) -> tuple[Array, Array]:
     return numerics.unit_and_norm(x, (1, 2))
 
 
-def _first(params: Params, given: Mapping[str, Any]) -> list[Any]:
+def _first(params: Params, arguments: Mapping[str, Any]) -> list[Any]:
     """The norms of the matrices, a list for each leaf."""
     radii: list[Any] = []
-    leaves = plan_of("gdjax.hyperball", params, routing(given["roles"])).leaves
+    leaves = plan_of("gdjax.hyperball", params, routing(arguments["roles"])).leaves
     for p, leaf in zip(jax.tree.leaves(params), leaves, strict=True):
         real = numerics.widest_real(p)
 
@@ -61,13 +61,13 @@ def _first(params: Params, given: Mapping[str, Any]) -> list[Any]:
 def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:
     """R (p + lr R u / |u|) / |...| - p for each matrix of a stack."""
     unit, norm = _norms(u)
-    R, found = R[:, None, None], norm > 0
+    R, known = R[:, None, None], norm > 0
     step = lr * (u * (1 / unit).astype(u.dtype) / jnp.where(norm == 0, 1, norm).astype(u.dtype))
     scale = jnp.where(R == 0, 1, R)
     new = p / scale.astype(p.dtype) + step
     unit, norm = _norms(new)
     new = new * (scale / unit / jnp.where(norm == 0, 1, norm)).astype(new.dtype)
-    new = jnp.where((norm == 0) | ~found & ~jnp.isnan(norm), p, new)
+    new = jnp.where((norm == 0) | ~known & ~jnp.isnan(norm), p, new)
     return jnp.where(R == 0, u, new - p)
 
 
@@ -133,11 +133,11 @@ def hyperball(
       optimization, section 2, https://arxiv.org/abs/2606.16899
     """
     leaf: Leaf = roles
-    kept, R = leaf.role in KEPT, jax.tree.leaves(s.radius)  # Flax's nnx keeps lists as dicts
-    if [(number,) for number, _, _ in leaf.sizes if kept] != [r.shape for r in R]:
+    prescribed, R = leaf.role in KEPT, jax.tree.leaves(s.radius)  # Flax's nnx keeps lists as dicts
+    if [(number,) for number, _, _ in leaf.sizes if prescribed] != [r.shape for r in R]:
         raise ValueError("the state has norms of other matrices; make it anew with init(params)")
     u = -as_added(u, p) if ascends else as_added(u, p)
-    if not kept:
+    if not prescribed:
         return learning_rate * u if ascends else u, s
 
     def turned(p: Array, u: Array, R: list[Array], lr: Hyper) -> Array:

@@ -12,6 +12,7 @@ from gdjax.codes.rounding import FIRST_ROW, is_narrow, joined, nearest, random_b
 from gdjax.core import arrays, base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.parts import holding
+from gdjax.core.paths import named_leaves
 from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates, is_skipped
 from gdjax.numerics import Array
 
@@ -94,7 +95,7 @@ _EXACT = _Form(
 )
 _SHORT = _Form(lambda p: jnp.zeros_like(p, jnp.int8), _EXACT.read, _shortened)
 _KAHAN = _Form(jnp.zeros_like, _with_compensation, _compensated)
-_STOCHASTIC = _Form(lambda p: None, lambda p, kept: p, _at_random)
+_STOCHASTIC = _Form(lambda p: None, lambda p, slot: p, _at_random)
 
 
 @transform
@@ -233,13 +234,12 @@ def _around(
 
     def init(params: Params) -> Any:
         checks.leaves(label, "params", params)
-        for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
-            if only and is_narrow(p) and p.dtype != only:
-                where = f"params{jax.tree_util.keystr(path)}"
+        for where, p in named_leaves("params", params) if only else ():
+            if is_narrow(p) and p.dtype != only:
                 raise TypeError(f"{label}: {where} is {p.dtype}: remainders are of {only}; leave remainder_bits out")
-        kept = jax.tree.map(lambda p: form.start(_array(p)) if is_narrow(p) else MaskedNode(), params)
-        seen = jax.tree.map(lambda p, x: form.read(_array(p), x) if is_narrow(p) else p, params, kept)
-        fields = {"inner_state": inner.init(seen)} | ({field: kept} if field else {})
+        slot = jax.tree.map(lambda p: form.start(_array(p)) if is_narrow(p) else MaskedNode(), params)
+        seen = jax.tree.map(lambda p, x: form.read(_array(p), x) if is_narrow(p) else p, params, slot)
+        fields = {"inner_state": inner.init(seen)} | ({field: slot} if field else {})
         if counts:
             fields["count"] = jnp.zeros((), jnp.int32)
         if key is not None:
@@ -254,18 +254,18 @@ def _around(
         checks.gradients(label, updates, params)
         leaves = _leaves(label, updates, params, field, getattr(state, field) if field else None)
         gs, xs, row = list(leaves.gs), list(leaves.ps), extra_args.get(FIRST_ROW, 0)
-        for i in leaves.own:
-            gs[i], xs[i] = _read(form, leaves.gs[i], leaves.ps[i], leaves.kept[i])
-        whole = leaves.structure.unflatten
-        new, inner_state = base.call_update(inner, whole(gs), state.inner_state, whole(xs), extra_args)
-        us, kept = leaves.structure.flatten_up_to(new), list(leaves.kept)
-        for i in leaves.own:
+        for i in leaves.narrow:
+            gs[i], xs[i] = _read(form, leaves.gs[i], leaves.ps[i], leaves.slots[i])
+        tree_of = leaves.structure.unflatten
+        new, inner_state = base.call_update(inner, tree_of(gs), state.inner_state, tree_of(xs), extra_args)
+        us, slot = leaves.structure.flatten_up_to(new), list(leaves.slots)
+        for i in leaves.narrow:
             mark = salt(getattr(state, "seed", 0), state.count, i, row) if counts else None
-            us[i], kept[i] = _written(form, us[i], xs[i], leaves.ps[i], mark)
-        changed = {field: whole(kept)} if field else {}
+            us[i], slot[i] = _written(form, us[i], xs[i], leaves.ps[i], mark)
+        changed = {field: tree_of(slot)} if field else {}
         if counts:
             changed["count"] = numerics.safe_increment(state.count)
-        return whole(us), state._replace(inner_state=inner_state, **changed)
+        return tree_of(us), state._replace(inner_state=inner_state, **changed)
 
     return holding(init, update, like=field, inner_state=inner, at_once=False)
 
@@ -276,44 +276,44 @@ class _Leaves(NamedTuple):
     structure: Any
     gs: list[Any]
     ps: list[Any]
-    kept: list[Any]
-    own: list[int]  # the places of the gradients of 16-bit parameters
+    slots: list[Any]
+    narrow: list[int]  # the places of the gradients of 16-bit parameters
 
 
-def _leaves(label: str, updates: Updates, params: Params, field: str, kept: Any) -> _Leaves:
+def _leaves(label: str, updates: Updates, params: Params, field: str, slot: Any) -> _Leaves:
     paths, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
     gs = [g for _, g in paths]
     ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
     olds = [None] * len(gs)
     if field:
-        olds = checks.flatten_like(label, ("updates", f"state.{field}"), structure, updates, kept)
-    own = [
+        olds = checks.flatten_like(label, ("updates", f"state.{field}"), structure, updates, slot)
+    narrow = [
         i for i, (g, p) in enumerate(zip(gs, ps, strict=True))
         if not is_skipped(g) and not base.is_float0(g) and is_narrow(p)
     ]  # fmt: skip
-    for i in own if field else ():
+    for i in narrow if field else ():
         where = f"params{jax.tree_util.keystr(paths[i][0])}"
         if is_skipped(olds[i]):
-            told = f"is {ps[i].dtype}, and the state keeps no {field} for it: it was wider in init"
-            raise ValueError(f"{label}: {where} {told}; init(params) anew after casting the parameters")
+            problem = f"is {ps[i].dtype}, and the state keeps no {field} for it: it was wider in init"
+            raise ValueError(f"{label}: {where} {problem}; init(params) anew after casting the parameters")
         checks.slot(label, where, field, olds[i], jnp.shape(gs[i]))
-    return _Leaves(structure, gs, ps, olds, own)
+    return _Leaves(structure, gs, ps, olds, narrow)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(form: _Form, g: Array, p: Array, kept: Any) -> tuple[Array, Array]:
+def _read(form: _Form, g: Array, p: Array, slot: Any) -> tuple[Array, Array]:
     """The gradient in float32, and the number; both lie where the state does."""
-    if kept is not None:
-        g, p = meshes.placed(g, kept), meshes.placed(p, kept)
-    return _wide(g), form.read(p, kept)
+    if slot is not None:
+        g, p = meshes.placed(g, slot), meshes.placed(p, slot)
+    return _wide(g), form.read(p, slot)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _written(form: _Form, u: Array, x: Array, p: Array, mark: Any) -> tuple[Array, Any]:
     """The update that leads from p to the number after its update u, and what is kept of that."""
-    near, kept = form.write(_wide(x) + _wide(u), p.dtype, mark)
+    near, slot = form.write(_wide(x) + _wide(u), p.dtype, mark)
     near, old = meshes.placed(near, p), _wide(p)
-    return jnp.where(near == old, 0, near - old), kept  # an infinity less itself would be NaN
+    return jnp.where(near == old, 0, near - old), slot  # an infinity less itself would be NaN
 
 
 def _array(p: Any) -> Array:

@@ -308,6 +308,6 @@ def cautious(
     along = real_product(g, u)
     drop = along <= 0 if ascends else along >= 0  # not NaN, so that it shows
     # Where u is 0 it is dropped, so what is kept shows the mask; NaN, which the mean must not see, is an infinity.
-    kept = jnp.where(drop, 0, jnp.where(jnp.isnan(u), jnp.inf, u))
-    mean = share_of_nonzeros(kept).astype(along.dtype)
-    return spoiled(kept * (1 / jnp.maximum(mean + eps, clamp)), kept), s
+    masked = jnp.where(drop, 0, jnp.where(jnp.isnan(u), jnp.inf, u))
+    mean = share_of_nonzeros(masked).astype(along.dtype)
+    return spoiled(masked * (1 / jnp.maximum(mean + eps, clamp)), masked), s

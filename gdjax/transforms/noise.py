@@ -299,8 +299,8 @@ def _clipped_sum(label: str, grads: Updates, bound: Array) -> tuple[Any, Array]:
 
     def total(g: Array) -> Array:
         along = (-1, *[1] * (g.ndim - 1))
-        kept = jnp.where(usable.reshape(along), g, 0)
-        return jnp.tensordot(factors.astype(g.dtype), kept, axes=1, precision=jax.lax.Precision.HIGHEST)
+        usable_g = jnp.where(usable.reshape(along), g, 0)
+        return jnp.tensordot(factors.astype(g.dtype), usable_g, axes=1, precision=jax.lax.Precision.HIGHEST)
 
     return jax.tree.map(total, wide), jnp.sum(~inside, dtype=jnp.int32)
 

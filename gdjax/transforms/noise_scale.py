@@ -58,11 +58,11 @@ def with_noise_scale(inner: Transform) -> GradientTransformation:
         n, total = (x.astype(state.weight.dtype) for x in (state.parts, state.weight))
         square = tree.norm(updates, squared=True).astype(total.dtype)
         noise = (state.squares - total * square) / jnp.maximum(n - 1, 1)
-        found = square - noise / jnp.where(total > 0, total, 1)
-        known = (n > 1) & jnp.isfinite(found)
+        estimate = square - noise / jnp.where(total > 0, total, 1)
+        known = (n > 1) & jnp.isfinite(estimate)
         count = jnp.where(known, numerics.safe_increment(state.count), state.count)
         mix = lambda old, x: jnp.where(known, DECAY * old + (1 - DECAY) * x, old)
-        averages = mix(state.grad_sq, found), mix(state.grad_noise, noise)
+        averages = mix(state.grad_sq, estimate), mix(state.grad_noise, noise)
         updates, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
         parts, *sums = (jnp.zeros_like(x) for x in (state.parts, state.weight, state.squares))
         return updates, NoiseScaleState(inner_state, count, parts, *averages, *sums)
@@ -75,9 +75,7 @@ def noted(state: NoiseScaleState, gradient: Sequence[Array], weight: Array | Non
     square = square_of(gradient, weight).astype(state.squares.dtype)
     w = jnp.ones((), square.dtype) if weight is None else weight.astype(square.dtype)
     return state._replace(
-        parts=state.parts + (w > 0).astype(jnp.int32),
-        weight=state.weight + w,
-        squares=state.squares + square,
+        parts=state.parts + (w > 0).astype(jnp.int32), weight=state.weight + w, squares=state.squares + square
     )
 
 

@@ -143,11 +143,9 @@ def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
 
 
 @leafwise(
-    ScaleByDistanceOverGradientsState,
-    max_dist=_first_distance,
-    grad_sum_of_squares=Factor((New(1),)),
+    ScaleByDistanceOverGradientsState, max_dist=_first_distance, grad_sum_of_squares=Factor((New(1),)),
     init_params=_start,
-)
+)  # fmt: skip
 def scale_by_distance_over_gradients(
     g: Array, s: ScaleByDistanceOverGradientsState, p: Array, t: Array,
     reps_rel: hyper.Size = 1e-6, eps: hyper.Size = 1e-8, param_dtype: Floating = jnp.float32,

@@ -73,28 +73,28 @@ def qk_clip(
     leaves = [x for _, x in items]
     taken: dict[int, str] = {}
     for place, logits in paths_of(max_logits):
-        found = _found(place, items, kinds)
-        for i in (i for places in found.values() for i in places):
+        places_of = _places(place, items, kinds)
+        for i in (i for places in places_of.values() for i in places):
             if taken.setdefault(i, place) != place:
                 raise ValueError(f"{LABEL}: {items[i][0]} belongs to the logits of {taken[i]!r} and of {place!r}")
-        _clip(leaves, [path for path, _ in items], found, logits, tau, layout)
+        _clip(leaves, [path for path, _ in items], places_of, logits, tau, layout)
     return structure.unflatten(leaves)
 
 
-def _found(place: str, items: Sequence[tuple[str, Any]], kinds: Mapping[str, Pattern]) -> dict[str, list[int]]:
+def _places(place: str, items: Sequence[tuple[str, Any]], kinds: Mapping[str, Pattern]) -> dict[str, list[int]]:
     """The places of the leaves of each kind below a path."""
     start = f"{place}/" if place else ""
     below = [(i, path.removeprefix(start)) for i, (path, x) in enumerate(items) if path.startswith(start) and _real(x)]
-    found = {kind: [i for i, path in below if re.search(pattern, path)] for kind, pattern in kinds.items()}
-    if "rotary_query" in found:  # perhaps of the name of the others, and more
-        found["query"] = [i for i in found["query"] if i not in found["rotary_query"]]
+    places_of = {kind: [i for i, path in below if re.search(pattern, path)] for kind, pattern in kinds.items()}
+    if "rotary_query" in places_of:  # perhaps of the name of the others, and more
+        places_of["query"] = [i for i in places_of["query"] if i not in places_of["rotary_query"]]
     shown = ", ".join(path for _, path in below) or f"there are {', '.join(path for path, _ in items)}"
-    for kind, places in found.items():
+    for kind, places in places_of.items():
         if not places:
             raise ValueError(f"{LABEL}: max_logits of {place!r}: {kind}={kinds[kind]!r} matches no leaf: {shown}")
-    if both := sorted(set(found["key"]) & {*found["query"], *found.get("rotary_query", [])}):
+    if both := sorted(set(places_of["key"]) & {*places_of["query"], *places_of.get("rotary_query", [])}):
         raise ValueError(f"{LABEL}: {items[both[0]][0]} is a query and a key by {dict(kinds)}")
-    return found
+    return places_of
 
 
 def _real(x: Any) -> bool:
@@ -138,15 +138,15 @@ class _Layout:
         if not 0 <= most <= width:
             raise ValueError(f"{LABEL}: {path}: a head of shape {x.shape} has {width} numbers; rotary, key_size?")
         factor = jnp.where(jnp.arange(width) < most, first[..., None], rest[..., None])
-        own = [heads, width] if apart else [heads * width]
-        ones = axis - len(batch), x.ndim - axis - len(own)
-        factor = factor.reshape([*batch, *[1] * ones[0], *own, *[1] * ones[1]])
+        axes_of_heads = [heads, width] if apart else [heads * width]
+        ones = axis - len(batch), x.ndim - axis - len(axes_of_heads)
+        factor = factor.reshape([*batch, *[1] * ones[0], *axes_of_heads, *[1] * ones[1]])
         wide = numerics.at_least_float32(x.dtype)
         return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 
 def _clip(
-    leaves: list[Any], paths: Sequence[str], found: Mapping[str, Sequence[int]], logits: ArrayTree, tau: Scalar,
+    leaves: list[Any], paths: Sequence[str], places: Mapping[str, Sequence[int]], logits: ArrayTree, tau: Scalar,
     layout: _Layout,
 ) -> None:  # fmt: skip
     """Puts the new weights of one attention in the place of the old ones."""
@@ -156,11 +156,11 @@ def _clip(
     logits = logits.astype(numerics.at_least_float32(logits.dtype))
     over = (logits > tau) & jnp.isfinite(logits)
     gammas = jnp.where(over, jnp.asarray(tau).astype(logits.dtype) / jnp.where(over, logits, 1), 1)
-    first = found["query"][0]
+    first = places["query"][0]
     size, heads = layout.size(paths[first], leaves[first], gammas), gammas.shape[-1]
     key_heads = heads
     if not layout.latent:
-        path, x = paths[found["key"][0]], leaves[found["key"][0]]
+        path, x = paths[places["key"][0]], leaves[places["key"][0]]
         length = x.shape[layout.axis(path, x, gammas.shape[:-1])]
         key_heads = length // size
         if length % size or not key_heads or heads % key_heads:
@@ -168,9 +168,9 @@ def _clip(
     shared = jnp.min(gammas.reshape(*gammas.shape[:-1], key_heads, -1), -1)
     gammas = jnp.repeat(shared, heads // key_heads, axis=-1)
     root, one = jnp.sqrt(gammas), jnp.ones_like(shared)
-    for i in found["query"]:
+    for i in places["query"]:
         leaves[i] = layout.scaled(paths[i], leaves[i], root, gammas, -layout.rotary or None)
-    for i in found.get("rotary_query", ()):
+    for i in places.get("rotary_query", ()):
         leaves[i] = layout.scaled(paths[i], leaves[i], gammas, gammas, None)
-    for i in found["key"]:
+    for i in places["key"]:
         leaves[i] = layout.scaled(paths[i], leaves[i], jnp.sqrt(shared), one, layout.key_size)

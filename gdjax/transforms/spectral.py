@@ -35,8 +35,8 @@ class SpectralState(NamedTuple):
     v: Params
 
 
-def _zeros(params: Params, given: Mapping[str, Any]) -> list[Any]:
-    leaves = plan_of("gdjax.spectral", params, routing(given["roles"])).leaves
+def _zeros(params: Params, arguments: Mapping[str, Any]) -> list[Any]:
+    leaves = plan_of("gdjax.spectral", params, routing(arguments["roles"])).leaves
 
     def of(p: Any, leaf: Leaf) -> Any:
         kind = numerics.widen(jnp.zeros((), jnp.result_type(p)), numerics.widest_real(p)).dtype
@@ -128,8 +128,8 @@ def spectral(
         raise ValueError("the state has vectors of other matrices; make it anew with init(params)")
 
     def of_stacks(u: Array, vs: list[Array], lr: Hyper) -> tuple[Array, list[Array]]:
-        found = [_normalized(U, v) for U, v in zip(leaf.split(u), vs, strict=True)]
-        return lr * leaf.joined([U for U, _ in found]), [v for _, v in found]
+        pairs = [_normalized(U, v) for U, v in zip(leaf.split(u), vs, strict=True)]
+        return lr * leaf.joined([U for U, _ in pairs]), [v for _, v in pairs]
 
     u, vs = meshes.partitioned(of_stacks, (u, [None] * len(vs)), u, vs, learning_rate)
     return u, s._replace(v=jax.tree.unflatten(jax.tree.structure(s.v), vs))

@@ -107,10 +107,10 @@ def skip_spikes(
         extra_args = {**extra_args, "value": value}
         new, inner_state = apply_where(~skipped, inner, updates, state.inner_state, params, extra_args)
         i = state.count % length
-        kept = [xs.at[i].set(jnp.where(finite, x, xs[i])) for x, xs in zip(now, seen, strict=True)]
+        windows = [xs.at[i].set(jnp.where(finite, x, xs[i])) for x, xs in zip(now, seen, strict=True)]
         count = jnp.where(finite, numerics.safe_increment(state.count), state.count)
         total = jnp.where(skipped, numerics.safe_increment(state.total_skipped), state.total_skipped)
-        return new, SkipSpikesState(inner_state, kept[0], kept[1], count, skipped, total)
+        return new, SkipSpikesState(inner_state, windows[0], windows[1], count, skipped, total)
 
     return holding(init, update, inner_state=inner, growth="same")
 

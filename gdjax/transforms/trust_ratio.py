@@ -105,10 +105,7 @@ def scale_by_param_block_rms(
 
         u = g max(rms(p), min_scale)
 
-    Args:
-      min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
-      layer_axes: how many leading axes of a leaf are layers, each by itself: an int; a pattern of paths for one; a dict
-        from patterns to ints; `matrices_by_role()`; or a function from the parameters to a tree of ints. None for none.
+    Arguments are those of `gdjax.scale_by_param_block_norm`.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -270,15 +267,13 @@ def radial_brake(
     the last line it only turns it. It is the place of weight decay: leave that out. Outward 0 and inward 0 keep |W|, as
     `hyperball` does.
 
+    Other arguments are those of `gdjax.update_floor`.
+
     Args:
-      inner: the optimizer, with its rate; Muon or NorMuon in the records.
       outward_scale: the share of the outward part that is left, at least 0.
       inward_scale: the share of the inward part, at least 0.
       floor: the least |V| over |W|, at least 0, which the records have between the two steps: 0.3825 lr, with the
         schedule of the rate. `update_floor` is this alone.
-      roles: which leaves are matrices, and how, if their names do not say it: a dict from pattern to role or `Matrix`,
-        a tree of these, or a function from the parameters to one. Other leaves move as `inner` says.
-      outputs: True to compare and lengthen the weights of each output by themselves, a column of a kernel.
 
     A matrix of zeros has no radius: it moves by U. The wrapper must be the last to change the updates.
 

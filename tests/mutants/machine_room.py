@@ -72,7 +72,7 @@ BUGS = [
     Bug("combine/conditional", "x.leaf is not None and shapes[x.leaf] == shape", "x.leaf is not None"),
     Bug("combine/groups", "if clips and len(trained) > 1:", "if clips:"),
     Bug("combine/hyperparams", "jnp.maximum(count - 1, 0)", "count - 1"),
-    Bug("combine/layers", "return int(found[1]) + 1", "return int(found[1])"),
+    Bug("combine/layers", "return int(match[1]) + 1", "return int(match[1])"),
     Bug("combine/masking", "and not is_masked(params)", ""),
     Bug("combine/quantized", "size >= min_size", "size > min_size"),
     Bug("combine/sharding", "(axes[i].follows, shape[i], -i)", "(shape[i], -i)"),

@@ -38,6 +38,8 @@ TESTED_ELSEWHERE = {
     "lift/probe": "inspection/test_update_kinds, by the table of `explain`",
 }
 LONGEST = 400  # lines of a file beside its docstrings, which grow with what they explain
+LONGEST_BODY = 50  # lines of a function without its docstring, with the functions inside it
+COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}
 TREES = {module: ast.parse(path.read_text("utf-8"), str(path)) for module, path in SOURCES.items()}
@@ -244,6 +246,27 @@ def test_files_can_be_read_in_one_sitting():
     lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in read.items()}
     lengths = {module: n - sum(map(length_of_docstring, ast.walk(TREES[module]))) for module, n in lengths.items()}
     assert {module: n for module, n in lengths.items() if n > LONGEST} == {}
+
+
+def length_of_body(function: ast.FunctionDef) -> int:
+    body = function.body[1:] if is_docstring(function.body[0]) else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_functions_can_be_read_at_a_glance():
+    functions = [(m, node) for m, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    long = [f"gdjax/{m}.py:{node.lineno}: {node.name}" for m, node in functions if length_of_body(node) > LONGEST_BODY]
+    assert long == []
+
+
+def depth_of_comprehensions(node: ast.AST) -> int:
+    deepest = max(map(depth_of_comprehensions, ast.iter_child_nodes(node)), default=0)
+    return deepest + isinstance(node, COMPREHENSIONS)
+
+
+def test_no_comprehension_is_three_deep():
+    depths = {module: max(map(depth_of_comprehensions, tree.body), default=0) for module, tree in TREES.items()}
+    assert {module: depth for module, depth in depths.items() if depth > 2} == {}
 
 
 def test_import_loads_jax_alone_and_starts_no_backend():
