@@ -139,7 +139,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # A test with so many cases is a sweep, of which one case in 40 is in the ordinary suite: fewer of a method's own.
 # A test over the entries of a table of methods is one for each of them.
-WIDE, OF_METHODS, ONE_IN = 3, 4, 40
+WIDE, OF_METHODS, ONE_IN = 2, 3, 40
 METHODS = "optimizers transforms schedules losses golden linesearch".split()
 WHOLE = "repository pages".split()  # folders whose tests are about one file or page each
 

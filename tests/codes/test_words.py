@@ -64,6 +64,7 @@ def test_neither_end_of_float32_is_another():
         np.testing.assert_allclose(found[0][:2], m[:2], rtol=0.15)
 
 
+@pytest.mark.slow
 def test_the_means_are_right():
     """Over many steps: of m, and nearly that of log v."""
     pair, n = moments((32, 64)), 4000
@@ -141,6 +142,7 @@ def test_updates_of_adam(b2: float, steps: int, signal: float, decades: float, r
     assert abs(np.abs(found).mean() / np.abs(wanted).mean() - 1) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.optimized  # 4,000 steps take longer than compiling them
 @pytest.mark.parametrize("case", ["A", "B", "C", "D"])
 def test_second_moments_fade_and_grow_as_they_should(case: str):

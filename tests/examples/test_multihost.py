@@ -112,6 +112,7 @@ def test_the_variables_of_slurm_suffice(corpus: str, whole: tuple[Path, list[flo
     assert [row.loss for row in rows] == pytest.approx(whole[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_process_that_never_joins(corpus: str, tmp_path: Path):
     here = f"127.0.0.1:{launch.free_port()}"
     joining = ["--join", "--coordinator", here, "--count", "2", "--id", "0", "--join-seconds", "1"]

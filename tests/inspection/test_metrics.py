@@ -163,6 +163,7 @@ def test_the_rate_of_an_injected_schedule_is_that_of_the_step():
                 assert_close(updates, jax.tree.map(lambda g, rate=rate: -rate * g, G))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")
 def test_the_norm_that_the_clip_takes_costs_nothing_and_that_of_the_parameters_one_pass():
     def accessed(tx: Any) -> float:

@@ -37,6 +37,7 @@ def printed(cwd: Path, *arguments: str) -> list[str]:
     return run.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [False, True], ids=["a file", "a module"])
 def test_a_program_runs_as_python_runs_it(tmp_path: Path, module: bool):
     (tmp_path / "folder").mkdir()

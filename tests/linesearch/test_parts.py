@@ -30,6 +30,7 @@ def step(tx: Any, p: Any, state: Any, **extra: Any) -> Any:
     return tx.update(g, state, p, value=value, grad=g, value_fn=loss, **extra)
 
 
+@pytest.mark.slow
 @searches
 def test_a_group_is_searched_as_if_the_others_were_constants(name: str):
     make = SEARCHES[name]

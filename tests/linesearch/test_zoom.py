@@ -251,6 +251,7 @@ def test_objective_is_traced_once():
     assert len(traces) == 1 and step._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.optimized  # numbers of the state are roundings and nothing else
 def test_vmap_and_eager_equal_jit():
     tx = scale_by_zoom_linesearch(20)

@@ -61,6 +61,7 @@ def test_gradient_of_sparsemax_loss():
     np.testing.assert_allclose(gradient, np.stack([sparsemax(s) for s in S]) - np.eye(4)[LABELS], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["multiclass_hinge_loss", "multiclass_perceptron_loss", "multiclass_sparsemax_loss"])
 def test_classes_that_take_no_part_and_labels_outside_the_range(name: str):
     loss = getattr(losses, name)

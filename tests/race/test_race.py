@@ -284,6 +284,7 @@ def test_a_larger_task_begins_with_the_point_of_the_smaller_one(tmp_path):
     assert [r["stage"] for r in carried.runs] == ["final"] * 8 and carried.best() == point
 
 
+@pytest.mark.slow
 def test_the_method_of_a_wider_model_is_the_smaller_ones_transferred():
     """The recipe at width 128: NorMuon's rate and the head's are halved, the embedding's is not."""
     params = language.start(jax.random.key(0), 128, 2)
@@ -296,6 +297,7 @@ def test_the_method_of_a_wider_model_is_the_smaller_ones_transferred():
     assert ratios["blocks"][0]["mlp"]["up"] == pytest.approx(0.5, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_with_the_models_and_forgetting_is_a_number_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(fine_tuning, "KEPT", tmp_path)
     monkeypatch.setattr(fine_tuning, "FIRST_STEPS", 2)

@@ -55,6 +55,7 @@ def column(found: gdjax.TransferCheck, name: str) -> dict[str, Any]:
     return dict(zip(found.table["leaf"], found.table[name], strict=True))
 
 
+@pytest.mark.slow
 def test_adam_at_one_rate_fails_and_with_the_table_holds():
     wrong, right = check(), check(tx=with_table, standard=gdjax.adam(RATE))
     assert column(wrong, "kind") == {

@@ -190,6 +190,7 @@ class Net(linen.Module):
         return linen.Dense(1, name="head")(x)
 
 
+@pytest.mark.slow
 def test_a_stack_of_flax():
     tx, net = clipped(gdjax.adamw(1e-2)), Net()
     with relaxed():

@@ -104,6 +104,7 @@ def _moves(tx: Any, widths: tuple[int, ...], steps: tuple[int, ...]) -> dict[str
     return {r["leaf"]: max((r[f"after {t}"] for t in steps), key=abs) for r in map(dict, check.table)}
 
 
+@pytest.mark.slow
 def test_psgd_moves_as_far_at_two_widths():
     """It was -0.9 for the first matrix and -0.7 for the others, since the start of Q did not grow."""
     found = _moves(gdjax.psgd_kron(2**-9), (32, 128), (3,))

@@ -141,6 +141,7 @@ def test_global_norm_of_numbers():
     np.testing.assert_allclose(gdjax.global_norm({"a": 3.0, "b": np.float32(4.0)}), 5)
 
 
+@pytest.mark.slow
 def test_derivative_of_global_norm():
     slope = jax.grad(gdjax.global_norm)
     np.testing.assert_allclose(slope(jnp.array([3.0, 4.0])), [0.6, 0.8], rtol=1e-6)
