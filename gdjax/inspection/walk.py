@@ -27,7 +27,8 @@ from gdjax.core.paths import is_masked, path_of, paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, is_skipped
 from gdjax.core.values import Call, Value, is_ours
 from gdjax.leaf_roles.plan import ByRole, Leaf, label_by_role, matrices_by_role, plan_of, routing
-from gdjax.lift.all_leaves import Factors, factors_of_each
+from gdjax.lift import factors as leaf_factors
+from gdjax.lift.factors import Factors
 from gdjax.lift.order import name_of_state
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.wrapper import Wrapped
@@ -162,7 +163,7 @@ class Walk:
     def factors(self, per_leaf: Factors, tree: ArrayTree) -> dict[int, Any]:
         if not per_leaf:
             return {}
-        rows = factors_of_each(per_leaf, dict.fromkeys(per_leaf, 1.0), tree)
+        rows = leaf_factors.of_each(per_leaf, dict.fromkeys(per_leaf, 1.0), tree)
         leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
         return {self.places[id(x)]: row for x, row in zip(leaves, rows, strict=True) if id(x) in self.places}
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from gdjax.core import base, types
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.growth import check_growth
-from gdjax.lift import all_leaves, layers, rule_checks
+from gdjax.lift import factors, layers, rule_checks
 from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.rule_checks import Special, arguments_of, hashable, like_rule
 from gdjax.lift.slots import Planned, ScaleByScheduleState, Shared, Whole, read_by
@@ -146,7 +146,7 @@ def maker_of(
             for check in checks:
                 check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
-            hyper, per_leaf = all_leaves.split_factors(label, hyper, slots, kind.of_tree)
+            hyper, per_leaf = factors.split(label, hyper, slots, kind.of_tree)
             more = settings, static, special.extra, growth
             part = kind(label, applied, *classes, slots, count, hyper, per_leaf, factory, *more, **fields)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))

@@ -15,7 +15,7 @@ from gdjax.core.number_domains import is_operand
 from gdjax.core.part import Inside, Kept, Operand, Part, Step, fields_of
 from gdjax.core.types import Codec, OptState, Params, Transform, Updates
 from gdjax.core.values import facts_of
-from gdjax.lift import all_leaves, layers, rule_checks
+from gdjax.lift import factors, layers, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.slots import (
@@ -47,7 +47,7 @@ class Leafwise(Part):
     initial: Mapping[str, Any]
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
-    per_leaf: all_leaves.Factors  # of the hyperparameters that differ by leaf; `hyper` has their bases
+    per_leaf: factors.Factors  # of the hyperparameters that differ by leaf; `hyper` has their bases
     factory: Callable[..., Any]  # that made it, whose annotations say what hyperparameters are
     settings: Mapping[str, Any] = field(default_factory=dict)  # of slots and `static`: the rule gets None for them
     static: Mapping[str, OfLeaf] = field(default_factory=dict)  # facts about leaves, from some of these arguments
@@ -97,8 +97,8 @@ class Leafwise(Part):
     def content(self) -> dict[str, Any]:
         signature = inspect.signature(self.factory)
         marked = {k: Operand(x) if is_operand(x, facts_of(signature, k)) else x for k, x in self.hyper.items()}
-        factors = {k: x.with_base(None) for k, x in self.per_leaf.items()}
-        return fields_of(self) | {"hyper": marked, "per_leaf": factors}
+        without_bases = {k: x.with_base(None) for k, x in self.per_leaf.items()}
+        return fields_of(self) | {"hyper": marked, "per_leaf": without_bases}
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
@@ -115,7 +115,7 @@ class Leafwise(Part):
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
-        all_leaves.check_factor_paths(self.per_leaf, params)
+        factors.check_paths(self.per_leaf, params)
         of_factory = {**self.hyper, **self.settings}
         arguments = {**of_factory, "label": self.label}
         leaves = [p for _, p in paths]

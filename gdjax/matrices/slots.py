@@ -17,8 +17,7 @@ from gdjax.core.base import MaskedNode
 from gdjax.core.part import SlotKind
 from gdjax.core.parts import placeholder
 from gdjax.core.types import Params, PerLeaf, base_of, is_skipped
-from gdjax.lift import layers
-from gdjax.lift.all_leaves import factors_of_each
+from gdjax.lift import factors, layers
 from gdjax.lift.slots import Factor, Moment, New, Stored, first, kind_of, start
 from gdjax.matrices.blocks import Shape, Stacks, blocks_for
 
@@ -126,7 +125,7 @@ def _numbers_of_each(params: Params, arguments: Mapping[str, Any]) -> list[dict[
     numbers = {k: x for k, x in arguments.items() if isinstance(x, PerLeaf)}
     bases = {k: start(k, {k: base_of(x)}) for k, x in numbers.items()}
     entries = jax.tree.leaves(params, is_leaf=is_skipped)
-    each = factors_of_each(numbers, bases, params) if numbers else [{}] * len(entries)
+    each = factors.of_each(numbers, bases, params) if numbers else [{}] * len(entries)
     return [{**bases, **products} for products, x in zip(each, entries, strict=True) if not is_skipped(x)]
 
 

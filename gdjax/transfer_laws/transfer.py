@@ -18,7 +18,7 @@ from gdjax.core.growth import LAWS, Law
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, PerLeaf, Transform, boxed_like, is_skipped, unboxed
 from gdjax.leaf_roles.plan import ByRole
-from gdjax.lift.all_leaves import split_factors
+from gdjax.lift import factors as leaf_factors
 from gdjax.lift.rule import Leafwise
 from gdjax.transfer_laws.edits import Edited, TunedNumber, edited, tuned_numbers
 from gdjax.transfer_laws.factors import Growth, gradient_factor, rate_factor, start_factor
@@ -48,7 +48,7 @@ class Factors:
         if name in rule.settings:  # read by the start of a slot alone
             return replace(rule, settings={**rule.settings, name: PerLeaf(rule.settings[name], None, self)})
         number = PerLeaf(rule.per_leaf.get(name, rule.hyper[name]), None, self)
-        _, factors = split_factors(rule.label, {name: number}, rule.initial, rule.of_tree)
+        _, factors = leaf_factors.split(rule.label, {name: number}, rule.initial, rule.of_tree)
         return replace(rule, per_leaf={**rule.per_leaf, **factors})
 
 

@@ -44,6 +44,7 @@ BUGS = [
     Bug("core/types", "return g is None or is_hidden(g)", "return g is None"),
     Bug("core/values", "return type(leaf), leaf", "return leaf"),
     Bug("lift/all_leaves", "leaves.trained[i] and (r.sees is None or r.sees[i])", "leaves.trained[i]"),
+    Bug("lift/factors", "known[key] = 0.0 if any(", "known[key] = 1.0 if any("),
     Bug("lift/layers", "tuple(range(layers))", "tuple(range(len(shape)))"),
     Bug("lift/leafwise", "scheduled or ScaleByScheduleState", "ScaleByScheduleState"),
     Bug("lift/meetings", "[x], group=group, alike=True", "[x], alike=True"),
