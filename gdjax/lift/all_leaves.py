@@ -13,7 +13,7 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.contexts import PASS
 from gdjax.core.types import Array, OptState, Params, Updates, is_skipped
 from gdjax.lift import factors, meetings, rule_checks
-from gdjax.lift.meetings import Asked
+from gdjax.lift.meetings import AtMeeting
 from gdjax.lift.one_leaf import Done, Kernel, kernel_of
 from gdjax.lift.slots import Tree, is_like_parameter
 from gdjax.xla import write_order
@@ -227,7 +227,7 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     }
     for work in works.values():
         work.compute()
-    if any(isinstance(work.result, Asked) for work in works.values()):
+    if any(isinstance(work.result, AtMeeting) for work in works.values()):
         meetings.hold(list(works.values()))
     directions = list(leaves.gs)
     for i, work in works.items():
@@ -253,14 +253,14 @@ class _Work:
         self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
         self.selection: Selection | None = PASS.get().selection
         self.places, self.results = list[meetings.Place](), list[list[Array]]()
-        self.result: Asked | Done
+        self.result: AtMeeting | Done
         kernels, arguments = zip(*(r.of_leaf(i) for r in active), strict=True)
         self.function, rest = kernel_of(kernels, leaves.axes), map(list, zip(*arguments, strict=True))
         self.arguments = [leaves.gs[i], leaves.ps[i], *rest, self.selection and self.selection.chosen]
 
     @property
-    def suspended(self) -> Asked | None:
-        if not isinstance(self.result, Asked):
+    def suspended(self) -> AtMeeting | None:
+        if not isinstance(self.result, AtMeeting):
             return None
         # With the rule's place in the pass instead of its place among the rules of the leaf.
         meeting = self.result.meeting

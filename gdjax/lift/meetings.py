@@ -112,7 +112,7 @@ def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:
 def _reduced(name: str, f: Callable[[list[Array]], Array], x: Array, group: Hashable = None) -> Array:
     """One number for each group of leaves, from an array of each leaf."""
 
-    def of_leaves(leaves: list[Brought], common: list[Array]) -> list[list[Array]]:
+    def of_leaves(leaves: list[Contribution], common: list[Array]) -> list[list[Array]]:
         return [[f([leaf.arrays[0] for leaf in leaves])]] * len(leaves)
 
     (y,) = meet(name, of_leaves, [x], group=group, alike=True)
@@ -130,14 +130,14 @@ class Place(NamedTuple):
     group: Hashable  # the leaves of one group meet
 
 
-class Brought(NamedTuple):
+class Contribution(NamedTuple):
     """The contribution of a leaf to a meeting."""
 
     arrays: list[Array]
-    own: Any  # other facts about the leaf
+    facts: Any  # other facts about the leaf
 
 
-Met = Callable[[list[Brought], list[Array]], list[list[Array]]]  # and the common arrays, to results by leaf
+Met = Callable[[list[Contribution], list[Array]], list[list[Array]]]  # and the common arrays, to results by leaf
 
 
 class Meeting(NamedTuple):
@@ -145,7 +145,7 @@ class Meeting(NamedTuple):
 
     place: Place
     f: Met
-    own: Any  # see `Brought`
+    facts: Any  # see `Contribution`
     common: int  # how many of the operands, the last ones, are common to all leaves
     alike: bool  # whether the results are the same for all leaves of a group; from whole arrays they are then a norm
 
@@ -158,8 +158,8 @@ class Suspended(BaseException):
 
 
 @jax.tree_util.register_pytree_node_class
-class Asked(NamedTuple):
-    """The contribution of a leaf to a meeting, returned in place of its update."""
+class AtMeeting(NamedTuple):
+    """A leaf that waits at a meeting, with what it brings: returned in place of its update."""
 
     meeting: Meeting
     operands: list[Array]
@@ -168,7 +168,7 @@ class Asked(NamedTuple):
         return (self.operands,), self.meeting
 
     @classmethod
-    def tree_unflatten(cls, meeting: Meeting, children: tuple[list[Array]]) -> "Asked":
+    def tree_unflatten(cls, meeting: Meeting, children: tuple[list[Array]]) -> "AtMeeting":
         return cls(meeting, *children)
 
 
@@ -235,7 +235,7 @@ def replaying(name: str) -> Replay | None:
 
 
 def meet(
-    name: str, f: Met, xs: Sequence[Array], common: Sequence[Array] = (), own: Any = None, group: Hashable = None,
+    name: str, f: Met, xs: Sequence[Array], common: Sequence[Array] = (), facts: Any = None, group: Hashable = None,
     alike: bool = False,
 ) -> list[Array]:  # fmt: skip
     """The results for this leaf of a meeting of all leaves.
@@ -244,19 +244,19 @@ def meet(
       f: from the contributions of the leaves to their results. It closes over no arrays of the rule.
       xs: the arrays that this leaf brings.
       common: arrays that are the same for all leaves, taken from one.
-      own: other facts about the leaf.
+      facts: others about the leaf.
       group: only leaves of one group meet.
       alike: whether the results are the same for all of them.
     """
     replay = replaying(name)
     if replay is None:  # a rule that is called by itself
-        return f([Brought(list(xs), own)], list(common))[0]
+        return f([Contribution(list(xs), facts)], list(common))[0]
     place = Place(replay.rule, name, callers.line(__file__), group)
-    return replay.results(Meeting(place, f, own, len(common), alike), [*xs, *common])
+    return replay.results(Meeting(place, f, facts, len(common), alike), [*xs, *common])
 
 
 # `(key, meeting, brought, common)` to the results by leaf; the key tells a meeting from others of the same update.
-Answer = Callable[[Hashable, Meeting, list[Brought], list[Array]], list[list[Array]]]
+Answer = Callable[[Hashable, Meeting, list[Contribution], list[Array]], list[list[Array]]]
 
 
 def answered(answer: Answer) -> contextlib.AbstractContextManager[None]:
@@ -274,7 +274,7 @@ class Participant(Protocol):
     labels: dict[int, str]  # the names of the rules that apply to it, by their place in the pass
 
     @property
-    def suspended(self) -> Asked | None:
+    def suspended(self) -> AtMeeting | None:
         """Its contribution to the meeting at which its rules were suspended; None if they have run to their end."""
         ...
 
@@ -301,7 +301,7 @@ def hold(leaves: Sequence[Participant]) -> None:
         participants = [leaf for leaf in leaves if rule in leaf.labels]
         suspended = [(leaf, x) for leaf, x in suspended if x.meeting.place.rule == rule]
         _check_equal(rule, participants, suspended)
-        groups: dict[Hashable, list[tuple[Participant, Asked]]] = {}
+        groups: dict[Hashable, list[tuple[Participant, AtMeeting]]] = {}
         for leaf, x in suspended:
             groups.setdefault(x.meeting.place.group, []).append((leaf, x))
         calls[rule] = calls.get(rule, -1) + 1
@@ -309,10 +309,10 @@ def hold(leaves: Sequence[Participant]) -> None:
             _meet(group, None if answer is None else answer[0], (number, rule, calls[rule], name))
 
 
-def _meet(group: Sequence[tuple[Participant, Asked]], answer: Answer | None, key: Hashable) -> None:
+def _meet(group: Sequence[tuple[Participant, AtMeeting]], answer: Answer | None, key: Hashable) -> None:
     meetings = [x.meeting for _, x in group]
     ends = [len(x.operands) - m.common for m, (_, x) in zip(meetings, group, strict=True)]
-    brought = [Brought(x.operands[:end], x.meeting.own) for end, (_, x) in zip(ends, group, strict=True)]
+    brought = [Contribution(x.operands[:end], x.meeting.facts) for end, (_, x) in zip(ends, group, strict=True)]
     common = [x.operands[end:] for end, (_, x) in zip(ends, group, strict=True)]
     widest = max(common, key=lambda xs: sum(x.dtype.itemsize for x in xs))  # in trees of several dtypes
     with group[0][0].blamed():
@@ -321,10 +321,10 @@ def _meet(group: Sequence[tuple[Participant, Asked]], answer: Answer | None, key
         leaf.resume(m.place, list(ys))
 
 
-def _check_equal(rule: int, leaves: Sequence[Participant], suspended: Sequence[tuple[Participant, Asked]]) -> None:
+def _check_equal(rule: int, leaves: Sequence[Participant], suspended: Sequence[tuple[Participant, AtMeeting]]) -> None:
     """Raises unless all leaves of a rule have reached the same call in it."""
-    call = lambda asked: f"gdjax.{asked.meeting.place.name} at {asked.meeting.place.line}"
-    calls = {id(leaf): call(asked) for leaf, asked in suspended}
+    call = lambda x: f"gdjax.{x.meeting.place.name} at {x.meeting.place.line}"
+    calls = {id(leaf): call(x) for leaf, x in suspended}
     calls_of = [(leaf, calls.get(id(leaf), "nothing")) for leaf in leaves]
     (first, mine), other = calls_of[0], next((x for x in calls_of if x[1] != calls_of[0][1]), None)
     if other is not None:

@@ -13,7 +13,7 @@ from gdjax.core import meshes
 from gdjax.core.contexts import PASS, within
 from gdjax.core.types import Array, Codec
 from gdjax.lift import rule_checks
-from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
+from gdjax.lift.meetings import AtMeeting, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
 from gdjax.xla.loops import inputs_of, keeps
 
@@ -66,7 +66,7 @@ class OneLeaf:
     def __init__(self, kernels: tuple[Kernel, ...], axes: frozenset[str] = frozenset()):
         self.kernels, self.axes = kernels, axes
 
-        def leaf(context: Any, inputs: LeafInputs) -> Done | Asked:
+        def leaf(context: Any, inputs: LeafInputs) -> Done | AtMeeting:
             # A rule cannot know that its state is not divided as its parameter, see `gdjax.state_sharding`.
             divided = meshes.divided_otherwise(inputs.slots, inputs.gradient)
             return self._divided(context, inputs) if divided else self._ordered(context, inputs)
@@ -75,7 +75,7 @@ class OneLeaf:
         self.compiled = jax.jit(leaf, static_argnums=0)
         self.rules = jax.jit(self._until_meeting, static_argnums=0)
 
-    def __call__(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> Done | Asked:
+    def __call__(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> Done | AtMeeting:
         """The results of the rules for a leaf, or its contribution to the next meeting.
 
         Args:
@@ -91,22 +91,22 @@ class OneLeaf:
             return False
         return keeps(self.rules.trace((tuple(places), meshes.owners()), inputs).jaxpr, inputs.gradient.size)
 
-    def _until_meeting(self, context: Any, inputs: LeafInputs) -> Done | Asked:
+    def _until_meeting(self, context: Any, inputs: LeafInputs) -> Done | AtMeeting:
         """The rules one after the other, to their end or up to a meeting that has no results yet."""
         with replayed(Replay(context[0], inputs.results, self.axes)) as replay:
             try:
                 return run_rules(self.kernels, replay, inputs)
             except Suspended as e:
-                return Asked(e.meeting, e.operands)
+                return AtMeeting(e.meeting, e.operands)
 
-    def _ordered(self, context: Any, inputs: LeafInputs) -> Done | Asked:
+    def _ordered(self, context: Any, inputs: LeafInputs) -> Done | AtMeeting:
         """The results of the rules after checks, in the order in which a CPU is to write them."""
         result = self.rules(context, inputs)
         if isinstance(result, Done) and self.kernels[0].of_stack:
             return result
         leaves, structure = jax.tree.flatten(inputs)
         closed, places = self.rules.trace(context, inputs).jaxpr, structure.unflatten(range(len(leaves)))
-        if isinstance(result, Asked):
+        if isinstance(result, AtMeeting):
             return self._checked(result, context, inputs, closed, places)
         values, of_values = jax.tree.flatten((result.update, result.slots))
         numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(result.numbers), len(values))}
@@ -118,9 +118,11 @@ class OneLeaf:
         update, news = of_values.unflatten(values)
         return Done(update, news, result.numbers)
 
-    def _checked(self, asked: Asked, context: Any, inputs: LeafInputs, closed: Any, places: LeafInputs) -> Asked:
+    def _checked(
+        self, waiting: AtMeeting, context: Any, inputs: LeafInputs, closed: Any, places: LeafInputs
+    ) -> AtMeeting:
         """The contribution of the leaf to a meeting, after checks."""
-        meeting, number = asked.meeting, len(asked.operands)
+        meeting, number = waiting.meeting, len(waiting.operands)
         self._check_waits(context, inputs, meeting.place)
         what = f"an argument by name of gdjax.{meeting.place.name}"
         common = {i: (meeting.place.rule, what) for i in range(number - meeting.common, number)}
@@ -131,11 +133,11 @@ class OneLeaf:
             # 16-bit numbers read for a sum over all leaves are converted again after it. A value computed from a slot
             # is mostly the new slot, and computed once.
             return self.rules(context, jax.tree.map(lambda x: reads.apart(x)[0], inputs))
-        return asked
+        return waiting
 
-    def _divided(self, context: Any, inputs: LeafInputs) -> Done | Asked:
+    def _divided(self, context: Any, inputs: LeafInputs) -> Done | AtMeeting:
         """`__call__` in a mesh of automatic axes, with results divided as the old arrays are."""
-        kinds: list[Done | Asked] = []
+        kinds: list[Done | AtMeeting] = []
         apply = functools.partial(self._ordered, context)
 
         def note(inputs: LeafInputs) -> Array:

@@ -85,13 +85,13 @@ class Moment:
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
         dtype = hyper.get(self.dtype)
-        own = _dtype_of(p)
-        if dtype is None and not jnp.issubdtype(own, jnp.inexact):
-            dtype = own
+        of_parameter = _dtype_of(p)
+        if dtype is None and not jnp.issubdtype(of_parameter, jnp.inexact):
+            dtype = of_parameter
         elif dtype is None or isinstance(dtype, Codec):
-            dtype = numerics.at_least_float32(own) if self.wide else own
+            dtype = numerics.at_least_float32(of_parameter) if self.wide else of_parameter
             dtype = numerics.real_dtype(dtype) if self.real else dtype
-        elif jnp.issubdtype(own, jnp.complexfloating) and not self.real:
+        elif jnp.issubdtype(of_parameter, jnp.complexfloating) and not self.real:
             dtype = numerics.complex_dtype(dtype)
         return jnp.full_like(p, start(self.fill, hyper), dtype=dtype)
 

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from gdjax.core import meshes
 from gdjax.core.types import Array
 from gdjax.leaf_roles.plan import Leaf
-from gdjax.lift.meetings import Brought, meet
+from gdjax.lift.meetings import Contribution, meet
 from gdjax.lift.rule_checks import hashable
 from gdjax.linalg.stacks import at_owners, in_stacks
 
@@ -94,8 +94,8 @@ def of_stacks(f: Callable[..., Any], *xs: Any, leaf: Leaf, like: Sequence[int] =
       like: for each result which of xs it is like.
       common: the same for all leaves, arrays and settings.
     """
-    found = _met(f, xs, leaf, like, _Common.of(common))
-    return found[0] if len(like) == 1 else found
+    results = _met(f, xs, leaf, like, _Common.of(common))
+    return results[0] if len(like) == 1 else results
 
 
 class _Common(NamedTuple):
@@ -118,7 +118,7 @@ class _Common(NamedTuple):
         return self.structure.unflatten(known.values())
 
 
-class _Own(NamedTuple):
+class _Facts(NamedTuple):
     """What a leaf brings beside arrays."""
 
     f: Callable[..., Any]
@@ -135,12 +135,12 @@ class _Own(NamedTuple):
 
     def joined(self, results: list[list[Array]], xs: Any) -> list[Array]:
         """The results of these stacks, in a row."""
-        found: list[Array] = []
+        row: list[Array] = []
         for stacks, i in zip(results, self.like, strict=True):
             if self.leaf is not None and i is not None and hasattr(xs[i], "shape"):
                 stacks = [self.leaf.joined(stacks, xs[i].shape)]
-            found += stacks
-        return found
+            row += stacks
+        return row
 
     def placed(self, xs: Any) -> list[Any]:
         """For each result an array that is divided as it is, or None."""
@@ -153,33 +153,33 @@ def _met(
     """The results for this leaf; `like` has a number of xs for each, or an array of its type."""
     arrays, structure = jax.tree.flatten(tuple(xs))
     numbers = tuple(i if isinstance(i, int) else None for i in like)
-    own = _Own(f, leaf, structure, numbers, common._replace(numbers=()))
+    facts = _Facts(f, leaf, structure, numbers, common._replace(numbers=()))
     types, results = jax.tree.flatten([xs[i] if isinstance(i, int) else i for i in like])
-    found = meet("together", _of_leaves, arrays, common.numbers, own)
-    return results.unflatten(y.astype(x.dtype) for x, y in zip(types, found, strict=True))
+    made = meet("together", _of_leaves, arrays, common.numbers, facts)
+    return results.unflatten(y.astype(x.dtype) for x, y in zip(types, made, strict=True))
 
 
-def _of_leaves(leaves: list[Brought], numbers: list[Array]) -> list[list[Array]]:
-    owns: list[_Own] = [leaf.own for leaf in leaves]
-    common = owns[0].common
-    if other := next((own.common for own in owns if own.common != common), None):
+def _of_leaves(leaves: list[Contribution], numbers: list[Array]) -> list[list[Array]]:
+    facts: list[_Facts] = [leaf.facts for leaf in leaves]
+    common = facts[0].common
+    if other := next((x.common for x in facts if x.common != common), None):
         got = f"{common.settings} and {other.settings}"
         raise TypeError(f"gdjax.together: the arguments by name must be the same for all leaves, got {got}")
     # A function made in the rule may differ from leaf to leaf; that of leaves alike is one, since they share a trace.
     groups: dict[Any, list[int]] = {}
-    for i, own in enumerate(owns):
-        groups.setdefault(own.f, []).append(i)
+    for i, x in enumerate(facts):
+        groups.setdefault(x.f, []).append(i)
 
     def of_all(trees: list[Any], numbers: list[Array]) -> list[list[Array]]:
-        found: dict[int, list[Array]] = {}
+        of_leaf: dict[int, list[Array]] = {}
         for f, members in groups.items():
-            stacks = [owns[i].apart(trees[i]) for i in members]
+            stacks = [facts[i].apart(trees[i]) for i in members]
             results = f(*(sum(column, []) for column in zip(*stacks, strict=True)), **common.tree(numbers))
             each = list(map(iter, results if isinstance(results, tuple) else [results]))
             for i, mine in zip(members, stacks, strict=True):
-                found[i] = owns[i].joined([[next(ys) for _ in mine[0]] for ys in each], trees[i])
-        return [found[i] for i in range(len(owns))]
+                of_leaf[i] = facts[i].joined([[next(ys) for _ in mine[0]] for ys in each], trees[i])
+        return [of_leaf[i] for i in range(len(facts))]
 
-    trees = [own.xs.unflatten(leaf.arrays) for own, leaf in zip(owns, leaves, strict=True)]
-    placed = [own.placed(xs) for own, xs in zip(owns, trees, strict=True)]
+    trees = [x.xs.unflatten(leaf.arrays) for x, leaf in zip(facts, leaves, strict=True)]
+    placed = [x.placed(xs) for x, xs in zip(facts, trees, strict=True)]
     return meshes.partitioned(of_all, placed, trees, numbers)

@@ -14,7 +14,7 @@ from gdjax.core.parts import Guess, Owned, every, owned
 from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import probe
-from gdjax.lift.meetings import Brought, Meeting, answered
+from gdjax.lift.meetings import Contribution, Meeting, answered
 from gdjax.tree.updates import apply_updates
 from gdjax.xla.write_order import all_first
 
@@ -197,7 +197,7 @@ def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> Layers:
     calls, numbers = dict[Hashable, str](), list[str]()
     trained = {i: leaves[i] for i in sorted(layers.trained)}
 
-    def noted(key: Hashable, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
+    def noted(key: Hashable, meeting: Meeting, brought: list[Contribution], common: list[Array]) -> list[list[Array]]:
         if meeting.alike:
             calls[key] = call = f"gdjax.{meeting.place.name} at {meeting.place.line}"
             numbers.extend([] if any(x.ndim for leaf in brought for x in leaf.arrays) else [call])
@@ -317,7 +317,7 @@ class LayeredStep:
     ) -> tuple[Arrays, Arrays]:
         """What becomes of some of the parameters and of the state, with what has come of the meetings of all."""
 
-        def answer(key: Any, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
+        def answer(key: Any, meeting: Meeting, brought: list[Contribution], common: list[Array]) -> list[list[Array]]:
             # Matrices of one layer meet by themselves.
             return [[met[key]]] * len(brought) if meeting.alike else meeting.f(brought, common)
 
@@ -404,7 +404,7 @@ class LayeredStep:
         """What comes of each meeting for these alone."""
         parts: Parts = {}
 
-        def note(key: Any, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
+        def note(key: Any, meeting: Meeting, brought: list[Contribution], common: list[Array]) -> list[list[Array]]:
             results = meeting.f(brought, common)
             if meeting.alike:
                 parts[key] = meeting, results[0][0]
@@ -419,6 +419,6 @@ class LayeredStep:
         of_rest = self.part(grads, self.rest, self.state_of_rest) if grads else {}
         results = dict[Any, Array]()
         for key, (meeting, _) in (of_layers | of_rest).items():
-            parts = [Brought([x[key][1]], meeting.own) for x in (of_layers, of_rest) if key in x]
+            parts = [Contribution([x[key][1]], meeting.facts) for x in (of_layers, of_rest) if key in x]
             results[key] = meeting.f(parts, [])[0][0]
         return results
