@@ -13,7 +13,7 @@ import numpy as np
 
 from gdjax.core.contexts import PASS
 from gdjax.core.types import Array
-from gdjax.xla.loops import SMALL, writes_several
+from gdjax.xla.loops import writes_several
 
 
 def finite_within(x: Array, bound: float) -> Array:
@@ -25,7 +25,7 @@ def finite_within(x: Array, bound: float) -> Array:
     with one more than the least then makes infinity NaN, and a minimum clips the finite numbers. Half a turn brings the
     negative numbers to the same places, and half a turn more brings all back.
     """
-    if writes_several() or x.size <= SMALL:  # fewer operations to compile, in a loop that reads few numbers
+    if writes_several():  # in fewer numbers: XLA:CPU joins loops that read few
         return jnp.maximum(jnp.minimum(x, bound), -bound) - (x - x)  # of -0, too: -0 - 0
     info = jnp.finfo(x.dtype)
     kind = np.dtype(f"int{info.bits}")

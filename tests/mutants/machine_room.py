@@ -63,7 +63,7 @@ BUGS = [
     Bug("matrices/kronecker", "u @ adjoint(right)", "u @ right"),
     Bug("matrices/matrixwise", "key=lambda item: -item[1][0])", "key=lambda item: item[1][0])"),
     Bug("matrices/slots", "if arguments[slot.argument] != slot.value:", "if arguments[slot.argument] == slot.value:"),
-    Bug("matrices/together", "groups.setdefault(own.f, [])", "groups.setdefault(owns[0].f, [])"),
+    Bug("matrices/together", "groups.setdefault(x.f, [])", "groups.setdefault(facts[0].f, [])"),
     Bug("xla/at_home", '"all-reduce": 2 * share', '"all-reduce": share'),
     Bug("xla/loops", 'not {"reduce_sum", "reduce_max"}', 'not {"reduce_max"}'),
     Bug("xla/reads", "    y = y * (2 - x * y)\n", ""),
