@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema vendor.
 EXAMPLES := $(filter-out examples/_%,$(wildcard examples/*.py))
-BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_only.py matrix_methods.py \
+BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py hints.py compile_only.py matrix_methods.py \
   matrix_compile.py bfloat16.py release.py codes.py continuity.py coded_state.py coded_training.py minimizers.py transfer.py spikes.py)
 
 .DEFAULT_GOAL := help

@@ -31,7 +31,7 @@ from gdjax.core.base import *
 from gdjax.core.parts import *
 from gdjax.core.paths import *
 from gdjax.core.types import *
-from gdjax.inspection.exchanged import *
+from gdjax.inspection.collectives import *
 from gdjax.inspection.explain import *
 from gdjax.inspection.metrics import *
 from gdjax.inspection.migrate import *

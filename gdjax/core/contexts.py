@@ -12,7 +12,7 @@ class Where(NamedTuple):
     """Where an update runs, and on what."""
 
     mesh: Any = None  # see `meshes.owned_by`
-    tiles: Any = ()  # see `xla.at_home.tiles_of`
+    tiles: Any = ()  # see `owners.tiles_of`
     platforms: frozenset[str] = PLATFORMS  # on which the program may run; see `meshes.by_platform`
     params: Any = None  # all parameters, of which `update` may get some; see `types.left_out`
     tried: bool = False  # whether it is only tried, on arrays of other shapes; see `lift.probe`

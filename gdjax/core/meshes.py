@@ -23,12 +23,15 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from gdjax.core.contexts import WHERE, within
 from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
+# Platforms that merge an all-reduce and the choice of a share into one reduce-scatter. Not tried on a GPU.
+REDUCES_AND_DIVIDES = ("tpu",)
+
 
 def owned_by(mesh: Any, tiles: Sequence[Any] = ()) -> AbstractContextManager[None]:
     """While a function is traced here, each matrix of a stack has an owner among the devices of the mesh, if any.
 
     Args:
-      tiles: of `xla.at_home.tiles_of`: a hint, by which no number changes.
+      tiles: of `owners.tiles_of`: a hint, by which no number changes.
     """
     return within(WHERE, mesh=None if mesh is None or mesh.size == 1 else mesh, tiles=tuple(tiles))
 

@@ -1,4 +1,4 @@
-"""The exchanges of a step between devices: in a compiled program, and as `plan` expects them from shapes alone."""
+"""The exchanges of a step between devices, as `plan` expects them from shapes alone."""
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -11,46 +11,8 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import NamedSharding
 
 from gdjax.combine.sharding import axes_of
-from gdjax.core import base, meshes
+from gdjax.core import base, meshes, owners
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.tabulate import Table
-from gdjax.xla import at_home
-from gdjax.xla.at_home import Collective
-
-__all__ = ["Collective", "collectives"]
-
-LABEL = "gdjax.collectives"
-
-
-def collectives(compiled: Any) -> Table:
-    """A table of the collective operations of a compiled program, one row for each operation.
-
-        print(gdjax.collectives(jax.jit(step).lower(params, state, batch).compile()))
-
-    An operation that starts in one line and is done in another counts once, and so does one that runs beside other work
-    and stands in each fusion of that. A TPU's reduce-scatter, an all-reduce in the body of a fusion, is one here too.
-    Operations in the body of a loop are marked. A branch that is not taken counts as well.
-
-    With n devices and b bytes of the whole array each device sends 2 b (n - 1) / n in an all-reduce, b (n - 1) / n in
-    an all-gather, a reduce-scatter or an all-to-all, and b in a permutation.
-
-    Args:
-      compiled: of `jax.jit(f).lower(...).compile()`, or its text.
-
-    Raises:
-      TypeError: it has no text, as what is lowered only.
-
-    Example:
-      >>> import gdjax, jax, jax.numpy as jnp
-      >>> compiled = jax.jit(jnp.sum).lower(jnp.ones(8)).compile()
-      >>> len(gdjax.collectives(compiled))  # of one device
-      0
-    """
-    text = compiled if isinstance(compiled, str) else getattr(compiled, "as_text", lambda: None)()
-    if text is None or not (isinstance(compiled, str) or hasattr(compiled, "memory_analysis")):
-        raise TypeError(f"{LABEL}: takes jax.jit(f).lower(...).compile(), or its text, got {type(compiled).__name__}")
-    return Table(at_home.collectives_of_text(text), Collective._fields)
-
 
 # Equations whose operands, if these are divided, a partitioner must exchange.
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod"}
@@ -198,7 +160,7 @@ def traced(
     """
 
     def update(params: Params, state: OptState, gradients: Params) -> Any:
-        with meshes.owned_by(mesh, at_home.tiles_of(params, shares)):
+        with meshes.owned_by(mesh, owners.tiles_of(params, shares)):
             return base.call_update(tx, gradients, state, params, {"value": jnp.zeros(())})
 
     jaxpr = jax.make_jaxpr(update)(params, state, params).jaxpr

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import meshes
+from gdjax.core.owners import by_owners, computed, dealt, gathered, together
 from gdjax.numerics import Array
 from gdjax.xla import write_order
-from gdjax.xla.at_home import by_owners, computed, dealt, gathered, together
 from gdjax.xla.write_order import LARGE, after, once
 
 __all__ = ["in_stacks"]

@@ -12,11 +12,11 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.types import ArrayTree, DTypeLike, Updates, is_skipped
 from gdjax.numerics import Array
-from gdjax.xla.sums import limited, mean_sq_of_quotient, means, means_of_squares, share_of_nonzeros, summand
+from gdjax.xla.sums import limited, means, means_of_squares, share_of_nonzeros, summand
 from gdjax.xla.write_order import held
 
 __all__ = [
-    "bounded_inner", "in_memory", "inner", "limited", "mean_sq_of_quotient", "means", "means_of_squares",
+    "bounded_inner", "in_memory", "inner", "limited", "means", "means_of_squares",
     "share_of_nonzeros", "sum_abs",
 ]  # fmt: skip
 

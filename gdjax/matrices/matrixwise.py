@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey
 
 from gdjax import numerics
-from gdjax.core import checks, meshes
+from gdjax.core import checks, meshes, owners
 from gdjax.core.arrays import fresh_key
 from gdjax.core.base import GradientTransformation, MaskedNode
 from gdjax.core.contexts import PASS, within
@@ -36,7 +36,7 @@ from gdjax.matrices.blocks import LIFTED, MatrixBlocks, Stacks, blocks_for
 from gdjax.matrices.in_turns import Noted, Runs, Turns, spread
 from gdjax.matrices.slots import Only, arguments_of, first_stacks, kind_in_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.xla import at_home, write_order
+from gdjax.xla import write_order
 from gdjax.xla.loops import inputs_of, made_of_nothing
 from gdjax.xla.write_order import LARGE
 
@@ -95,7 +95,7 @@ class OneMatrix:
     def of_stack(self, gs: Array, s: Any, t: Array, stack: Stack, hyper: Mapping[str, Any]) -> tuple[Array, Any]:
         """The directions and the new state of a stack, each matrix at its owner."""
         kinds = {f: jax.random.key_impl(getattr(s, f)) for f in self.keys}
-        keys = {f: at_home.dealt(keys_of(getattr(s, f), s.count, stack)) for f in self.keys}
+        keys = {f: owners.dealt(keys_of(getattr(s, f), s.count, stack)) for f in self.keys}
         olds = Matrices(gs, {f: getattr(s, f) for f in self.slots})
         runs = [Runs.of(run, math.prod(meshes.dealt(1))) for run in stack.runs]
 
@@ -109,7 +109,7 @@ class OneMatrix:
             return of_each(of_one, *stacks)
 
         common = s._replace(**dict.fromkeys([*self.slots, *self.keys])), t, hyper
-        new = at_home.by_owners(of_owner, meshes.alike(olds, keys), common)
+        new = owners.by_owners(of_owner, meshes.alike(olds, keys), common)
         return new.g, s._replace(**new.slots)
 
 
@@ -257,13 +257,13 @@ class OfMatrices(Leafwise):
         for shape, members in blocks.members.items():
             x = blocks.stack(shape, gs)
             sent[shape[0]] = _sent([gs[m.leaf] for m in members], x.dtype)
-            stacks[shape[0]] = bounded(at_home.dealt(x.astype(sent[shape[0]])).astype(x.dtype), "summed")
+            stacks[shape[0]] = bounded(owners.dealt(x.astype(sent[shape[0]])).astype(x.dtype), "summed")
         traces = self._traces(blocks, stacks, state, hyper)
         facts = [x.stack._replace(runs=runs) for x, runs in zip(traces, _spread(traces), strict=True)]
         settings = {k: x for k, x in self.settings.items() if k not in hyper} | {"stack": facts}
         rule = replace(self, hyper=hyper, settings=settings, static={"stack": lambda tree, facts: facts})
         directions, (new,) = fused([rule], stacks, [state], None, {})
-        parts = {name: at_home.gathered(u.astype(sent[name]), blocks.numbers[name]) for name, u in directions.items()}
+        parts = {name: owners.gathered(u.astype(sent[name]), blocks.numbers[name]) for name, u in directions.items()}
         us = self._after(blocks, [u for g, u in zip(gs, blocks.leaves(parts), strict=True) if g is not None], gs, hyper)
         olds, news = ({f: getattr(s, f) for f in self.slots} for s in (state, new))
         shared = dict(zip(self.one.shared, traces[0].shared, strict=True)) if traces else {}

@@ -6,8 +6,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Bound, Decay, DType, LayerAxes, Mask, Rate, Size, Squares
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.linalg.vectors import mean_sq_of_quotient
-from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, shrinking, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, shrinking, sqrt, squarable
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import decayed, descending, of_some
 
@@ -51,7 +50,7 @@ def scale_by_stable_adamw(
     if clipping_threshold is not None:
         c = sqrt(one_minus_pow(b2, t))  # sqrt(nu_hat) = sqrt(nu) / c, of which no array is made for the mean
         least = jnp.maximum(eps * c, jnp.finfo(c.dtype).tiny)
-        rms = c * sqrt(mean_sq_of_quotient(wide, jnp.maximum(sqrt(nu), least)))
+        rms = c * sqrt(jnp.mean(abs_sq(squarable(wide, "each") / jnp.maximum(sqrt(nu), least))))
         u = u * shrinking(rms, clipping_threshold)
     return u, s._replace(mu=mu, nu=nu)
 

@@ -14,13 +14,14 @@ from jax.sharding import AbstractMesh, Mesh
 from gdjax.codes import formats
 from gdjax.combine import sharding
 from gdjax.core import base, checks, meshes
+from gdjax.core.meshes import REDUCES_AND_DIVIDES
 from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection import exchanged
-from gdjax.inspection.exchanged import Exchange, Piece, collectives
+from gdjax.inspection.collectives import collectives
+from gdjax.inspection.exchanged import Exchange, Piece
 from gdjax.inspection.tabulate import Table, bytes_of, state_and_order, tabulate
 from gdjax.inspection.walk import shapes_of
-from gdjax.xla.at_home import REDUCES_AND_DIVIDES
 
 __all__ = ["Plan", "plan"]
 

@@ -14,6 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.combine import sharding
 from gdjax.core import base, checks, closures, meshes
+from gdjax.core.meshes import REDUCES_AND_DIVIDES
+from gdjax.core.owners import tiles_of
 from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.inspection.tabulate import Table
@@ -22,7 +24,6 @@ from gdjax.training.dealing import Dealing, specs_of
 from gdjax.training.mesh_loss import averaged, by_constraints, check_trainable, loss_of_part, rows_of
 from gdjax.transforms.noise_scale import with_noise_scale
 from gdjax.tree.updates import apply_updates
-from gdjax.xla.at_home import REDUCES_AND_DIVIDES, tiles_of
 
 __all__ = ["ShardedStep", "sharded_step"]
 

@@ -20,7 +20,6 @@ from gdjax.lift.slots import Moment, Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
 from gdjax.tree.updates import moved
-from gdjax.xla.write_order import after
 
 __all__ = [
     "EmaState", "LookaheadParams", "LookaheadState", "ParamsEmaState", "SWAState", "SnooState", "TailEmaState", "ema",
@@ -173,10 +172,8 @@ def _synced(u: Array, fast: Array, slow: Array, alpha: Hyper, sync: Array) -> tu
     wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, given_slow, alpha))
     ahead = fast - slow + wide_u
     back = jnp.where(sync, alpha.astype(ahead.dtype) * ahead, 0).astype(u.dtype)
-    # The caller writes the new slow parameter, which is read there before the fast one is written: no copies are made.
-    after_sync = add(given_slow, back)
-    way = numerics.widen(after_sync, real) - fast
-    return jnp.where(sync, way, after(after_sync, wide_u)).astype(u.dtype), back
+    way = numerics.widen(add(given_slow, back), real) - fast
+    return jnp.where(sync, way, wide_u).astype(u.dtype), back
 
 
 class SnooState(NamedTuple):

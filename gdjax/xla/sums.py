@@ -72,15 +72,6 @@ def means(x: Array, axes: tuple[int, ...]) -> Array:
     return jnp.mean(alone(x), axes, keepdims=True)
 
 
-def mean_sq_of_quotient(x: Array, y: Array) -> Array:
-    """The mean of |x / y|^2 for y above 0, with |x| bounded by `largest_of(..., "each")`.
-
-    XLA:CPU first writes to memory whatever is more than a few plain operations before the sum: y, but not the quotient.
-    """
-    largest = jnp.square(largest_of(y.dtype, "each") / y)  # bounds quotients: a bounded x would be written to memory
-    return jnp.sum(at_most(abs_sq(alone(x) / y), largest)) * (1 / max(x.size, 1))
-
-
 def share_of_nonzeros(x: Array) -> Array:
     """The share of the elements of x that are not 0, for an x without NaN, which would make the result NaN.
 

@@ -278,8 +278,11 @@ def selected_product(x: Array, factor: Array) -> Array:
 
 
 def own_factor(x: Array, factor: Array) -> Array:
-    """The factor, separate for each large x: XLA:CPU broadcasts to memory a factor that equal shapes share."""
-    return after(x, factor) if x.size > OWN else factor
+    """The factor, separate for each large x: XLA:CPU broadcasts to memory a factor that equal shapes share.
+
+    Not for an x of 16 bits, which would be read once more.
+    """
+    return after(x, factor) if x.size > OWN and x.dtype.itemsize > 2 else factor
 
 
 def before_branch(f: Callable[..., Any], x: Any, *others: Any) -> Any:

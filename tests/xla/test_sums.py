@@ -50,11 +50,6 @@ def test_means_of_squares_along_two_axes():
     assert (columns.shape, rows.shape) == ((1, 1, 3), (1, 2, 1))
 
 
-def test_the_mean_square_of_a_quotient():
-    x, y = jnp.array([2.0, -6.0]), jnp.array([1.0, 2.0])
-    np.testing.assert_allclose(sums.mean_sq_of_quotient(x, y), (4 + 9) / 2, rtol=1e-6)
-
-
 def test_the_share_of_nonzeros():
     assert float(sums.share_of_nonzeros(jnp.array([0.0, -3.0, 1e-30, 0.0]))) == 0.5
     assert float(sums.share_of_nonzeros(jnp.array([0j, 1j, -2]))) == pytest.approx(2 / 3)
