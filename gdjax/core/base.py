@@ -17,9 +17,9 @@ from gdjax.core.closures import label_of as label_of
 from gdjax.core.closures import part_of as part_of
 from gdjax.core.contexts import PASS, within
 from gdjax.core.part import Part, keywords
+from gdjax.core.signatures import plain_types
 from gdjax.core.structures import as_formed
 from gdjax.core.types import (
-    SHOWN,
     OptState,
     Params,
     Transform,
@@ -29,7 +29,7 @@ from gdjax.core.types import (
     fitted,
     without_skipped,
 )
-from gdjax.core.values import Call, Value, bind, is_foreign, not_called, short_types
+from gdjax.core.values import Call, Value, bind, is_foreign, not_called
 
 __all__ = [
     "AdaptiveGradClipState", "AddDecayedWeightsState", "ClipByGlobalNormState", "ClipState", "EmptyState",
@@ -295,7 +295,7 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
         return made_by(call, factory(*call.args, **call.kwargs))
 
     not_called(make)
-    return short_types(make, None, **SHOWN)
+    return plain_types(make)
 
 
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -17,9 +17,10 @@ import jax
 import numpy as np
 
 from gdjax.core.contexts import WHERE, within
+from gdjax.core.keys import identity, of_plain_dict
 from gdjax.core.part import Operand, Part, keywords
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
-from gdjax.core.values import Call, Value, identity, is_ours, of_plain_dict, value_of
+from gdjax.core.values import Call, Value, is_ours, value_of
 
 
 def takes_extra_args(tx: Transform) -> bool:

@@ -14,8 +14,8 @@ from jax.core import Tracer
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import callers, checks
 from gdjax.core.number_domains import RATE, SIZE, SQUARES, AtLeast, Check, Domain, Fact, asked
+from gdjax.core.signatures import UNIONS, facts_of
 from gdjax.core.types import PerLeaf
-from gdjax.core.values import UNIONS, facts_of
 
 
 def number(domain: Domain, label: str, name: str, value: object) -> None:
