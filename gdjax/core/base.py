@@ -169,18 +169,21 @@ class Update(Value):
     Not so where a function of someone else's takes part: a program may count on each call of it.
     """
 
-    def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...], foreign: bool):
-        super().__init__(call, part, fn)
-        self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
-        self.compiles = call.comparable and not (foreign or call.foreign or call.traced)
-        self.takes_extra_args = keywords(fn)[1]
-
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         if extra_args:
             closures.check_extra_args(label_of(self.call), extra_args, self.asked)
         return self.from_within(updates, state, params, extra_args)
 
     asked = functools.cached_property(closures.extra_args_asked)
+    form = functools.cached_property(closures.Form)
+
+    @functools.cached_property
+    def compiles(self) -> bool:
+        return self.call.comparable and not (self.foreign or self.call.foreign or self.call.traced)
+
+    @functools.cached_property
+    def takes_extra_args(self) -> bool:
+        return keywords(self.fn)[1]
 
     def from_within(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
         """The update as another transform calls it: the names of the extra arguments are already checked."""
@@ -194,21 +197,19 @@ class Update(Value):
             return _applied(self.fn, updates, state, params, extra_args)
         return compiled_or_apart(self._compiled, functools.partial(_applied, self.fn), *args)
 
-    form = functools.cached_property(closures.Form)
-
     def _compiled(self, *args: Any) -> tuple[Updates, OptState]:
         try:
-            return _compiled(self.form, self.form.operands, *args)
+            return _compiled(self.form, self.form.leaves, *args)
         except NO_VALUE:
-            if not self.form.operands:
+            if not self.form.leaves:
                 raise
             self.form = closures.Form(self, constant=True)  # a rule decides by the value of a number
             return self._compiled(*args)
         except jax.errors.JaxRuntimeError as e:
             if "Disallowed host-to-device transfer" not in str(e):
                 raise
-            there = jax.device_put(self.form.operands)  # as what the program gave must be
-            return _compiled(self.form, there, *args)
+            leaves = jax.device_put(self.form.leaves)  # as what the program gave must be
+            return _compiled(self.form, leaves, *args)
 
 
 def _applied(
@@ -221,23 +222,19 @@ def _applied(
 
 def _no_narrower(updates: Updates, params: Params) -> Updates:
     """The updates, each as wide as its parameter: a step that is rounded to fewer bits may lose its decay."""
-    gs, structure = jax.tree.flatten(updates)
-    ps, other = jax.tree.flatten(params)
-    if structure != other or not any(map(_narrower, gs, ps)):
-        return updates
-    return structure.unflatten([g.astype(p.dtype) if _narrower(g, p) else g for g, p in zip(gs, ps, strict=True)])
+
+    def widened(g: Any, p: Any) -> Any:
+        floats = all(jnp.issubdtype(getattr(x, "dtype", np.void), jnp.floating) for x in (g, p))
+        return g.astype(p.dtype) if floats and g.dtype.itemsize < p.dtype.itemsize else g
+
+    same = jax.tree.structure(updates) == jax.tree.structure(params)
+    return jax.tree.map(widened, updates, params) if same else updates
 
 
-def _narrower(g: Any, p: Any) -> bool:
-    floats = all(jnp.issubdtype(getattr(x, "dtype", np.void), jnp.floating) for x in (g, p))
-    return floats and g.dtype.itemsize < p.dtype.itemsize
-
-
-def _applied_form(form: closures.Form, operands: Sequence[Any], *args: Any) -> tuple[Updates, OptState]:
-    return _applied(form.update(operands), *args)
-
-
-_compiled = jax.jit(_applied_form, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(form: closures.Form, leaves: Sequence[Any], *args: Any) -> tuple[Updates, OptState]:
+    function = form.function(leaves)
+    return _applied(function.fn if isinstance(function, Value) else function, *args)
 
 
 def compiled_or_apart(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
@@ -318,8 +315,8 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
     parts = value_of(made.init), value_of(made.update)
     inner = before.calls if isinstance(before, Update) else ()
     init, update = (f.fn if isinstance(f, Value) else f for f in parts)
-    made_update = Update(call, "update", update, (call, *inner), foreign)
-    return kind._make(map(function_of, (Init(call, "init", init), made_update)))
+    functions = Init(call, "init", init, inner, foreign), Update(call, "update", update, inner, foreign)
+    return kind._make(map(function_of, functions))
 
 
 def call_update(

@@ -8,10 +8,12 @@ that call. So JAX sees two optimizers built with equal arguments as one, and com
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import fields, is_dataclass
 from types import FunctionType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import misuse
@@ -42,6 +44,7 @@ class Call:
         inside = [value_of(x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
+        self.may_hold_arrays = any(map(_may_hold_arrays, inside))
         self.foreign = is_foreign([*self.args, *self.kwargs.values()])
         # Whether the key has all that the arguments say. Of what can be changed in place it has the identity alone; of
         # lists and dicts what they said at the call, so that an equal call makes the same thing if they are unchanged.
@@ -81,13 +84,25 @@ class Call:
 
 
 class Value:
-    """The function `fn`: the `part` of the result of `call`, or with None the result itself."""
+    """The function `fn`: the `part` of the result of `call`, or with None the result itself.
 
-    def __init__(self, call: Call, part: str | None, fn: Callable[..., Any]):
-        self.call, self.part, self.fn = call, part, fn
+    Args:
+      inner: the calls that made the result before this one, the outermost first: of `freeze(...)`, `masked(...)`.
+      foreign: whether the function is of someone else.
+    """
+
+    def __init__(
+        self, call: Call, part: str | None, fn: Callable[..., Any], inner: tuple[Call, ...] = (), foreign: bool = False
+    ):
+        self.call, self.part, self.fn, self.foreign = call, part, fn, foreign
+        self.calls = (call, *inner)
         functools.update_wrapper(self, fn, updated=())
         self.__name__ = call.name if part is None else part
         self.__qualname__ = call.name if part is None else f"{call.name}.{part}"
+
+    def around(self, fn: Callable[..., Any]) -> "Value":
+        """The same with another function inside."""
+        return type(self)(self.call, self.part, fn, self.calls[1:], self.foreign)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
@@ -200,6 +215,23 @@ def _lasts(x: object) -> bool:
     """
     plain = type(x).__hash__ is object.__hash__ and not callable(x) and not is_ours(type(x))
     return isinstance(x, jax.Array) or isinstance(x, Hashable) and not plain
+
+
+def _may_hold_arrays(x: Any) -> bool:
+    """Whether `closures.Form` may find arrays in an argument."""
+    if isinstance(x, jax.Array | np.ndarray | functools.partial):
+        return True
+    x = value_of(getattr(x, "update", x))
+    if isinstance(x, Value):
+        return x.call.may_hold_arrays
+    if is_dataclass(x) and is_ours(type(x)):
+        return any(map(_may_hold_arrays, _leaves([getattr(x, f.name) for f in fields(x)])))
+    return is_closure(x)
+
+
+def is_closure(x: object) -> TypeGuard[FunctionType]:
+    """Whether x is a function that was made in a call, and reads variables of it."""
+    return isinstance(x, FunctionType) and bool(x.__closure__) and "<locals>" in x.__qualname__
 
 
 def _has_container(x: object) -> bool:

@@ -61,6 +61,7 @@ MAKERS: dict[str, Callable[[float], Any]] = {
     "branches": lambda r: gdjax.MultiSteps(gdjax.adam(r), 2),
     "codes": lambda r: gdjax.quantize_state(gdjax.adamw(r)),
     "matrices": gdjax.muon,
+    "a schedule of the rate": lambda r: gdjax.adafactor(r, like="torch"),
     "an array": lambda r: gdjax.adam(jnp.float32(r)),
     "a NumPy number": lambda r: gdjax.adam(np.float64(r)),
     "a rule of the program's": _scaled,
@@ -98,7 +99,7 @@ def test_what_stays_a_constant():
     assert forms(gdjax.scale(2), gdjax.scale(3), gdjax.scale(3.0)) == 3
     assert forms(_clipped(0.1), _around(0.1), gdjax.adam(0.1)) == 3
     assert forms(gdjax.chain(gdjax.sgd(0.1), gdjax.scale(2.5)), gdjax.chain(gdjax.sgd(0.2), gdjax.scale(3.5))) == 1
-    assert value_of(gdjax.trace(0.999).update).form.operands == []
+    assert value_of(gdjax.trace(0.999).update).form.leaves == []
 
 
 def test_a_rule_that_decides_by_a_number():
