@@ -29,7 +29,7 @@ from gdjax.core.types import (
     fitted,
     without_skipped,
 )
-from gdjax.core.values import Call, Value, bind, is_foreign, not_called
+from gdjax.core.values import Call, Value, bind, function_behind, is_foreign, not_called
 
 __all__ = [
     "AdaptiveGradClipState", "AddDecayedWeightsState", "ClipByGlobalNormState", "ClipState", "EmptyState",
@@ -171,10 +171,10 @@ class Update(Value):
 
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         if extra_args:
-            closures.check_extra_args(label_of(self.call), extra_args, self.asked)
+            closures.check_extra_args(label_of(self.call), extra_args, self.extra_args)
         return self.from_within(updates, state, params, extra_args)
 
-    asked = functools.cached_property(closures.extra_args_asked)
+    extra_args = functools.cached_property(closures.extra_args_read)
     form = functools.cached_property(closures.Form)
 
     @functools.cached_property
@@ -189,13 +189,11 @@ class Update(Value):
         """The update as another transform calls it: the names of the extra arguments are already checked."""
         extra_args = extra_args if self.takes_extra_args else {}
         args = updates, state, params, extra_args
-        concrete = is_concrete(args)
-        if not concrete and (fit := without_skipped(updates, params)) is not params:
-            args = updates, state, fit, extra_args  # `params` may have been a whole model, with functions in it
-            concrete = is_concrete(args)
-        if not (concrete and self.compiles):
-            return _applied(self.fn, updates, state, params, extra_args)
-        return compiled_or_apart(self._compiled, functools.partial(_applied, self.fn), *args)
+        if self.compiles and not is_concrete(args):  # `params` may be a whole model, with functions in it
+            args = updates, state, without_skipped(updates, params), extra_args
+        if self.compiles and is_concrete(args):
+            return compiled_or_apart(self._compiled, functools.partial(_applied, self.fn), *args)
+        return _applied(self.fn, updates, state, params, extra_args)
 
     def _compiled(self, *args: Any) -> tuple[Updates, OptState]:
         try:
@@ -233,8 +231,7 @@ def _no_narrower(updates: Updates, params: Params) -> Updates:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _compiled(form: closures.Form, leaves: Sequence[Any], *args: Any) -> tuple[Updates, OptState]:
-    function = form.function(leaves)
-    return _applied(function.fn if isinstance(function, Value) else function, *args)
+    return _applied(function_behind(form.function(leaves)), *args)
 
 
 def compiled_or_apart(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
@@ -262,12 +259,13 @@ _NUMBERS = np.ndarray, np.number, float, int, complex
 
 def is_concrete(tree: Any) -> bool:
     """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
-    for x in jax.tree.leaves(tree):
-        if isinstance(x, Tracer):
-            return False
-        if not isinstance(x, jax.Array) and (not isinstance(x, _NUMBERS) or is_float0(x)):
-            return False
-    return True
+    return all(map(_has_value, jax.tree.leaves(tree)))
+
+
+def _has_value(x: object) -> bool:
+    if isinstance(x, jax.Array):
+        return not isinstance(x, Tracer)
+    return isinstance(x, _NUMBERS) and not is_float0(x)
 
 
 def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
@@ -307,16 +305,13 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
         raise TypeError(f"{label_of(call)} returned {made!r}, {problem}")
     plain = type(made) is GradientTransformation or not isinstance(made, GradientTransformation)
     kind = GradientTransformationExtraArgs if plain else type(made)
-    before = value_of(made.update)
-    foreign = not before.compiles if isinstance(before, Update) else is_foreign(before)
-    part = part_of(made)
-    again = None if part is None else part.labelled(label_of(call))
-    made = made if again is part else again
-    parts = value_of(made.init), value_of(made.update)
-    inner = before.calls if isinstance(before, Update) else ()
-    init, update = (f.fn if isinstance(f, Value) else f for f in parts)
-    functions = Init(call, "init", init, inner, foreign), Update(call, "update", update, inner, foreign)
-    return kind._make(map(function_of, functions))
+    before, part = value_of(made.update), part_of(made)
+    inner, foreign = (before.calls, not before.compiles) if isinstance(before, Update) else ((), is_foreign(before))
+    if part is not None and (labelled := part.labelled(label_of(call))) is not part:
+        made = labelled
+    init = Init(call, "init", function_behind(made.init), inner, foreign)
+    update = Update(call, "update", function_behind(made.update), inner, foreign)
+    return kind._make((function_of(init), function_of(update)))
 
 
 def call_update(

@@ -50,13 +50,17 @@ def line(outside: str) -> str:
     return "" if frame is None else f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
-def positional(fun: Callable[..., Any]) -> list[str]:
-    """The arguments that a call may pass by position; none for a function without a signature."""
+def parameters(fun: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a function; none for one without a signature."""
     try:
-        parameters = inspect.signature(fun).parameters.values()
+        return [*inspect.signature(fun).parameters.values()]
     except (TypeError, ValueError):
         return []
-    return [x.name for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
+
+
+def positional(fun: Callable[..., Any]) -> list[str]:
+    """The arguments that a call may pass by position."""
+    return [x.name for x in parameters(fun) if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
 
 
 def by_position(
@@ -149,14 +153,11 @@ def shown(fun: object) -> str:
 def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[int, str], otherwise: str = "") -> str:
     """If a function cannot be called with `args`, the arguments it takes, and the remedy by their number; else ""."""
     try:
-        signature = inspect.signature(fun)
-    except (TypeError, ValueError):
+        inspect.signature(fun).bind(*args)
+    except ValueError:  # it has no signature
         return ""
-    try:
-        signature.bind(*args)
     except TypeError:
-        parameters = signature.parameters.values()
-        needed = [p.name for p in parameters if p.default is p.empty and "VAR" not in p.kind.name]
+        needed = [p.name for p in parameters(fun) if p.default is p.empty and "VAR" not in p.kind.name]
         remedy = remedies.get(len(needed), otherwise)
         return f"takes {structures.listed(needed) or 'no argument'}" + (f"; {remedy}" if remedy else "")
     return ""

@@ -8,7 +8,6 @@ leaves of a `Form`: the same ones that a compiled eager update takes as operands
 
 import contextlib
 import functools
-import inspect
 import itertools
 import types
 import weakref
@@ -19,12 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from gdjax.core import callers
 from gdjax.core.contexts import WHERE, within
 from gdjax.core.keys import identity, of_plain_dict
 from gdjax.core.number_domains import is_operand
 from gdjax.core.part import Operand, Pair, Part, keywords
 from gdjax.core.types import ArrayTree, OptState, Params, ScalarOrSchedule, Transform, Updates
-from gdjax.core.values import Call, Value, is_closure, is_ours, value_of
+from gdjax.core.values import Call, Value, function_behind, is_closure, is_ours, value_of
 
 
 def takes_extra_args(tx: Transform) -> bool:
@@ -32,39 +32,35 @@ def takes_extra_args(tx: Transform) -> bool:
     return isinstance(value_of(tx.update), Value) or keywords(tx.update)[1]
 
 
-def extra_args_asked(update: Any) -> frozenset[str] | None:
+def extra_args_read(update: Any) -> frozenset[str] | None:
     """The extra arguments that an `update` and the transforms inside read; None where that is unknown."""
-    made = value_of(update)
-    function = made.fn if isinstance(made, Value) else made
+    made, function = value_of(update), function_behind(update)
     part = getattr(function, "__self__", None)
     if not isinstance(part, Part):
         named, any_other = keywords(function)
-        hidden = any_other and not (isinstance(made, Value) and is_ours(made.call.factory))
-        return None if hidden else named
-    each = [part.asks(), *(None if x.tx is None else extra_args_asked(x.tx.update) for x in part.inside())]
+        ours = isinstance(made, Value) and is_ours(made.call.factory)
+        return None if any_other and not ours else named
+    each = [part.asks(), *(None if x.tx is None else extra_args_read(x.tx.update) for x in part.inside())]
     return None if None in each else frozenset().union(*each)
 
 
-def check_extra_args(label: str, extra_args: Mapping[str, Any], asked: frozenset[str] | None) -> None:
+def check_extra_args(label: str, extra_args: Mapping[str, Any], read: frozenset[str] | None) -> None:
     """Raises if an extra argument that nothing reads is one edit away from a missing one that something reads.
 
     Any other name passes, as in Optax. Functions among the arguments may read some too, such as `value_fn`.
     """
-    if asked is None or extra_args.keys() <= asked:
+    if read is None or extra_args.keys() <= read:
         return
-    known = asked.union(*map(argument_names, filter(callable, extra_args.values())))
+    known = read.union(*map(argument_names, filter(callable, extra_args.values())))
     for name in extra_args.keys() - known:
-        for meant in sorted(asked - extra_args.keys()):
+        for meant in sorted(read - extra_args.keys()):
             if _one_edit(name, meant):
                 raise TypeError(f"{label}: unknown argument {name!r} of update: perhaps {meant}")
 
 
 def argument_names(f: Any) -> list[str]:
     """The arguments of a function after the first one; none where it has no signature."""
-    try:
-        return [*inspect.signature(f).parameters][1:]
-    except (TypeError, ValueError):
-        return []
+    return [x.name for x in callers.parameters(f)][1:]
 
 
 def _one_edit(x: str, y: str) -> bool:
@@ -224,7 +220,7 @@ def _made_opened(x: Any, made: Any) -> tuple[Hashable, Any, Callable[[Any], Any]
         return (call.factory, name), (call.args, call.kwargs), lambda new: member(call.factory(*new[0], **new[1]))
     if value_of(x) is made:
         return Value, made.fn, lambda function: function
-    return Pair, (value_of(x.init).fn, made.fn), Pair
+    return Pair, (function_behind(x.init), made.fn), Pair
 
 
 def _fields_of(x: Any) -> dict[str, Any]:

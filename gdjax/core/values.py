@@ -147,6 +147,12 @@ def value_of(x: object) -> Any:
     return getattr(x, "made", x) if isinstance(x, FunctionType) else x
 
 
+def function_behind(f: Any) -> Any:
+    """The function that a factory returned, behind one made here; any other as it is."""
+    made = value_of(f)
+    return made.fn if isinstance(made, Value) else made
+
+
 def is_foreign(x: Any) -> bool:
     """Whether x is or holds a function or a transform of someone else's: each call of it may give something else."""
     x = value_of(x)
@@ -169,7 +175,7 @@ def not_called(factory: Any) -> None:
 
     def refusal(call: str) -> Callable[..., Any]:
         def instead(*args: Any, **kwargs: Any) -> Any:
-            label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
+            label = _label(factory)
             raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).{call}")
 
         setattr(instead, NOT_CALLED, True)
@@ -184,9 +190,12 @@ def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     Raises:
       TypeError: the arguments do not fit the signature; the message says what to write, and lists the valid names.
     """
+    return Call(factory, bound_arguments(_label(factory), inspect.signature(factory), args, kwargs))
+
+
+def _label(factory: Any) -> str:
     name = getattr(factory, "__name__", repr(factory))
-    label = f"gdjax.{name}" if is_ours(factory) else name
-    return Call(factory, bound_arguments(label, inspect.signature(factory), args, kwargs))
+    return f"gdjax.{name}" if is_ours(factory) else name
 
 
 def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], part: str | None) -> Any:

@@ -336,7 +336,7 @@ def sharded_step(
 
 def _check_search(tx: Transform) -> None:
     """Raises for an optimizer whose update evaluates functions of the parameters itself."""
-    asked = {"value_fn", "residual_fn"} & (closures.extra_args_asked(tx.update) or frozenset())
+    asked = {"value_fn", "residual_fn"} & (closures.extra_args_read(tx.update) or frozenset())
     if asked:
         names = ", ".join(f"{name}=" for name in sorted(asked))
         raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")
