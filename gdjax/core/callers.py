@@ -130,18 +130,18 @@ def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: object) -> boo
     """
     what = f"{label}: the pattern {shown(fun)}"
     try:
-        found = fun(path, leaf)
+        result = fun(path, leaf)
     except Exception as e:
         if _is_ours(e):
             raise
         if slip := _misfit(fun, (path, leaf), dict.fromkeys((0, 1), "write lambda path, leaf: ...")):
             raise TypeError(f"{what} is called with (path, leaf), but it {slip}") from e
-        given = f"{path!r} and {structures.described(leaf)}"
-        raise ValueError(f"{what} is called with (path, leaf), here {given}, and raised {_one_line(e)}") from e
+        here = f"{path!r} and {structures.described(leaf)}"
+        raise ValueError(f"{what} is called with (path, leaf), here {here}, and raised {_one_line(e)}") from e
     try:
-        return bool(found)
+        return bool(result)
     except Exception as e:
-        got = f"{structures.described(found)} for {path!r}, which is neither true nor false"
+        got = f"{structures.described(result)} for {path!r}, which is neither true nor false"
         raise TypeError(f"{what} returned {got}; let it decide by the path, the shape or the dtype") from e
 
 

@@ -34,7 +34,9 @@ class Call:
         bound.apply_defaults()
         self.factory = factory
         ours = is_ours(factory)
-        self.given = {k: x for k, x in bound.arguments.items() if ours and (of_plain_dict(x) or _has_container(x))}
+        self.mutable = {
+            k: x for k, x in bound.arguments.items() if ours and _has_container(x)
+        }  # as the program has them
         if ours:  # copied, so that no one else can change them; the factory of another library may share its own
             bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
         self.args, self.kwargs = bound.args, bound.kwargs
@@ -54,7 +56,7 @@ class Call:
 
     def changed(self) -> str:
         """The name of an argument that is a list or a dict, and has been changed since; "" for none."""
-        return next((name for name, x in self.given.items() if key_of(x) != key_of(self.arguments[name])), "")
+        return next((name for name, x in self.mutable.items() if key_of(x) != key_of(self.arguments[name])), "")
 
     @property
     def name(self) -> str:

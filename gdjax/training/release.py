@@ -17,7 +17,7 @@ import numpy as np
 
 from gdjax.core import base
 from gdjax.core.contexts import WHERE, within
-from gdjax.core.parts import known, owned
+from gdjax.core.parts import known, state_arrays
 from gdjax.core.types import Array, OptState, Params, Transform
 from gdjax.lift import probe
 from gdjax.lift.order import name_of
@@ -119,7 +119,9 @@ def _form(layers: Layers, shapes: Params) -> dict[int | None, list[Any]]:
     with within(WHERE, tried=True):
         state = jax.eval_shape(lambda params: layers.tx.init(params), shapes)
     form: dict[int | None, list[Any]] = {i: [] for i in (None, *range(layers.params.num_leaves))}
-    for (path, x), own in zip(jax.tree_util.tree_leaves_with_path(state), owned(layers.tx, state, shapes), strict=True):
+    for (path, x), own in zip(
+        jax.tree_util.tree_leaves_with_path(state), state_arrays(layers.tx, state, shapes), strict=True
+    ):
         axis = None if own.axes is None or 0 not in own.axes else own.axes.index(0)
         form[own.leaf].append((path, axis, x.dtype, [n == 1 for n in x.shape]))
     return form
