@@ -121,11 +121,10 @@ class Value:
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.call.factory, self.call.args, self.call.kwargs, self.part)
 
-    def __copy__(self) -> "Value":
+    def __deepcopy__(self, memo: object = None) -> "Value":
         return self
 
-    def __deepcopy__(self, memo: object) -> "Value":
-        return self
+    __copy__ = __deepcopy__
 
 
 def value(factory: Callable[P, F]) -> Callable[P, F]:
