@@ -6,26 +6,27 @@ from typing import Any
 
 from griffe import Extension, Function
 
-from gdjax.core.values import aliases, by_name
+from gdjax.core.signatures import facts_of, name_of
 
 
 class Signatures(Extension):
-    """Leaves out the arguments that a caller does not pass, and names types and functions as the source does."""
+    """Leaves out the arguments that a caller does not pass, and shows types without domains, and functions by name."""
 
     def on_function(self, *, func: Function, **_: Any) -> None:
         called = _found(func.path)
         if not callable(called):
             return
         signature = inspect.signature(called)
-        names = getattr(signature, "names", None) or aliases(called)
         for parameter in [p.name for p in func.parameters if p.name not in signature.parameters]:
             del func.parameters[parameter]
         for parameter in func.parameters:
             own = signature.parameters[parameter.name]
-            parameter.annotation = _text(own.annotation, names)
+            if facts_of(signature, parameter.name) or name_of(own.annotation) is not own.annotation:
+                parameter.annotation = inspect.formatannotation(name_of(own.annotation))
             if " at 0x" in repr(own.default):  # a function, or an object that does not tell what it is
                 parameter.default = getattr(own.default, "__name__", f"{type(own.default).__name__}()")
-        func.returns = _text(signature.return_annotation, names)
+        if inspect.isclass(signature.return_annotation) and signature.return_annotation is not signature.empty:
+            func.returns = signature.return_annotation.__name__
 
 
 def _found(path: str) -> Any:
@@ -35,7 +36,3 @@ def _found(path: str) -> Any:
         return getattr(importlib.import_module(holder), name, None)
     except ImportError:
         return getattr(_found(holder), name, None) if holder else None
-
-
-def _text(annotation: Any, names: dict[str, Any]) -> str | None:
-    return None if annotation is inspect.Signature.empty else by_name(inspect.formatannotation(annotation), names)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.contexts import PASS, within
-from gdjax.core.parts import owned
+from gdjax.core.parts import state_arrays
 from gdjax.core.structures import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates, boxed_like, is_skipped, unboxed
 from gdjax.lift.all_leaves import Selection
@@ -109,7 +109,7 @@ def owners(tx: Transform, state: OptState, updates: Updates) -> dict[Any, list[i
     """
     shapes = list(map(jnp.shape, jax.tree.leaves(updates)))
     places: dict[Any, list[int]] = {k: [] for k in range(len(shapes))}
-    for i, x in enumerate(owned(tx, state, updates)):
+    for i, x in enumerate(state_arrays(tx, state, updates)):
         shape = jnp.shape(x.array)
         places.setdefault(x.leaf if x.leaf is not None and shapes[x.leaf] == shape else shape, []).append(i)
     return places

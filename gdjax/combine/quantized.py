@@ -13,7 +13,7 @@ from gdjax.core import arrays, base, callers, checks, meshes, structures, types
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.growth import divides_by_norm
 from gdjax.core.part import SlotKind
-from gdjax.core.parts import Owned, holding, owned
+from gdjax.core.parts import StateArray, holding, state_arrays
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import (
     Array,
@@ -150,7 +150,7 @@ def quantize_state(
         if any(map(formats.is_codes, jax.tree.leaves(state, is_leaf=formats.is_codes))):
             raise ValueError(f"{LABEL}: a transform inside keeps codes already, by a {LABEL} of its own")
         exempted = {i for i, x in enumerate(jax.tree.leaves(mask_by_path(*exempts)(params) if exempts else [])) if x}
-        slots, sizes = owned(inner, state, params), _sizes(inner, state, params)
+        slots, sizes = state_arrays(inner, state, params), _sizes(inner, state, params)
         large = [
             i for i, (x, size) in enumerate(zip(slots, sizes, strict=True))
             if _is_narrow_float(x.array) and size >= min_size and x.leaf not in exempted
@@ -216,7 +216,7 @@ def _is_narrow_float(x: Array) -> bool:
 
 
 def _coded(
-    slots: Sequence[Owned], large: Sequence[int], kinds: Mapping[SlotKind, Sequence[formats.Format]], words: bool
+    slots: Sequence[StateArray], large: Sequence[int], kinds: Mapping[SlotKind, Sequence[formats.Format]], words: bool
 ) -> list[Any]:
     """The arrays of a state, with codes in place of large ones whose kind has a format for them.
 

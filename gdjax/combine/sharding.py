@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import base, meshes
 from gdjax.core.arrays import shape_of
-from gdjax.core.parts import owned
+from gdjax.core.parts import state_arrays
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.numerics import is_key
 
@@ -144,7 +144,7 @@ def _known(tx: Transform, state: OptState, shapes: Any, divisions: Sequence[Sequ
 
     None for a stack of matrices that is dealt to owners.
     """
-    arrays, sizes = owned(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
+    arrays, sizes = state_arrays(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
     typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
     known = []
     for i, x in enumerate(arrays):

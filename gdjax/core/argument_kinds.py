@@ -44,10 +44,15 @@ def _kind(words: str, fits: Callable[[Any], bool]) -> Callable[[str, str, Any], 
     return check
 
 
+def _is_int(x: object) -> bool:
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
 flag = _kind("True or False", lambda x: isinstance(x, bool | np.bool))
 function = _kind("a function", lambda x: callable(x) and not isinstance(x, type))
 mapping = _kind("a dict", lambda x: isinstance(x, Mapping))
 string = _kind("a str", lambda x: isinstance(x, str))
+axes = _kind("an int or a tuple of ints", lambda x: all(map(_is_int, x if isinstance(x, tuple | list) else [x])))
 dimensions = _kind(
     "dimension numbers, a tree of them, or a function that returns one",
     lambda x: not isinstance(x, bool | int | float | str | type),
@@ -80,18 +85,12 @@ def groups(label: str, name: str, value: object) -> None:
 def layer_axes(label: str, name: str, value: object) -> None:
     if isinstance(value, str | re.Pattern | Mapping):
         types.check_patterns(f"{label}: {name}", value if isinstance(value, Mapping) else [value])
-    elif isinstance(value, int | np.integer) and not isinstance(value, bool):
+    elif _is_int(value):
         checks.structural(label, name, value, 0)
     elif not checks.is_function(value):
         raise TypeError(
             f"{label}: {name} must be an int, a pattern, a dict from patterns to ints or a function, got {value!r}"
         )
-
-
-def axes(label: str, name: str, value: object) -> None:
-    axes = value if isinstance(value, tuple | list) else [value]
-    if not all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in axes):
-        raise TypeError(f"{label}: {name} must be an int or a tuple of ints, got {value!r}")
 
 
 def key(label: str, name: str, value: Any) -> None:

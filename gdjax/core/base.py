@@ -17,9 +17,9 @@ from gdjax.core.closures import label_of as label_of
 from gdjax.core.closures import part_of as part_of
 from gdjax.core.contexts import PASS, within
 from gdjax.core.part import Part, keywords
+from gdjax.core.signatures import plain_types
 from gdjax.core.structures import as_formed
 from gdjax.core.types import (
-    SHOWN,
     OptState,
     Params,
     Transform,
@@ -29,7 +29,7 @@ from gdjax.core.types import (
     fitted,
     without_skipped,
 )
-from gdjax.core.values import Call, Value, bind, is_foreign, not_called, short_types
+from gdjax.core.values import Call, Value, bind, function_behind, is_foreign, not_called
 
 __all__ = [
     "AdaptiveGradClipState", "AddDecayedWeightsState", "ClipByGlobalNormState", "ClipState", "EmptyState",
@@ -169,46 +169,45 @@ class Update(Value):
     Not so where a function of someone else's takes part: a program may count on each call of it.
     """
 
-    def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...], foreign: bool):
-        super().__init__(call, part, fn)
-        self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
-        self.compiles = call.comparable and not (foreign or call.foreign or call.traced)
-        self.takes_extra_args = keywords(fn)[1]
-
     def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         if extra_args:
-            closures.check_extra_args(label_of(self.call), extra_args, self.asked)
+            closures.check_extra_args(label_of(self.call), extra_args, self.extra_args)
         return self.from_within(updates, state, params, extra_args)
 
-    asked = functools.cached_property(closures.extra_args_asked)
+    extra_args = functools.cached_property(closures.extra_args_read)
+    form = functools.cached_property(closures.Form)
+
+    @functools.cached_property
+    def compiles(self) -> bool:
+        return self.call.comparable and not (self.foreign or self.call.foreign or self.call.traced)
+
+    @functools.cached_property
+    def takes_extra_args(self) -> bool:
+        return keywords(self.fn)[1]
 
     def from_within(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
         """The update as another transform calls it: the names of the extra arguments are already checked."""
         extra_args = extra_args if self.takes_extra_args else {}
         args = updates, state, params, extra_args
-        concrete = is_concrete(args)
-        if not concrete and (fit := without_skipped(updates, params)) is not params:
-            args = updates, state, fit, extra_args  # `params` may have been a whole model, with functions in it
-            concrete = is_concrete(args)
-        if not (concrete and self.compiles):
-            return _applied(self.fn, updates, state, params, extra_args)
-        return compiled_or_apart(self._compiled, functools.partial(_applied, self.fn), *args)
-
-    form = functools.cached_property(closures.Form)
+        if self.compiles and not is_concrete(args):  # `params` may be a whole model, with functions in it
+            args = updates, state, without_skipped(updates, params), extra_args
+        if self.compiles and is_concrete(args):
+            return compiled_or_apart(self._compiled, functools.partial(_applied, self.fn), *args)
+        return _applied(self.fn, updates, state, params, extra_args)
 
     def _compiled(self, *args: Any) -> tuple[Updates, OptState]:
         try:
-            return _compiled(self.form, self.form.operands, *args)
+            return _compiled(self.form, self.form.leaves, *args)
         except NO_VALUE:
-            if not self.form.operands:
+            if not self.form.leaves:
                 raise
             self.form = closures.Form(self, constant=True)  # a rule decides by the value of a number
             return self._compiled(*args)
         except jax.errors.JaxRuntimeError as e:
             if "Disallowed host-to-device transfer" not in str(e):
                 raise
-            there = jax.device_put(self.form.operands)  # as what the program gave must be
-            return _compiled(self.form, there, *args)
+            leaves = jax.device_put(self.form.leaves)  # as what the program gave must be
+            return _compiled(self.form, leaves, *args)
 
 
 def _applied(
@@ -221,23 +220,18 @@ def _applied(
 
 def _no_narrower(updates: Updates, params: Params) -> Updates:
     """The updates, each as wide as its parameter: a step that is rounded to fewer bits may lose its decay."""
-    gs, structure = jax.tree.flatten(updates)
-    ps, other = jax.tree.flatten(params)
-    if structure != other or not any(map(_narrower, gs, ps)):
-        return updates
-    return structure.unflatten([g.astype(p.dtype) if _narrower(g, p) else g for g, p in zip(gs, ps, strict=True)])
+
+    def widened(g: Any, p: Any) -> Any:
+        floats = all(jnp.issubdtype(getattr(x, "dtype", np.void), jnp.floating) for x in (g, p))
+        return g.astype(p.dtype) if floats and g.dtype.itemsize < p.dtype.itemsize else g
+
+    same = jax.tree.structure(updates) == jax.tree.structure(params)
+    return jax.tree.map(widened, updates, params) if same else updates
 
 
-def _narrower(g: Any, p: Any) -> bool:
-    floats = all(jnp.issubdtype(getattr(x, "dtype", np.void), jnp.floating) for x in (g, p))
-    return floats and g.dtype.itemsize < p.dtype.itemsize
-
-
-def _applied_form(form: closures.Form, operands: Sequence[Any], *args: Any) -> tuple[Updates, OptState]:
-    return _applied(form.update(operands), *args)
-
-
-_compiled = jax.jit(_applied_form, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(form: closures.Form, leaves: Sequence[Any], *args: Any) -> tuple[Updates, OptState]:
+    return _applied(function_behind(form.function(leaves)), *args)
 
 
 def compiled_or_apart(compiled: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
@@ -265,12 +259,13 @@ _NUMBERS = np.ndarray, np.number, float, int, complex
 
 def is_concrete(tree: Any) -> bool:
     """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
-    for x in jax.tree.leaves(tree):
-        if isinstance(x, Tracer):
-            return False
-        if not isinstance(x, jax.Array) and (not isinstance(x, _NUMBERS) or is_float0(x)):
-            return False
-    return True
+    return all(map(_has_value, jax.tree.leaves(tree)))
+
+
+def _has_value(x: object) -> bool:
+    if isinstance(x, jax.Array):
+        return not isinstance(x, Tracer)
+    return isinstance(x, _NUMBERS) and not is_float0(x)
 
 
 def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
@@ -295,7 +290,7 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
         return made_by(call, factory(*call.args, **call.kwargs))
 
     not_called(make)
-    return short_types(make, None, **SHOWN)
+    return plain_types(make)
 
 
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -310,16 +305,13 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
         raise TypeError(f"{label_of(call)} returned {made!r}, {problem}")
     plain = type(made) is GradientTransformation or not isinstance(made, GradientTransformation)
     kind = GradientTransformationExtraArgs if plain else type(made)
-    before = value_of(made.update)
-    foreign = not before.compiles if isinstance(before, Update) else is_foreign(before)
-    part = part_of(made)
-    again = None if part is None else part.labelled(label_of(call))
-    made = made if again is part else again
-    parts = value_of(made.init), value_of(made.update)
-    inner = before.calls if isinstance(before, Update) else ()
-    init, update = (f.fn if isinstance(f, Value) else f for f in parts)
-    made_update = Update(call, "update", update, (call, *inner), foreign)
-    return kind._make(map(function_of, (Init(call, "init", init), made_update)))
+    before, part = value_of(made.update), part_of(made)
+    inner, foreign = (before.calls, not before.compiles) if isinstance(before, Update) else ((), is_foreign(before))
+    if part is not None and (labelled := part.labelled(label_of(call))) is not part:
+        made = labelled
+    init = Init(call, "init", function_behind(made.init), inner, foreign)
+    update = Update(call, "update", function_behind(made.update), inner, foreign)
+    return kind._make((function_of(init), function_of(update)))
 
 
 def call_update(

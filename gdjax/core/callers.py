@@ -50,13 +50,17 @@ def line(outside: str) -> str:
     return "" if frame is None else f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
-def positional(fun: Callable[..., Any]) -> list[str]:
-    """The arguments that a call may pass by position; none for a function without a signature."""
+def parameters(fun: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a function; none for one without a signature."""
     try:
-        parameters = inspect.signature(fun).parameters.values()
+        return [*inspect.signature(fun).parameters.values()]
     except (TypeError, ValueError):
         return []
-    return [x.name for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
+
+
+def positional(fun: Callable[..., Any]) -> list[str]:
+    """The arguments that a call may pass by position."""
+    return [x.name for x in parameters(fun) if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
 
 
 def by_position(
@@ -126,18 +130,18 @@ def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: object) -> boo
     """
     what = f"{label}: the pattern {shown(fun)}"
     try:
-        found = fun(path, leaf)
+        result = fun(path, leaf)
     except Exception as e:
         if _is_ours(e):
             raise
         if slip := _misfit(fun, (path, leaf), dict.fromkeys((0, 1), "write lambda path, leaf: ...")):
             raise TypeError(f"{what} is called with (path, leaf), but it {slip}") from e
-        given = f"{path!r} and {structures.described(leaf)}"
-        raise ValueError(f"{what} is called with (path, leaf), here {given}, and raised {_one_line(e)}") from e
+        here = f"{path!r} and {structures.described(leaf)}"
+        raise ValueError(f"{what} is called with (path, leaf), here {here}, and raised {_one_line(e)}") from e
     try:
-        return bool(found)
+        return bool(result)
     except Exception as e:
-        got = f"{structures.described(found)} for {path!r}, which is neither true nor false"
+        got = f"{structures.described(result)} for {path!r}, which is neither true nor false"
         raise TypeError(f"{what} returned {got}; let it decide by the path, the shape or the dtype") from e
 
 
@@ -149,14 +153,11 @@ def shown(fun: object) -> str:
 def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[int, str], otherwise: str = "") -> str:
     """If a function cannot be called with `args`, the arguments it takes, and the remedy by their number; else ""."""
     try:
-        signature = inspect.signature(fun)
-    except (TypeError, ValueError):
+        inspect.signature(fun).bind(*args)
+    except ValueError:  # it has no signature
         return ""
-    try:
-        signature.bind(*args)
     except TypeError:
-        parameters = signature.parameters.values()
-        needed = [p.name for p in parameters if p.default is p.empty and "VAR" not in p.kind.name]
+        needed = [p.name for p in parameters(fun) if p.default is p.empty and "VAR" not in p.kind.name]
         remedy = remedies.get(len(needed), otherwise)
         return f"takes {structures.listed(needed) or 'no argument'}" + (f"; {remedy}" if remedy else "")
     return ""

@@ -13,9 +13,9 @@ from jax.core import Tracer
 
 from gdjax.core import argument_kinds as kinds
 from gdjax.core import callers, checks
-from gdjax.core.number_domains import RATE, SIZE, SQUARES, AtLeast, Check, Domain, Fact, asked
+from gdjax.core.number_domains import RATE, SIZE, SQUARES, AtLeast, Check, Domain, Fact, in_words
+from gdjax.core.signatures import UNIONS, facts_of
 from gdjax.core.types import PerLeaf
-from gdjax.core.values import UNIONS, facts_of
 
 
 def number(domain: Domain, label: str, name: str, value: object) -> None:
@@ -50,7 +50,7 @@ def number(domain: Domain, label: str, name: str, value: object) -> None:
         corrected = "an optimizer that corrects it for its start at 0 then returns NaN"
         callers.warn(f"gdjax: {name} is 1: no gradient enters that average, which stays as it began; {corrected}")
     elif not domain.inside(float(value)):
-        raise ValueError(f"{where} must be {asked(domain, float(value))}, got {value!r}")
+        raise ValueError(f"{where} must be {in_words(domain, float(value))}, got {value!r}")
 
 
 def _known(x: jax.Array) -> bool:

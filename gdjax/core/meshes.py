@@ -189,7 +189,7 @@ def divided_otherwise(tree: ArrayTree, like: Array) -> bool:
     return any((how, size) != (known, shape) for how, size in hows)
 
 
-def whole(x: Array) -> Any:
+def replicated(x: Array) -> Any:
     """x, whole on each device."""
     how = division(x)
     return x if how is None else _put(x, how, PartitionSpec())
@@ -200,7 +200,7 @@ def placed(x: Array, like: Array) -> Any:
     how = division(like)
     if how == division(x):
         return x
-    return whole(x) if how is None else _put(x, how, how.spec)
+    return replicated(x) if how is None else _put(x, how, how.spec)
 
 
 def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> Any:

@@ -113,27 +113,27 @@ def _unknown(label: str, signature: inspect.Signature, args: tuple[Any, ...], kw
         return []
     by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     valid = [name for name, kind in kinds.items() if kind in by_name]
-    given = dict(zip(valid, args, strict=False)) | {k: x for k, x in kwargs.items() if k in valid}
+    bound = dict(zip(valid, args, strict=False)) | {k: x for k, x in kwargs.items() if k in valid}
     messages = []
     for name, value in kwargs.items():
         if name not in valid:
-            hint = _hint(label, name, value, valid, given)
+            hint = _hint(label, name, value, valid, bound)
             messages.append(f"unknown argument {name!r}" + (f": {hint}" if hint else ""))
     return messages
 
 
-def _hint(label: str, name: str, value: Any, valid: list[str], named: Mapping[str, Any]) -> str:
+def _hint(label: str, name: str, value: Any, valid: list[str], bound: Mapping[str, Any]) -> str:
     """What to write in place of an unknown argument; "" where nothing is known."""
     path = f"{label.removeprefix('gdjax.')}.{name}" if label.startswith("gdjax.") else name
     if path in _ADVICE:
         return _ADVICE[path]
     ours = [x for x in _NAMES.get(path, _NAMES.get(name, ())) if x in valid]
     if not ours:
-        near = difflib.get_close_matches(name, [x for x in valid if x not in named], 1)
+        near = difflib.get_close_matches(name, [x for x in valid if x not in bound], 1)
         return f"perhaps {near[0]}" if near else ""
-    if taken := [x for x in ours if x in named]:
+    if taken := [x for x in ours if x in bound]:
         hint = f"that is {taken[0]}, which is given too"
-        params = isinstance(named[taken[0]], Mapping | list | tuple | Iterator)  # as in torch.optim
+        params = isinstance(bound[taken[0]], Mapping | list | tuple | Iterator)  # as in torch.optim
         return f"{hint}; parameters go to init(params)" if params else hint
     fits = isinstance(value, tuple | list) and len(value) == len(ours) > 1
     if fits and all(isinstance(x, int | float) for x in value):

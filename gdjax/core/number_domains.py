@@ -85,12 +85,12 @@ def is_operand(x: Any, facts: Sequence[Fact]) -> bool:
     return may_be_traced and (not 0.5 < x < 2 or any(fact in NO_DECAYS for fact in facts))
 
 
-def asked(domain: Domain, x: float) -> str:
+def in_words(domain: Domain, x: float) -> str:
     """The domain in words, for a number outside it; of one that only rounding moves out of an interval it says so."""
-    found = _INTERVAL.fullmatch(domain.words.removeprefix("in "))
-    if found is None or not float(found[2]) < x < float(found[3]):
+    match = _INTERVAL.fullmatch(domain.words.removeprefix("in "))
+    if match is None or not float(match[2]) < x < float(match[3]):
         return domain.words
-    side = f"below {found[3]}" if np.float32(x) >= float(found[3]) else f"above {found[2]}"
+    side = f"below {match[3]}" if np.float32(x) >= float(match[3]) else f"above {match[2]}"
     return f"{domain.words}, and {side} in float32 too"
 
 

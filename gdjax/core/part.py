@@ -178,19 +178,19 @@ class Pair(Part):
     def around(self, new: Callable[[int, Any], Any]) -> Any:
         """What the outermost of its calls makes that was given the inner transforms."""
         for call in self.calls:
-            left = dict(enumerate(x.tx for x in self.holds))
+            rest = dict(enumerate(x.tx for x in self.holds))
 
-            def other(x: Any, left: dict[int, Any] = left) -> Any:
+            def other(x: Any, rest: dict[int, Any] = rest) -> Any:
                 if is_transform(x):
-                    place = next((i for i, inner in left.items() if inner is x or inner == x), None)
-                    return x if place is None else new(place, left.pop(place))
+                    place = next((i for i, inner in rest.items() if inner is x or inner == x), None)
+                    return x if place is None else new(place, rest.pop(place))
                 if type(x) in (tuple, list):
                     return type(x)(map(other, x))
                 kind: Any = type(x)
                 return kind((k, other(y)) for k, y in x.items()) if isinstance(x, Mapping) else x
 
             args, kwargs = other(tuple(call.args)), other(dict(call.kwargs))
-            if not left:
+            if not rest:
                 return call.factory(*args, **kwargs)
         raise ValueError(f"{self.calls[0].name if self.calls else 'a transform'} cannot be made around another one")
 
@@ -211,8 +211,10 @@ def keywords(update: Callable[..., Any]) -> tuple[frozenset[str], bool]:
 
 def numbers_of(calls: Sequence[Call]) -> dict[str, Any]:
     """The arguments of the factory of a transform; and `HIDDEN` if its rate is a schedule of a hidden count."""
-    found = dict(calls[0].arguments) if calls else {}
-    return found | ({calls[0].name: HIDDEN} if callable(found.get("learning_rate")) else {})
+    if not calls:
+        return {}
+    arguments = calls[0].arguments
+    return {**arguments, calls[0].name: HIDDEN} if callable(arguments.get("learning_rate")) else dict(arguments)
 
 
 def all_axes(shape: tuple[int, ...], layers: int = 0) -> Axes:

@@ -174,7 +174,7 @@ def placeholder() -> Any:
     return getattr(sys.modules.get("optax.tree_utils._state_utils"), "_ParamsPlaceholder", _Params)()
 
 
-class Owned(NamedTuple):
+class StateArray(NamedTuple):
     """An array of a state."""
 
     field: Path  # the path of its field, which may have many leaves
@@ -236,24 +236,19 @@ def kept(tx: Transform | None, state: OptState, leaves: Collection[Path] = (), a
     `leaves` are the paths of the parameters, which a guess needs.
     """
     part = known(tx, state)
-    if isinstance(part, Guess):
-        yield from (x._replace(path=(*at, *x.path)) for x in part.places(leaves))
-        return
-    yield from (_below(at, x) for x in part.kept())
-    for inside, inner in within(part, state):
+    guess = isinstance(part, Guess)
+    for x in part.places(leaves) if guess else part.kept():
+        yield x._replace(path=(*at, *x.path), bounds=None if x.bounds is None else (*at, *x.bounds))
+    for inside, inner in () if guess else within(part, state):
         for x in kept(inside.tx, inner, leaves, (*at, *inside.path)) if inside.sees is not None else ():
             yield x if inside.alike else x._replace(axes=None)
 
 
-def _below(at: Path, x: Kept) -> Kept:
-    return x._replace(path=(*at, *x.path), bounds=None if x.bounds is None else (*at, *x.bounds))
-
-
-def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
+def state_arrays(tx: Transform, state: OptState, params: Params) -> list[StateArray]:
     """The arrays of a state, in the order of `jax.tree.leaves`."""
     leaves = {path: (i, np.shape(p)) for i, (path, p) in enumerate(tree_leaves_with_path(params))}
     trees = {x.path: x for x in kept(tx, state, leaves)}
-    several, found = Counter[Any](), []
+    several, arrays = Counter[Any](), []
     lead = functools.cache(lambda layers: [0] * len(leaves) if layers is None else layers(params))
     for path, x in tree_leaves_with_path(state):
         starts = [path[:n] for n in range(len(path), -1, -1)]
@@ -264,7 +259,7 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
             field = tree.path if tree is not None and of == "several" else path[: last + 1]
             axes = None if of == "unknown" else (None,) * np.ndim(x)
             kind = "exact" if tree is None else tree.kind
-            found.append(Owned(field, None, axes, x, of == "several", kind))
+            arrays.append(StateArray(field, None, axes, x, of == "several", kind))
             continue
         rest = path[len(tree.path) :]  # codes and factors of a leaf stand below its path
         leaf, shape = next((leaves[rest[:n]] for n in range(len(rest) + 1) if rest[:n] in leaves), (None, ()))
@@ -273,8 +268,8 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
             axes = axes[several[tree.path, leaf]]
         several[tree.path, leaf] += 1
         follows = None if axes is None else _that_fit(axes, np.shape(x), shape)
-        found.append(Owned(tree.path, leaf, follows, x, kind=tree.kind, bounds=tree.bounds))
-    return found
+        arrays.append(StateArray(tree.path, leaf, follows, x, kind=tree.kind, bounds=tree.bounds))
+    return arrays
 
 
 def _that_fit(axes: Axes, size: tuple[int, ...], shape: tuple[int, ...]) -> Axes:
@@ -399,8 +394,8 @@ def _import_optax(label: str) -> Any:
 def _classes(package: str) -> dict[Any, type]:
     """The NamedTuple classes in the loaded modules of a package, by name and fields."""
     modules = [m for name, m in list(sys.modules.items()) if m is not None and name.partition(".")[0] == package]
-    found = [x for m in modules for x in list(vars(m).values()) if isinstance(x, type) and issubclass(x, tuple)]
-    return {_name(x): x for x in found if hasattr(x, "_fields") and _package(x) == package}
+    classes = [x for m in modules for x in list(vars(m).values()) if isinstance(x, type) and issubclass(x, tuple)]
+    return {_name(x): x for x in classes if hasattr(x, "_fields") and _package(x) == package}
 
 
 def _name(x: type) -> tuple[str, Any]:

@@ -93,15 +93,15 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
 
     def labels(tree: ArrayTree) -> Any:
         paths = paths_of(tree)
-        found = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in paths]
-        unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
+        matching_rules = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in paths]
+        unmatched = [path for (path, _), matching in zip(paths, matching_rules, strict=True) if not matching]
         if unmatched:
             listed = ", ".join(map(shown, rules))
             text = f'no rule matches {", ".join(unmatched)}; the rules are {listed}; end with ".*" for the rest'
             raise ValueError(f"{label}: {text}")
         names = list(rules.values())
-        warn_of_idle(label, "labelled", rules, tree, [path for path, _ in paths], found)
-        return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])
+        warn_of_idle(label, "labelled", rules, tree, [path for path, _ in paths], matching_rules)
+        return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in matching_rules])
 
     return labels
 
@@ -155,10 +155,10 @@ def _difference(name: str, verb: str, prefix: ArrayTree, tree: ArrayTree) -> str
     theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
     only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
     lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
-    found = structures.difference(prefix, tree, lambda x: jax.tree_util.all_leaves([x]))
-    if found and (not (only or lacks) or "" in lacks):  # the tree may be one array
-        at = f"at {found.path} " if found.path else ""
-        one, other = map(structures.described, found[1:])
+    place = structures.difference(prefix, tree, lambda x: jax.tree_util.all_leaves([x]))
+    if place and (not (only or lacks) or "" in lacks):  # the tree may be one array
+        at = f"at {place.path} " if place.path else ""
+        one, other = map(structures.described, place[1:])
         return f"{at}the {name} {verb} {one}, the tree is {other}"
     show = lambda paths: f"[{structures.listed([repr(path) for path in paths])}]"
     has = "have" if verb == "are" else "has"
@@ -186,11 +186,14 @@ def named_leaves(name: str, tree: ArrayTree) -> list[tuple[str, Any]]:
 
 def keys_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[Any, Any]]:
     """The keys and the leaves of a tree, without the keys of boxes."""
-    found: list[tuple[Any, Any]] = []
+    leaves: list[tuple[Any, Any]] = []
     for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or is_box(x))[0]:
-        inside = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_leaf)[0] if is_box(x) else []
-        found += [((*keys, *own[1:]), leaf) for own, leaf in inside] if is_box(x) else [(keys, x)]
-    return found
+        if is_box(x):
+            inside = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_leaf)[0]
+            leaves += [((*keys, *inner[1:]), leaf) for inner, leaf in inside]
+        else:
+            leaves.append((keys, x))
+    return leaves
 
 
 def path_of(keys: Sequence[Any]) -> str:

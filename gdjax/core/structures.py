@@ -36,8 +36,8 @@ def difference(one: ArrayTree, other: ArrayTree, is_leaf: Callable[[Any], bool] 
     if [key for key, _ in ones] != [key for key, _ in others]:
         return Difference("", one, other)
     for (key, x), (_, y) in zip(ones, others, strict=True):
-        if found := difference(x, y, is_leaf):
-            return found._replace(path=jax.tree_util.keystr(key) + found.path)
+        if below := difference(x, y, is_leaf):
+            return below._replace(path=jax.tree_util.keystr(key) + below.path)
     return None
 
 
@@ -89,18 +89,18 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Array
     Raises:
       ValueError: the structures differ, or a leaf of `like` meets several arrays; the message says where.
     """
-    arrays, found = names[1] in ARRAYS, _up_to(structure, tree)
-    if found is not None and not (arrays and any(map(is_container, found))):
-        return found
-    leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
-    if found is not None and len(leaves) == len(found) and _one_array_each(leaves, found):
-        return found
+    arrays, entries = names[1] in ARRAYS, _up_to(structure, tree)
+    if entries is not None and not (arrays and any(map(is_container, entries))):
+        return entries
+    leaves, with_skipped = jax.tree.flatten(like, is_leaf=is_skipped)
+    if entries is not None and len(leaves) == len(entries) and _one_array_each(leaves, entries):
+        return entries
     # Again, without the leaves that have no gradient, or that neither of the two has.
-    found = _up_to(known, tree)
-    if found is not None and (not arrays or _one_array_each(leaves, found)):
-        missing = [x for of, x in zip(leaves, found, strict=True) if is_skipped(of)]
+    entries = _up_to(with_skipped, tree)
+    if entries is not None and (not arrays or _one_array_each(leaves, entries)):
+        missing = [x for of, x in zip(leaves, entries, strict=True) if is_skipped(of)]
         if names[0] == "updates" or all(map(is_skipped, missing)):
-            return [x for of, x in zip(leaves, found, strict=True) if not is_skipped(of)]
+            return [x for of, x in zip(leaves, entries, strict=True) if not is_skipped(of)]
     swapped = f"; {SWAPPED}" if names[1] == "params" and is_state(tree) else ""
     raise ValueError(f"{label}: {mismatch(names, like, tree)}{swapped}")
 
@@ -129,10 +129,10 @@ def mismatch(names: tuple[str, str], one: ArrayTree, other: ArrayTree) -> str:
     """How the structure of `other` differs from that of `one`; `names` are what the message calls them."""
     gradients = "updates", "gradients", "grad"
     hint = (slip(one, other) if names[0] in gradients else "") or (slip(other, one) if names[1] in gradients else "")
-    found = difference(one, other, is_skipped)
-    if found is not None and (type(found.one) is not type(found.other) or hint):
-        at = [f"{name}{found.path} is {described(x)}" for name, x in zip(names, found[1:], strict=True)]
-        hint = hint or _list_hint(found.one, found.other) or _list_hint(found.other, found.one)
+    place = difference(one, other, is_skipped)
+    if place is not None and (type(place.one) is not type(place.other) or hint):
+        at = [f"{name}{place.path} is {described(x)}" for name, x in zip(names, place[1:], strict=True)]
+        hint = hint or _list_hint(place.one, place.other) or _list_hint(place.other, place.one)
         return f"{at[0]}, but {at[1]}" + (f": {hint}" if hint else "")
     ours, theirs = _paths(one), _paths(other)
     lines = [f"{names[1]}{path} is missing" for path in ours if path not in theirs]

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike as ArrayLike
 from jax.typing import DTypeLike as DTypeLike
 
 from gdjax.core.contexts import WHERE, within
+from gdjax.core.keys import key_of
 from gdjax.core.number_domains import (
     BOUND,
     DECAY,
@@ -29,7 +30,6 @@ from gdjax.core.number_domains import (
     AtLeast,
     Check,
 )
-from gdjax.core.values import key_of
 
 __all__ = [
     "ArrayTree", "Codec", "OptState", "Params", "PerLeaf", "ScalarOrSchedule", "Schedule", "TransformInitFn",
@@ -210,12 +210,6 @@ Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
 Scalar = Union[float, Array, np.ndarray, np.number]  # noqa: UP007
 ScalarOrSchedule = Union[Scalar, Schedule, PerLeaf]  # noqa: UP007
 Axis = int | Sequence[int] | None  # of an array; None for all of them
-
-# What `help` calls the types behind the next ones.
-SHOWN: dict[str, Any] = {
-    "DType": DTypeLike | Codec, "DTypeLike": DTypeLike, "KeyLike": Array | np.ndarray | int,
-    "ScalarOrSchedule": ScalarOrSchedule,
-}  # fmt: skip
 
 # What an argument of a factory may be, by its type: `gdjax.core.domains` checks it when the factory is called.
 Rate = Annotated[ScalarOrSchedule, RATE]

@@ -7,133 +7,21 @@ that call. So JAX sees two optimizers built with equal arguments as one, and com
 
 import functools
 import inspect
-import re
-import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from types import FunctionType, UnionType
-from typing import Annotated, Any, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import fields, is_dataclass
+from types import FunctionType
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import misuse
+from gdjax.core.keys import key_of, of_plain_dict
 from gdjax.core.misuse import NOT_CALLED, bound_arguments
-from gdjax.core.number_domains import AtLeast, Check, Domain, Fact, interval
+from gdjax.core.signatures import plain_types
 
 P = ParamSpec("P")
-R = TypeVar("R")
-UNIONS = (Union, UnionType)
-
-
-class Short(inspect.Signature):
-    """A signature that prints types by their names. Its annotations are the types, which programs compare."""
-
-    names: Mapping[str, Any]  # types with names; a `replace` of this one does not have them
-    facts: Mapping[str, list[Fact]]  # what annotations say of an argument beside its type
-
-    def __str__(self) -> str:
-        return by_name(inspect.Signature.__str__(self), getattr(self, "names", {}))
-
-    def format(self, **options: Any) -> str:  # what `help` calls from Python 3.13 on
-        return by_name(inspect.Signature.format(self, **options), getattr(self, "names", {}))  # type: ignore[attr-defined]
-
-
-def short_types(function: Callable[P, R], signature: inspect.Signature | None = None, **names: Any) -> Callable[P, R]:
-    """Gives a function the signature that `help` shows: `signature` or its own, with short names of types.
-
-    Only what is shown changes: the annotations of the signature and `typing.get_type_hints` are the types themselves.
-    """
-    written = signature or inspect.signature(function)
-    parts = {name: _parted(function, p) for name, p in written.parameters.items()}
-    parameters = [p.replace(annotation=parts[name][0]) for name, p in written.parameters.items()]
-    shown = Short(parameters, return_annotation=written.return_annotation)
-    shown.names = {**names, **aliases(function)}
-    shown.facts = {name: facts for name, (_, facts) in parts.items() if facts}
-    function.__signature__ = shown  # type: ignore[attr-defined]
-    return function
-
-
-def aliases(function: Callable[..., Any]) -> dict[str, Any]:
-    """The public names in the module of a function that stand for a union or a type of functions."""
-    names = getattr(inspect.unwrap(function), "__globals__", {})
-    return {name: x for name, x in names.items() if name[0] != "_" and get_origin(x) in (*UNIONS, Callable)}
-
-
-def by_name(text: str, names: Mapping[str, Any]) -> str:
-    """A text with types in it, where each has its name in `names`, or else its own without the module."""
-
-    def without_modules(text: str) -> str:
-        return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
-
-    text = without_modules(text)
-    for name, x in sorted(names.items(), key=lambda item: -len(get_args(item[1]))):
-        members = get_args(x) if get_origin(x) in UNIONS else [x]
-        for between in (", ", " | "):
-            text = text.replace(between.join(without_modules(inspect.formatannotation(m)) for m in members), name)
-    inside = r"\[((?:[^][]|\[[^][]*\])*)\]"  # what brackets hold, with one pair of brackets more
-    text = re.sub(rf"\bOptional{inside}", r"\1 | None", text).replace("NoneType", "None")
-    return re.sub(r"\bUnion\[([^][]*)\]", lambda union: union[1].replace(", ", " | "), text)
-
-
-def facts_of(signature: inspect.Signature, name: str) -> list[Fact]:
-    """What the annotation of an argument says beside its type."""
-    facts = getattr(signature, "facts", None)
-    return parted(signature.parameters[name].annotation)[1] if facts is None else facts.get(name, [])
-
-
-def _parted(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[Any, list[Fact]]:
-    """`parted`, of an annotation that may be a text, as with `from __future__ import annotations`."""
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        try:
-            annotation = eval(annotation, vars(sys.modules[code_of(function).__module__]))
-        except Exception:  # of names that the module does not have
-            return parameter.annotation, []
-    try:
-        plain, facts = parted(annotation)
-    except ValueError as e:
-        raise ValueError(f"{function.__name__}: the domain of {parameter.name}: {e}") from None
-    return (plain if facts or plain != annotation else parameter.annotation), facts
-
-
-def parted(annotation: Any) -> tuple[Any, list[Fact]]:
-    """The type that a caller sees in an annotation, and what it says beside.
-
-    `Annotated[Any, X]`, of an argument of a rule, is X to the caller of its factory. A text that begins as an interval
-    is a domain.
-
-    Raises:
-      ValueError: it is no interval.
-    """
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        named = next((x for x in args[1:] if args[0] is Any and get_origin(x) in (*UNIONS, Annotated)), args[0])
-        plain, facts = parted(named)
-        facts = facts + [x for x in map(_fact, args[1:]) if x]
-        return (plain, facts) if facts or named is not args[0] else (annotation, [])
-    if origin in UNIONS:
-        parts = list(map(parted, args))
-        facts = [x for _, more in parts for x in more]
-        changed = any(plain is not x for (plain, _), x in zip(parts, args, strict=True))
-        return (Union[tuple(plain for plain, _ in parts)] if changed else annotation), facts  # noqa: UP007
-    return getattr(annotation, "__forward_arg__", annotation), []  # a text in `Annotated`
-
-
-def _fact(x: Any) -> Fact | None:
-    """What metadata of an annotation say of an argument; None where they are not for us."""
-    if isinstance(x, str) and x.lstrip().startswith(("[", "(")):
-        return interval(x)
-    return x if isinstance(x, Domain | AtLeast | Check) else None
-
-
-def code_of(f: Any) -> Any:
-    """The function or class behind decorators, `functools.partial`, a method, an object that can be called."""
-    while isinstance(f, functools.partial) or hasattr(f, "__wrapped__") or inspect.ismethod(f):
-        f = f.func if isinstance(f, functools.partial) else getattr(f, "__wrapped__", None) or f.__func__
-    return f if inspect.isfunction(f) or isinstance(f, type) else type(f)
-
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -146,7 +34,9 @@ class Call:
         bound.apply_defaults()
         self.factory = factory
         ours = is_ours(factory)
-        self.given = {k: x for k, x in bound.arguments.items() if ours and (of_plain_dict(x) or _has_container(x))}
+        self.mutable = {
+            k: x for k, x in bound.arguments.items() if ours and _has_container(x)
+        }  # as the program has them
         if ours:  # copied, so that no one else can change them; the factory of another library may share its own
             bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
         self.args, self.kwargs = bound.args, bound.kwargs
@@ -156,6 +46,7 @@ class Call:
         inside = [value_of(x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
+        self.may_hold_arrays = any(map(_may_hold_arrays, inside))
         self.foreign = is_foreign([*self.args, *self.kwargs.values()])
         # Whether the key has all that the arguments say. Of what can be changed in place it has the identity alone; of
         # lists and dicts what they said at the call, so that an equal call makes the same thing if they are unchanged.
@@ -165,7 +56,7 @@ class Call:
 
     def changed(self) -> str:
         """The name of an argument that is a list or a dict, and has been changed since; "" for none."""
-        return next((name for name, x in self.given.items() if key_of(x) != key_of(self.arguments[name])), "")
+        return next((name for name, x in self.mutable.items() if key_of(x) != key_of(self.arguments[name])), "")
 
     @property
     def name(self) -> str:
@@ -195,13 +86,25 @@ class Call:
 
 
 class Value:
-    """The function `fn`: the `part` of the result of `call`, or with None the result itself."""
+    """The function `fn`: the `part` of the result of `call`, or with None the result itself.
 
-    def __init__(self, call: Call, part: str | None, fn: Callable[..., Any]):
-        self.call, self.part, self.fn = call, part, fn
+    Args:
+      inner: the calls that made the result before this one, the outermost first: of `freeze(...)`, `masked(...)`.
+      foreign: whether the function is of someone else.
+    """
+
+    def __init__(
+        self, call: Call, part: str | None, fn: Callable[..., Any], inner: tuple[Call, ...] = (), foreign: bool = False
+    ):
+        self.call, self.part, self.fn, self.foreign = call, part, fn, foreign
+        self.calls = (call, *inner)
         functools.update_wrapper(self, fn, updated=())
         self.__name__ = call.name if part is None else part
         self.__qualname__ = call.name if part is None else f"{call.name}.{part}"
+
+    def around(self, fn: Callable[..., Any]) -> "Value":
+        """The same with another function inside."""
+        return type(self)(self.call, self.part, fn, self.calls[1:], self.foreign)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
@@ -218,11 +121,10 @@ class Value:
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.call.factory, self.call.args, self.call.kwargs, self.part)
 
-    def __copy__(self) -> "Value":
+    def __deepcopy__(self, memo: object = None) -> "Value":
         return self
 
-    def __deepcopy__(self, memo: object) -> "Value":
-        return self
+    __copy__ = __deepcopy__
 
 
 def value(factory: Callable[P, F]) -> Callable[P, F]:
@@ -233,7 +135,7 @@ def value(factory: Callable[P, F]) -> Callable[P, F]:
         call = bind(make, args, kwargs)
         return Value(call, None, factory(*call.args, **call.kwargs))
 
-    return short_types(make)
+    return plain_types(make)
 
 
 def is_ours(factory: object) -> bool:
@@ -244,6 +146,12 @@ def is_ours(factory: object) -> bool:
 def value_of(x: object) -> Any:
     """The value behind a function made here; anything else as it is."""
     return getattr(x, "made", x) if isinstance(x, FunctionType) else x
+
+
+def function_behind(f: Any) -> Any:
+    """The function that a factory returned, behind one made here; any other as it is."""
+    made = value_of(f)
+    return made.fn if isinstance(made, Value) else made
 
 
 def is_foreign(x: Any) -> bool:
@@ -268,7 +176,7 @@ def not_called(factory: Any) -> None:
 
     def refusal(call: str) -> Callable[..., Any]:
         def instead(*args: Any, **kwargs: Any) -> Any:
-            label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
+            label = _label(factory)
             raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).{call}")
 
         setattr(instead, NOT_CALLED, True)
@@ -283,28 +191,17 @@ def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     Raises:
       TypeError: the arguments do not fit the signature; the message says what to write, and lists the valid names.
     """
+    return Call(factory, bound_arguments(_label(factory), inspect.signature(factory), args, kwargs))
+
+
+def _label(factory: Any) -> str:
     name = getattr(factory, "__name__", repr(factory))
-    label = f"gdjax.{name}" if is_ours(factory) else name
-    return Call(factory, bound_arguments(label, inspect.signature(factory), args, kwargs))
+    return f"gdjax.{name}" if is_ours(factory) else name
 
 
 def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], part: str | None) -> Any:
     made = factory(*args, **kwargs)
     return made if part is None else getattr(made, part)
-
-
-def of_plain_dict(x: object) -> TypeGuard[dict[Any, Any]]:
-    """Whether x is a dict and no subclass. JAX sorts its keys, which may not compare and whose order may matter."""
-    return type(x) is dict
-
-
-def key_of(x: Any) -> Hashable:
-    """A key that equal trees of arguments share: the structure and the leaves.
-
-    A leaf is compared by type and value, or by identity where it has no usable equality.
-    """
-    leaves, structure = jax.tree.flatten(x, is_leaf=of_plain_dict)
-    return structure, tuple(map(identity, leaves))
 
 
 def _leaves(x: Any) -> Iterator[Any]:
@@ -313,19 +210,6 @@ def _leaves(x: Any) -> Iterator[Any]:
             yield from _leaves(list(leaf.values()))
         else:
             yield leaf
-
-
-def identity(leaf: object) -> Hashable:
-    """The part of a leaf in `key_of`."""
-    if of_plain_dict(leaf):
-        return dict, tuple((identity(k), key_of(v)) for k, v in leaf.items())
-    if isinstance(leaf, jax.Array | np.ndarray):
-        return id(leaf)
-    try:
-        hash(leaf)
-    except TypeError:
-        return id(leaf)
-    return type(leaf), leaf
 
 
 def _private(x: Any) -> Any:
@@ -341,6 +225,23 @@ def _lasts(x: object) -> bool:
     """
     plain = type(x).__hash__ is object.__hash__ and not callable(x) and not is_ours(type(x))
     return isinstance(x, jax.Array) or isinstance(x, Hashable) and not plain
+
+
+def _may_hold_arrays(x: Any) -> bool:
+    """Whether `closures.Form` may find arrays in an argument."""
+    if isinstance(x, jax.Array | np.ndarray | functools.partial):
+        return True
+    x = value_of(getattr(x, "update", x))
+    if isinstance(x, Value):
+        return x.call.may_hold_arrays
+    if is_dataclass(x) and is_ours(type(x)):
+        return any(map(_may_hold_arrays, _leaves([getattr(x, f.name) for f in fields(x)])))
+    return is_closure(x)
+
+
+def is_closure(x: object) -> TypeGuard[FunctionType]:
+    """Whether x is a function that was made in a call, and reads variables of it."""
+    return isinstance(x, FunctionType) and bool(x.__closure__) and "<locals>" in x.__qualname__
 
 
 def _has_container(x: object) -> bool:

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from gdjax.codes import formats
 from gdjax.combine.chain import flips
 from gdjax.core import base
-from gdjax.core.parts import calls_of, owned, wrapped_by
+from gdjax.core.parts import calls_of, state_arrays, wrapped_by
 from gdjax.core.paths import path_of, paths_of
 from gdjax.core.types import OptState, Params, Transform, is_skipped
 from gdjax.inspection.cautions import at_largest_rates, cautions, waiting
@@ -106,7 +106,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
         parts, plan = walked.parts, walked.plan
         kinds, unknown = _update_kinds(tx, shapes, parts, extra_args)
     size = Counter[int]()
-    for x in owned(tx, shape, shapes):
+    for x in state_arrays(tx, shape, shapes):
         if x.leaf is not None:
             size[x.leaf] += bytes_of(x.array)
     rows = []
@@ -124,7 +124,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
 def _codes(tx: Transform, state: OptState, shapes: Any) -> list[str]:
     """Which fields of a state are kept in which codes: a sentence, if any are."""
     coded, number = Counter[tuple[str, str]](), Counter[str]()
-    each = zip(owned(tx, state, shapes), formats.names(state), strict=True)
+    each = zip(state_arrays(tx, state, shapes), formats.names(state), strict=True)
     for x in jax.tree.leaves(state, is_leaf=formats.is_codes):
         arrays = list(islice(each, len(jax.tree.leaves(x))))
         if not arrays:  # in the words of another field

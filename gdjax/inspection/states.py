@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import base, callers, meshes
-from gdjax.core.parts import owned
+from gdjax.core.parts import state_arrays
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.structures import few
 from gdjax.core.types import OptState, Params, Transform
@@ -78,7 +78,7 @@ def reset(
         named = not wanted or any(name in wanted for name in (*x.names, x.field))
         return named and (chosen[leaf] if leaf is not None else bool(wanted))
 
-    whose = owned(tx, start, params)
+    whose = state_arrays(tx, start, params)
     flags = [is_chosen(x, y.leaf) for x, y in zip(old, whose, strict=True)]
     if not any(flags):
         raise ValueError(f"{label}: the state keeps nothing of that for these parameters")

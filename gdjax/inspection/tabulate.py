@@ -16,7 +16,7 @@ from jax.tree_util import GetAttrKey
 from gdjax.codes import formats
 from gdjax.core import base, callers
 from gdjax.core.part import Path
-from gdjax.core.parts import Owned, every, owned
+from gdjax.core.parts import StateArray, every, state_arrays
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.walk import shapes_of
@@ -274,8 +274,10 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     label = "gdjax.tabulate"
     shapes, state = _made(label, tx, params)
     model_bytes = sum(map(bytes_of, jax.tree.leaves(shapes)))
-    fields: dict[Any, list[tuple[Owned, Share, str]]] = {}
-    for x in zip(owned(tx, state, shapes), shares_of(label, state, shardings), formats.names(state), strict=True):
+    fields: dict[Any, list[tuple[StateArray, Share, str]]] = {}
+    for x in zip(
+        state_arrays(tx, state, shapes), shares_of(label, state, shardings), formats.names(state), strict=True
+    ):
         fields.setdefault(x[0].field, []).append(x)
     places = {place[:n] for *_, place in every(tx, state) for n in range(1, len(place) + 1)}
     rows = [_row(state, path, arrays, model_bytes, places) for path, arrays in fields.items()]
@@ -317,7 +319,11 @@ def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
 
 
 def _row(
-    state: OptState, path: Path, entries: Sequence[tuple[Owned, Share, str]], model_bytes: int, places: Collection[Path]
+    state: OptState,
+    path: Path,
+    entries: Sequence[tuple[StateArray, Share, str]],
+    model_bytes: int,
+    places: Collection[Path],
 ) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it.
 

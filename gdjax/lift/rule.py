@@ -13,8 +13,8 @@ from jax.tree_util import GetAttrKey
 from gdjax.core import base, checks, misuse
 from gdjax.core.number_domains import is_operand
 from gdjax.core.part import Inside, Kept, Operand, Part, Step, fields_of
+from gdjax.core.signatures import facts_of
 from gdjax.core.types import Codec, OptState, Params, Transform, Updates
-from gdjax.core.values import facts_of
 from gdjax.lift import factors, layers, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import base, callers, types
+from gdjax.core import base, callers
 from gdjax.core.base import GradientTransformation
+from gdjax.core.signatures import code_of, plain_types
 from gdjax.core.types import Array
-from gdjax.core.values import Call, code_of, not_called, short_types
+from gdjax.core.values import Call, not_called
 from gdjax.numerics import at_least_float32, is_key, real_dtype
 
 
@@ -264,7 +265,7 @@ def like_rule(factory: Callable[..., Any], rule: Callable[..., Any], parameters:
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
         factory.__module__, factory.__doc__ = code.__module__, code.__doc__
     signature = inspect.Signature(parameters, return_annotation=GradientTransformation)
-    factory = short_types(factory, signature, **types.SHOWN)
+    factory = plain_types(factory, signature)
     shown = inspect.signature(factory).parameters.values()
     factory.__annotations__ = {p.name: p.annotation for p in shown if p.annotation is not p.empty}
     factory.__annotations__["return"] = GradientTransformation

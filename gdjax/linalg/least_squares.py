@@ -202,7 +202,7 @@ class Residuals:
         self.where: vectors.Gaps = [None] * len(leaves)
 
     def vector(self, leaves: list[Array]) -> Array:
-        return vectors.as_vector([meshes.whole(x) for x in leaves], self.where, self.dtype)
+        return vectors.as_vector([meshes.replicated(x) for x in leaves], self.where, self.dtype)
 
     def leaves(self, v: Array) -> list[Array]:
         """In the dtype of the vector."""
@@ -231,7 +231,7 @@ class Residuals:
             )
         if sum(jnp.size(r) for _, r in rs) == 0:
             raise ValueError(f"{self.label}: residual_fn returned no residuals")
-        return jnp.concatenate([jnp.ravel(meshes.whole(jnp.asarray(r))).astype(self.dtype) for _, r in rs])
+        return jnp.concatenate([jnp.ravel(meshes.replicated(jnp.asarray(r))).astype(self.dtype) for _, r in rs])
 
     def jacobian(self, v: Array, m: int) -> Array:
         """(m, n), by `jacobian_fn` if there is one."""
@@ -255,5 +255,5 @@ class Residuals:
                     f"{r.shape} and a parameter of shape {p.shape}; expected {r.shape + p.shape}, as of "
                     "jax.jacrev(residual_fn)"
                 )
-            found.append(meshes.whole(d).reshape(r.size, p.size).astype(self.dtype))
+            found.append(meshes.replicated(d).reshape(r.size, p.size).astype(self.dtype))
         return found

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gdjax.codes.rounding import FIRST_ROW
 from gdjax.core import base, meshes
-from gdjax.core.parts import Guess, Owned, every, owned
+from gdjax.core.parts import Guess, StateArray, every, state_arrays
 from gdjax.core.paths import named_leaves
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import probe
@@ -124,7 +124,7 @@ def structure_of(tx: Transform, params: Params, state: OptState, places: list[in
     """
     leaves, structure = jax.tree.flatten(params)
     trained = frozenset(i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
-    arrays = owned(tx, state, params)
+    arrays = state_arrays(tx, state, params)
     axes, owners = dict[int, int | None](), {j: x.leaf for j, x in enumerate(arrays) if x.leaf is not None}
     for j, x in enumerate(arrays):
         if x.of_several:
@@ -161,7 +161,7 @@ def _check_number(shapes: Mapping[str, tuple[int, ...]]) -> None:
             raise ValueError(f"{LABEL}: the first axis of each array of the stack is that of the layers: {both}")
 
 
-def _axis(x: Owned, shape: tuple[int, ...]) -> int | None:
+def _axis(x: StateArray, shape: tuple[int, ...]) -> int | None:
     """The axis of the layers in an array of the state that belongs to a parameter of the stack."""
     if x.axes is not None:
         return x.axes.index(0) if 0 in x.axes else None

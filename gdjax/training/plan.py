@@ -15,7 +15,7 @@ from gdjax.codes import formats
 from gdjax.combine import sharding
 from gdjax.core import base, checks, meshes
 from gdjax.core.meshes import REDUCES_AND_DIVIDES
-from gdjax.core.parts import owned
+from gdjax.core.parts import state_arrays
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection import exchanged
 from gdjax.inspection.collectives import collectives
@@ -216,7 +216,7 @@ def plan(
     counts = [sum(getattr(x, name) for x in exchanges) for name in ("number", "bytes", "wire_bytes")]
     exchanges.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), made, where)
-    if mesh.size > 1 and any(x.of_several for x in owned(tx, made, shapes)):
+    if mesh.size > 1 and any(x.of_several for x in state_arrays(tx, made, shapes)):
         notes.append("what turns of factors take at their owners, some of their size at a time, is not counted")
     return Plan(sizes, Table(rows), Table(exchanges), memory, tuple(notes))
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from gdjax.core import base
 from gdjax.core.contexts import WHERE, within
-from gdjax.core.parts import known, owned
+from gdjax.core.parts import known, state_arrays
 from gdjax.core.types import Array, OptState, Params, Transform
 from gdjax.lift import probe
 from gdjax.lift.order import name_of
@@ -120,7 +120,7 @@ def _form(layers: Layers, shapes: Params) -> dict[int | None, list[Any]]:
         state = jax.eval_shape(lambda params: layers.tx.init(params), shapes)
     form: dict[int | None, list[Any]] = {i: [] for i in (None, *range(layers.params.num_leaves))}
     arrays = jax.tree_util.tree_leaves_with_path(state)
-    for (path, array), x in zip(arrays, owned(layers.tx, state, shapes), strict=True):
+    for (path, array), x in zip(arrays, state_arrays(layers.tx, state, shapes), strict=True):
         axis = None if x.axes is None or 0 not in x.axes else x.axes.index(0)
         form[x.leaf].append((path, axis, array.dtype, [n == 1 for n in array.shape]))
     return form

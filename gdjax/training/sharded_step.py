@@ -341,7 +341,7 @@ def sharded_step(
 
 def _check_search(tx: Transform) -> None:
     """Raises for an optimizer whose update evaluates functions of the parameters itself."""
-    functions = {"value_fn", "residual_fn"} & (closures.extra_args_asked(tx.update) or frozenset())
+    functions = {"value_fn", "residual_fn"} & (closures.extra_args_read(tx.update) or frozenset())
     if functions:
         names = ", ".join(f"{name}=" for name in sorted(functions))
         raise ValueError(f"{LABEL}: tx asks for {names}, which one step cannot give: take it without its search")

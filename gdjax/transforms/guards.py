@@ -14,8 +14,8 @@ from gdjax.core import base, checks, closures, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import AtLeast, Check
 from gdjax.core.parts import holding
+from gdjax.core.signatures import plain_types
 from gdjax.core.types import Array, OptState, Params, Scalar, Transform, Updates
-from gdjax.core.values import short_types
 from gdjax.xla.sums import flag, none_set
 
 __all__ = [
@@ -66,7 +66,7 @@ def skip_not_finite(updates: Updates, gradient_step: Array, params: Params) -> t
     return skip, {"should_skip": skip, "num_not_finite": number}
 
 
-@short_types
+@plain_types
 def skip_large_updates(
     updates: Updates, gradient_step: Array, params: Params, max_squared_norm: Scalar
 ) -> tuple[Array, dict[str, Array]]:

@@ -12,6 +12,7 @@ from gdjax.core import arrays, base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import SIZE
 from gdjax.core.parts import holding
+from gdjax.core.signatures import plain_types
 from gdjax.core.types import (
     Bound,
     Finite,
@@ -25,7 +26,6 @@ from gdjax.core.types import (
     Transform,
     Updates,
 )
-from gdjax.core.values import short_types
 from gdjax.numerics import Array
 
 __all__ = [
@@ -192,7 +192,7 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
     rng_key: Array  # () key of the next noise
 
 
-@short_types
+@plain_types
 def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[Any, Array]:
     """Clips the gradient of every example to a global norm and sums over the examples.
 
@@ -225,7 +225,7 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[
     return jax.tree.map(lambda x, g: x.astype(_dtype(g)), sums, grads), clipped
 
 
-@short_types
+@plain_types
 def per_example_layer_norm_clip(grads: Updates, global_l2_norm_clip: Scalar, uniform: bool = True) -> tuple[Any, Any]:
     """Clips every array of every example's gradient to a norm of its own and sums over the examples.
 

@@ -11,14 +11,14 @@ from gdjax.core import argument_kinds as kinds
 from gdjax.core import arrays, base, checks, domains, meshes
 from gdjax.core.arrays import add
 from gdjax.core.number_domains import SHARE
+from gdjax.core.signatures import plain_types
 from gdjax.core.types import Array, ArrayLike, KeyLike, Params, Scalar, Updates
-from gdjax.core.values import short_types
 from gdjax.xla import reads
 
 __all__ = ["apply_updates", "incremental_update", "periodic_update"]
 
 
-@short_types
+@plain_types
 def apply_updates(
     params: Params, updates: Updates, key: KeyLike | None = None,
     rounding: Literal["nearest", "stochastic"] = "nearest",
@@ -120,7 +120,7 @@ def _check(label: str, where: str, p: ArrayLike, u: ArrayLike) -> None:
 _compiled_apply = jax.jit(_apply)
 
 
-@short_types
+@plain_types
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scalar) -> Params:
     """Moves one tree towards another, leaf by leaf.
 

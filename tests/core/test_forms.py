@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import gdjax
+from gdjax.core.closures import Form
 from gdjax.core.values import value_of
 from tests.conftest import Compiled
 
@@ -61,6 +62,7 @@ MAKERS: dict[str, Callable[[float], Any]] = {
     "branches": lambda r: gdjax.MultiSteps(gdjax.adam(r), 2),
     "codes": lambda r: gdjax.quantize_state(gdjax.adamw(r)),
     "matrices": gdjax.muon,
+    "a schedule of the rate": lambda r: gdjax.adafactor(r, like="torch"),
     "an array": lambda r: gdjax.adam(jnp.float32(r)),
     "a NumPy number": lambda r: gdjax.adam(np.float64(r)),
     "a rule of the program's": _scaled,
@@ -89,6 +91,41 @@ def test_new_numbers_compile_nothing_anew(name: str):
         jax.tree.map(np.testing.assert_array_equal, u, wanted)
 
 
+def scheduled(rate: Any) -> Any:
+    def schedule(count: Any) -> Any:
+        return jnp.where(count == 0, rate, 0.0)
+
+    return Form(value_of(gdjax.sgd(schedule).update))
+
+
+def test_arrays_in_closures_are_leaves():
+    rates = jnp.float32(0.1), jnp.float32(0.3)
+    one, other = map(scheduled, rates)
+    assert one == other != scheduled(0.1) and one.leaves[0] is rates[0]
+    tx, wanted = one.filled(other.leaves), value_of(other.made)
+    for x in (tx, wanted):
+        state = gdjax.sgd(lambda count: 0.0).init(GRADIENTS)
+        u, _ = x(GRADIENTS, state, GRADIENTS)
+        jax.tree.map(np.testing.assert_array_equal, u, [-rates[1] * g for g in GRADIENTS])
+    assert one.filled(one.leaves) is one.made
+
+
+def test_closures_over_themselves_and_over_nothing_yet():
+    factor = jnp.float32(2.0)
+
+    def falling(count: Any, left: int = 2) -> Any:
+        return falling(count, left - 1) if left else factor * 0.1
+
+    def early(count: Any) -> Any:
+        return later
+
+    forms = [Form(value_of(gdjax.sgd(f).update)) for f in (falling, early)]
+    later = 0.5
+    assert [len(form.leaves) for form in forms] == [1, 0] and early(0) == later
+    u, _ = forms[0].filled([jnp.float32(3.0)])(GRADIENTS, gdjax.sgd(falling).init(GRADIENTS), GRADIENTS)
+    assert jax.tree.structure(u) == jax.tree.structure(GRADIENTS)
+
+
 def test_what_stays_a_constant():
     """A decay near 1, of which 1 - b is wanted; 0 and infinity, which leave something out; what is no float."""
     forms = lambda *xs: len({value_of(x.update).form for x in xs})
@@ -98,7 +135,7 @@ def test_what_stays_a_constant():
     assert forms(gdjax.scale(2), gdjax.scale(3), gdjax.scale(3.0)) == 3
     assert forms(_clipped(0.1), _around(0.1), gdjax.adam(0.1)) == 3
     assert forms(gdjax.chain(gdjax.sgd(0.1), gdjax.scale(2.5)), gdjax.chain(gdjax.sgd(0.2), gdjax.scale(3.5))) == 1
-    assert value_of(gdjax.trace(0.999).update).form.operands == []
+    assert value_of(gdjax.trace(0.999).update).form.leaves == []
 
 
 def test_a_rule_that_decides_by_a_number():

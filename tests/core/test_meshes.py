@@ -106,7 +106,7 @@ def test_how_an_array_is_divided():
     other = jax.device_put(jnp.ones((4, 6)), NamedSharding(mesh, P("b", None)))
     assert meshes.divided_otherwise([x, other], x)
     assert meshes.divided_otherwise([jax.device_put(jnp.ones(4), NamedSharding(mesh, P("a")))], x)
-    assert meshes.division(meshes.whole(x)) is None and meshes.whole(jnp.ones(3)).shape == (3,)
+    assert meshes.division(meshes.replicated(x)) is None and meshes.replicated(jnp.ones(3)).shape == (3,)
     assert meshes.division(meshes.placed(other, x)) == meshes.division(x)
 
 

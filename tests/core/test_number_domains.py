@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gdjax.core import number_domains as domains
-from gdjax.core.number_domains import asked, interval
+from gdjax.core.number_domains import in_words, interval
 
 INF, NAN = math.inf, math.nan
 
@@ -43,13 +43,13 @@ def test_no_interval(text: str):
 
 
 def test_an_error_names_the_domain():
-    assert asked(domains.FINITE, INF) == "finite"
-    assert asked(domains.DECAY, 1.5) == asked(domains.DECAY, 1.0) == "in [0, 1)"
+    assert in_words(domains.FINITE, INF) == "finite"
+    assert in_words(domains.DECAY, 1.5) == in_words(domains.DECAY, 1.0) == "in [0, 1)"
 
 
 def test_an_error_says_what_rounding_does():
-    assert asked(domains.DECAY, 1 - 1e-12) == "in [0, 1), and below 1 in float32 too"
-    assert asked(interval("(0, 1)"), 1e-60) == "in (0, 1), and above 0 in float32 too"
+    assert in_words(domains.DECAY, 1 - 1e-12) == "in [0, 1), and below 1 in float32 too"
+    assert in_words(interval("(0, 1)"), 1e-60) == "in (0, 1), and above 0 in float32 too"
 
 
 # At the ends of each domain: numbers outside, and numbers inside.

@@ -12,7 +12,7 @@ from jax.tree_util import GetAttrKey
 import gdjax
 from gdjax.combine.sharding import _by_types
 from gdjax.core.part import Part
-from gdjax.core.parts import Guess, holds_states, known, owned
+from gdjax.core.parts import Guess, holds_states, known, state_arrays
 from gdjax.core.parts import every as every_part
 from tests.cases import Case, every
 
@@ -58,7 +58,7 @@ def test_every_part_says_whose_its_arrays_are(case: Case):
         assert not isinstance(part, Guess) or part.calls[-1].name in MEASURED | STATELESS
         # `state_to_dict` has no transform, and goes by the names of fields.
         assert all(holds_states(key.name) for x in part.inside() for key in x.path if isinstance(key, GetAttrKey))
-    found, leaves = owned(tx, state, shapes), jax.tree.leaves(shapes)
+    found, leaves = state_arrays(tx, state, shapes), jax.tree.leaves(shapes)
     assert [x.array for x in found] == jax.tree.leaves(state)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     places = [x.path for x in Guess(tx, state).places(paths) if x.of == "each"]
@@ -87,7 +87,7 @@ def test_axes_of_factors_moments_codes_and_functions():
         return g, s
 
     shapes = {"w": jax.ShapeDtypeStruct((6, 4), jnp.float32)}
-    found = owned(rule(), jax.eval_shape(rule().init, shapes), shapes)
+    found = state_arrays(rule(), jax.eval_shape(rule().init, shapes), shapes)
     assert [x.axes for x in found] == [(0,), (1, None), (1, None), (0, 1), (0, 1), (), None]
     assert {x.leaf for x in found} == {0}
 
@@ -95,7 +95,7 @@ def test_axes_of_factors_moments_codes_and_functions():
 def test_stacks_are_of_several_parameters():
     shapes = {k: jax.ShapeDtypeStruct((4, 4), jnp.float32) for k in "ab"}
     for tx in (gdjax.scale_by_soap(), gdjax.scale_by_psgd_kron()):
-        found = owned(tx, jax.eval_shape(tx.init, shapes), shapes)
+        found = state_arrays(tx, jax.eval_shape(tx.init, shapes), shapes)
         several = {x.field[-1].name for x in found if x.of_several}
         assert several and several == {x.field[-1].name for x in found if x.array.ndim == 3}
 
@@ -104,14 +104,14 @@ def test_what_a_projected_transform_keeps_is_of_its_parameter_but_not_along_it()
     tx = gdjax.scale_by_galore(4, base_optimizer=gdjax.trace(0.9))
     shapes = {"w": jax.ShapeDtypeStruct((64, 32), jnp.float32)}
     state = jax.eval_shape(tx.init, shapes)
-    (trace,) = [x for x in owned(tx, state, shapes) if x.field[-1].name == "trace"]
+    (trace,) = [x for x in state_arrays(tx, state, shapes) if x.field[-1].name == "trace"]
     assert (trace.leaf, trace.axes, trace.array.shape) == (0, None, (4, 32))
 
 
 def test_a_vector_of_all_parameters_is_of_none():
     params = jnp.ones((2, 3))
     tx = gdjax.flatten(gdjax.trace(0.9))
-    (trace,) = owned(tx, tx.init(params), params)
+    (trace,) = state_arrays(tx, tx.init(params), params)
     assert (trace.leaf, trace.axes) == (None, (None,))
     told = gdjax.tree.map_params(tx, lambda x: "own", tx.init(params), transform_non_params=lambda x: "whole")
     assert told.trace == "whole"
@@ -119,7 +119,7 @@ def test_a_vector_of_all_parameters_is_of_none():
 
 def test_what_a_memory_keeps_of_a_parameter_lies_along_it():
     tx, params = gdjax.scale_by_lbfgs(memory_size=3), {"w": jnp.ones((4, 2))}
-    found = {x.field[-1].name: (x.leaf, x.axes) for x in owned(tx, tx.init(params), params)}
+    found = {x.field[-1].name: (x.leaf, x.axes) for x in state_arrays(tx, tx.init(params), params)}
     assert found["updates"] == (0, (0, 1)) and found["diff_params_memory"] == (0, (None, 0, 1))
     assert found["weights_memory"] == (None, (None,))
 
@@ -150,4 +150,4 @@ def test_what_is_known_of_a_transform_of_someone_else():
     tx = gdjax.GradientTransformation(init, lambda u, s, p=None: (u, s))
     part = known(tx, tx.init(PARAMS))
     assert isinstance(part, Guess) and [x.path[0].key for x in part.inside()] == ["mine", "inner_state"]
-    assert [x.leaf for x in owned(tx, tx.init(PARAMS), PARAMS)] == [0, 1, 0, 1]
+    assert [x.leaf for x in state_arrays(tx, tx.init(PARAMS), PARAMS)] == [0, 1, 0, 1]

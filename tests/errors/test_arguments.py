@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.core.values import facts_of
+from gdjax.core.signatures import facts_of
 from tests.contracts.test_contracts import is_factory
 from tests.support import relaxed
 

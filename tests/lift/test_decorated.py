@@ -260,7 +260,7 @@ def test_the_signature_shows_the_type_and_not_the_domain():
     shown = inspect.signature(gdjax.leafwise()(annotated))
     assert str(shown) == (
         "(b: ScalarOrSchedule = 0.9, eps: float = 1e-08, size: ScalarOrSchedule | None = None)"
-        " -> GradientTransformation"
+        " -> gdjax.core.base.GradientTransformation"
     )
     assert shown.parameters["b"].annotation == gdjax.ScalarOrSchedule
 

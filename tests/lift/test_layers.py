@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.core.parts import owned
+from gdjax.core.parts import state_arrays
 from gdjax.core.paths import path_of
 from gdjax.lift import layers
 from tests.cases import CASES, every
@@ -222,7 +222,7 @@ def test_a_state_from_shapes():
 def test_which_axes_the_state_follows():
     tx = gdjax.adafactor(0.1, min_dim_size_to_factor=0, layer_axes="^layers")
     params = {"layers": jnp.ones((16, 4, 8))}  # the layers would be the longest axis
-    found = {path_of(x.field): x.axes for x in owned(tx, tx.init(params), params) if x.leaf is not None}
+    found = {path_of(x.field): x.axes for x in state_arrays(tx, tx.init(params), params) if x.leaf is not None}
     assert found == {"0/v_row": (0, 1), "0/v_col": (0, 2), "0/v": (0, None)}
 
 

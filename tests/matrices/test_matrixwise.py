@@ -157,7 +157,7 @@ def named(
 
 def test_a_rule_that_names_what_the_lift_reads_has_these_arguments_and_no_others():
     shown = "b: Any = 0.5, sides: str = 'rows', start: Any = 2.0, power: int = 1, *, seed: Any = 3, roles: Any = None"
-    assert str(inspect.signature(named)) == f"({shown}) -> GradientTransformation"
+    assert str(inspect.signature(named)) == f"({shown}) -> gdjax.core.base.GradientTransformation"
     g = {"w": jnp.ones((4, 3))}
     tx = named(0.25, start=jnp.float32(4.0), power=2, seed=jax.random.key(8), roles={"w": "matrix"})
     state = tx.init(g)
