@@ -131,8 +131,8 @@ def test_nor_an_average_of_parameters_in_bfloat16():
 
 
 # What comes of updates of Lion, and of 16-bit moments, is not the parameters plus them here. A leaf is written as if
-# its update were added to the parameters, since no rule knows where its update goes: so two arrays are kept in a branch, of
-# 16 bits 2.5, and in a chain one and the largest leaf. A guard selects in the loops of the rules and keeps a quarter.
+# its update were added to them, since no rule knows where its update goes. So two arrays are kept in a branch, of 16
+# bits 2.5, and in a chain one and the largest leaf. A guard selects in the loops of the rules and keeps a quarter.
 EACH = gdjax.masked(gdjax.lion(1e-3), lambda p: jax.tree.map(lambda _: True, p))
 AROUND = {
     "guard": (gdjax.apply_if_finite(gdjax.lion(1e-3), 5), jnp.float32, 0.26),
