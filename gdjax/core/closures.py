@@ -72,16 +72,16 @@ def _one_edit(x: str, y: str) -> bool:
     return x[i + 1 :] == y[i + 1 :] or x[i + 1 : i + 2] + x[i : i + 1] + x[i + 2 :] == y[i:]
 
 
-_known: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+_functions: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 
 def function_of(made: Value) -> Callable[..., Any]:
     """`made`, the `init` or `update` of a transform, as a plain function: the same one for equal values."""
     if made.call.traced or not made.call.lasting:
         return _closure(made)
-    function = _known.get(made)
+    function = _functions.get(made)
     if function is None:
-        function = _known[made] = _closure(made)
+        function = _functions[made] = _closure(made)
     return function
 
 
@@ -200,7 +200,8 @@ def _opened(x: Any) -> tuple[Hashable, Any, Callable[[Any], Any]] | None:
         return None if content is None else (type(x), content, lambda content: type(x)(**content))
     if is_closure(x):
         with contextlib.suppress(ValueError):  # of a variable without a value
-            return x.__code__, [cell.cell_contents for cell in x.__closure__ or ()], functools.partial(_with_cells, x)
+            contents = [cell.cell_contents for cell in x.__closure__ or ()]
+            return x.__code__, (contents, x.__defaults__, x.__kwdefaults__), functools.partial(_with_content, x)
     return None
 
 
@@ -229,9 +230,9 @@ def _fields_of(x: Any) -> dict[str, Any]:
     return {k: Operand(v) if kind == ScalarOrSchedule and is_operand(v, ()) else v for k, (kind, v) in each.items()}
 
 
-def _with_cells(function: Any, contents: Sequence[Any]) -> Any:
-    """A closure over other things."""
-    cells = tuple(map(types.CellType, contents))
-    new = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
-    new.__kwdefaults__ = function.__kwdefaults__
+def _with_content(function: Any, content: tuple[Any, ...]) -> Any:
+    """A closure over other things, with other defaults."""
+    cells = tuple(map(types.CellType, content[0]))
+    new = types.FunctionType(function.__code__, function.__globals__, None, content[1], cells)
+    new.__kwdefaults__ = content[2]
     return functools.update_wrapper(new, function)

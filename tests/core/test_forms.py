@@ -91,9 +91,9 @@ def test_new_numbers_compile_nothing_anew(name: str):
         jax.tree.map(np.testing.assert_array_equal, u, wanted)
 
 
-def scheduled(rate: Any) -> Any:
-    def schedule(count: Any) -> Any:
-        return jnp.where(count == 0, rate, 0.0)
+def scheduled(rate: Any, after: Any = 0.0) -> Any:
+    def schedule(count: Any, after: Any = after) -> Any:
+        return jnp.where(count == 0, rate, after)
 
     return Form(value_of(gdjax.sgd(schedule).update))
 
@@ -102,6 +102,7 @@ def test_arrays_in_closures_are_leaves():
     rates = jnp.float32(0.1), jnp.float32(0.3)
     one, other = map(scheduled, rates)
     assert one == other != scheduled(0.1) and one.leaves[0] is rates[0]
+    assert one != scheduled(rates[0], 0.5)
     tx, wanted = one.filled(other.leaves), value_of(other.made)
     for x in (tx, wanted):
         state = gdjax.sgd(lambda count: 0.0).init(GRADIENTS)
