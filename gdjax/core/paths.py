@@ -180,11 +180,8 @@ def keys_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -
     """The keys and the leaves of a tree, without the keys of boxes."""
     leaves: list[tuple[Any, Any]] = []
     for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or is_box(x))[0]:
-        if is_box(x):
-            inside = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_leaf)[0]
-            leaves += [((*keys, *inner[1:]), leaf) for inner, leaf in inside]
-        else:
-            leaves.append((keys, x))
+        inside = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_leaf)[0] if is_box(x) else [((), x)]
+        leaves += [((*keys, *inner[1:]), leaf) for inner, leaf in inside]
     return leaves
 
 
