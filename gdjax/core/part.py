@@ -211,10 +211,8 @@ def keywords(update: Callable[..., Any]) -> tuple[frozenset[str], bool]:
 
 def numbers_of(calls: Sequence[Call]) -> dict[str, Any]:
     """The arguments of the factory of a transform; and `HIDDEN` if its rate is a schedule of a hidden count."""
-    if not calls:
-        return {}
-    arguments = calls[0].arguments
-    return {**arguments, calls[0].name: HIDDEN} if callable(arguments.get("learning_rate")) else dict(arguments)
+    arguments = dict(calls[0].arguments) if calls else {}
+    return arguments | ({calls[0].name: HIDDEN} if callable(arguments.get("learning_rate")) else {})
 
 
 def all_axes(shape: tuple[int, ...], layers: int = 0) -> Axes:

@@ -1,7 +1,7 @@
 """Leaves by their paths: patterns and prefixes."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -93,32 +93,29 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
 
     def labels(tree: ArrayTree) -> Any:
         paths = paths_of(tree)
-        matching_rules = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in paths]
-        unmatched = [path for (path, _), matching in zip(paths, matching_rules, strict=True) if not matching]
+        matching_rules = [matching(label, rules, *item) for item in paths]
+        unmatched = [path for (path, _), places in zip(paths, matching_rules, strict=True) if not places]
         if unmatched:
             listed = ", ".join(map(shown, rules))
             text = f'no rule matches {", ".join(unmatched)}; the rules are {listed}; end with ".*" for the rest'
             raise ValueError(f"{label}: {text}")
         names = list(rules.values())
         warn_of_idle(label, "labelled", rules, tree, [path for path, _ in paths], matching_rules)
-        return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in matching_rules])
+        return jax.tree.structure(tree).unflatten([names[places[0]] for places in matching_rules])
 
     return labels
 
 
 def factors_by_path(label: str, rules: Mapping[Any, Any], tree: ArrayTree, warn: bool) -> list[Any]:
     """For each leaf, also without a gradient, the factor of the first rule that matches; 1 where none does."""
-    paths = paths_of(tree, is_skipped)
-    real = [not is_skipped(leaf) for _, leaf in paths]
-    matching_rules = [
-        [k for k, pattern in enumerate(rules) if at and matches(label, pattern, *item)]
-        for item, at in zip(paths, real, strict=True)
-    ]
-    if warn and any(real):
-        at = [i for i, is_real in enumerate(real) if is_real]
-        warn_of_idle(label, "given the factor", rules, tree, [paths[i][0] for i in at], [matching_rules[i] for i in at])
+    leaves = paths_of(tree, is_skipped)
+    paths = [path for path, leaf in leaves if not is_skipped(leaf)]
+    matching_rules = [[] if is_skipped(leaf) else matching(label, rules, path, leaf) for path, leaf in leaves]
+    if warn and paths:
+        of_arrays = [places for places, (_, leaf) in zip(matching_rules, leaves, strict=True) if not is_skipped(leaf)]
+        warn_of_idle(label, "given the factor", rules, tree, paths, of_arrays)
     factors = list(rules.values())
-    return [factors[matching[0]] if matching else 1.0 for matching in matching_rules]
+    return [factors[places[0]] if places else 1.0 for places in matching_rules]
 
 
 def warn_of_idle(
@@ -128,9 +125,9 @@ def warn_of_idle(
     if is_masked(tree):
         return
     labels = list(rules.values())
-    used = {matching[0] for matching in matching_rules if matching}
+    used = {places[0] for places in matching_rules if places}
     for k, pattern in enumerate(rules):
-        matched = [path for path, matching in zip(paths, matching_rules, strict=True) if k in matching]
+        matched = [path for path, places in zip(paths, matching_rules, strict=True) if k in places]
         if k in used or len(matched) == len(paths):
             continue
         why = f"rules before it match {', '.join(matched)}" if matched else f"it matches none of {', '.join(paths)}"
@@ -188,11 +185,8 @@ def keys_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -
     """The keys and the leaves of a tree, without the keys of boxes."""
     leaves: list[tuple[Any, Any]] = []
     for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or is_box(x))[0]:
-        if is_box(x):
-            inside = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_leaf)[0]
-            leaves += [((*keys, *inner[1:]), leaf) for inner, leaf in inside]
-        else:
-            leaves.append((keys, x))
+        inside = jax.tree_util.tree_flatten_with_path(x, is_leaf=is_leaf)[0] if is_box(x) else [((), x)]
+        leaves += [((*keys, *inner[1:]), leaf) for inner, leaf in inside]
     return leaves
 
 
@@ -204,6 +198,11 @@ def matches(label: str, pattern: Pattern, path: str, leaf: object) -> bool:
     if isinstance(pattern, str | re.Pattern):
         return re.search(pattern, path) is not None
     return callers.of_leaf(label, pattern, path, leaf)
+
+
+def matching(label: str, patterns: Iterable[Pattern], path: str, leaf: object) -> list[int]:
+    """The places of the patterns that match a leaf."""
+    return [k for k, pattern in enumerate(patterns) if matches(label, pattern, path, leaf)]
 
 
 def shown(pattern: Pattern) -> str:

@@ -109,7 +109,7 @@ class PerLeaf:
     @property
     def number(self) -> Any:
         """The innermost base: a number, an array or a schedule."""
-        return self.base.number if isinstance(self.base, PerLeaf) else self.base
+        return self.levels()[-1].base
 
     def with_base(self, base: Any) -> "PerLeaf":
         """The same factors with another innermost base."""
@@ -122,8 +122,8 @@ class PerLeaf:
 
     def constants(self) -> list[float]:
         """The factors that are plain numbers, known when a transform is built."""
-        known = [x for x in jax.tree.leaves(self.factors) if isinstance(x, int | float | np.number)]
-        return [*map(float, known), *(self.base.constants() if isinstance(self.base, PerLeaf) else [])]
+        factors = jax.tree.leaves([level.factors for level in self.levels()])
+        return [float(x) for x in factors if isinstance(x, int | float | np.number)]
 
     def tree_flatten(self) -> tuple[Any, Any]:
         return (self.base, self.factors), self.patterns

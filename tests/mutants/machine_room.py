@@ -41,7 +41,7 @@ BUGS = [
     Bug("core/owners", "tuple(axes[:-3:-1])", "tuple(axes[-2:])"),
     Bug("core/part", "if i > 2 and p.kind", "if i > 3 and p.kind"),
     Bug("core/parts", "if lead < 0:", "if lead <= 0:"),
-    Bug("core/paths", "names[matching[0]]", "names[matching[-1]]"),
+    Bug("core/paths", "names[places[0]]", "names[places[-1]]"),
     Bug("core/signatures", "if kind == annotation", "if kind is annotation"),
     Bug("core/structures", "if is_state(tree[1]):", "if is_state(tree[0]):"),
     Bug("core/types", "return g is None or is_hidden(g)", "return g is None"),
