@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey
 
 import gdjax
-from gdjax.core.parts import owned
+from gdjax.core.parts import state_arrays
 
 # What stands for arguments that must be given.
 ARGUMENTS = {
@@ -49,7 +49,7 @@ def kinds(name: str) -> dict[str, dict[str, None]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = jax.eval_shape(tx.init, PARAMS)
-    for x in owned(tx, state, PARAMS):
+    for x in state_arrays(tx, state, PARAMS):
         field = [key.name for key in x.field if isinstance(key, GetAttrKey)][-1]
         if x.array.size >= 256 and jnp.issubdtype(x.array.dtype, jnp.floating):
             found[COLUMNS[x.kind]][field] = None

@@ -219,14 +219,21 @@ def _applied(
 
 
 def _no_narrower(updates: Updates, params: Params) -> Updates:
-    """The updates, each as wide as its parameter: a step that is rounded to fewer bits may lose its decay."""
+    """The updates, each as wide as its parameter: a step that is rounded to fewer bits may lose its decay.
 
-    def widened(g: Any, p: Any) -> Any:
-        floats = all(jnp.issubdtype(getattr(x, "dtype", np.void), jnp.floating) for x in (g, p))
-        return g.astype(p.dtype) if floats and g.dtype.itemsize < p.dtype.itemsize else g
+    The same object if none is narrower.
+    """
+    gs, structure = jax.tree.flatten(updates)
+    ps, of_params = jax.tree.flatten(params)
+    narrow = structure == of_params and [i for i, (g, p) in enumerate(zip(gs, ps, strict=True)) if _is_narrower(g, p)]
+    if not narrow:
+        return updates
+    return structure.unflatten([g.astype(ps[i].dtype) if i in narrow else g for i, g in enumerate(gs)])
 
-    same = jax.tree.structure(updates) == jax.tree.structure(params)
-    return jax.tree.map(widened, updates, params) if same else updates
+
+def _is_narrower(g: Any, p: Any) -> bool:
+    floats = all(jnp.issubdtype(getattr(x, "dtype", np.void), jnp.floating) for x in (g, p))
+    return floats and g.dtype.itemsize < p.dtype.itemsize
 
 
 @functools.partial(jax.jit, static_argnums=0)
