@@ -36,9 +36,9 @@ ZERO = ("hutchinson_estimator_diag_hessian", "set_to_zero")  # whose updates are
 # A sum of two products, of which XLA makes a multiplication and a multiply-add with one rounding less: which of the two
 # products keeps its rounding depends on the size. So these are equal up to roundings of the leaf's largest number.
 CONTRACTED = (
-    "adam/nesterov adabelief/nesterov adan scale_by_adan nadam nadamw optimistic_adam optimistic_adam_v2 momo_adam "
-    "scale_by_backtracking_linesearch lookahead radam/nesterov muon muon/spectral muon/aol schedule_free "
-    "schedule_free_sgd"
+    "adam/nesterov adabelief/nesterov adan adan/lookahead scale_by_adan nadam nadamw optimistic_adam "
+    "optimistic_adam_v2 momo_adam scale_by_backtracking_linesearch lookahead radam/nesterov muon muon/spectral "
+    "muon/aol schedule_free schedule_free_sgd"
 ).split()
 ROUNDINGS = 4
 
