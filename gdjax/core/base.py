@@ -225,10 +225,9 @@ def _no_narrower(updates: Updates, params: Params) -> Updates:
     """
     gs, structure = jax.tree.flatten(updates)
     ps, of_params = jax.tree.flatten(params)
-    narrow = structure == of_params and [i for i, (g, p) in enumerate(zip(gs, ps, strict=True)) if _is_narrower(g, p)]
-    if not narrow:
+    if structure != of_params or not any(map(_is_narrower, gs, ps)):
         return updates
-    return structure.unflatten([g.astype(ps[i].dtype) if i in narrow else g for i, g in enumerate(gs)])
+    return structure.unflatten([g.astype(p.dtype) if _is_narrower(g, p) else g for g, p in zip(gs, ps, strict=True)])
 
 
 def _is_narrower(g: Any, p: Any) -> bool:

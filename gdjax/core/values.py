@@ -34,9 +34,8 @@ class Call:
         bound.apply_defaults()
         self.factory = factory
         ours = is_ours(factory)
-        self.mutable = {
-            k: x for k, x in bound.arguments.items() if ours and _has_container(x)
-        }  # as the program has them
+        # Lists and dicts as the program has them.
+        self.mutable = {k: x for k, x in bound.arguments.items() if ours and _has_container(x)}
         if ours:  # copied, so that no one else can change them; the factory of another library may share its own
             bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
         self.args, self.kwargs = bound.args, bound.kwargs

@@ -14,7 +14,7 @@ from gdjax.core.contexts import PASS
 from gdjax.core.types import Array, OptState, Params, Updates, is_skipped
 from gdjax.lift import factors, meetings, rule_checks
 from gdjax.lift.meetings import AtMeeting
-from gdjax.lift.one_leaf import Done, Kernel, kernel_of
+from gdjax.lift.one_leaf import Done, Kernel, kernel_of, real_dtype_of
 from gdjax.lift.slots import Tree, is_like_parameter
 from gdjax.xla import write_order
 from gdjax.xla.write_order import LARGE, after, new_parameter
@@ -232,8 +232,9 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     directions = list(leaves.gs)
     for i, work in works.items():
         directions[i] = work.done()
-    widest = sorted(works.values(), key=lambda work: work.arguments[0].dtype.itemsize)
-    for (r, field), x in ((at, x) for work in widest for at, x in work.numbers.items()):
+    # Of a number of the tree that of the leaf with the widest dtype stays, the last one.
+    in_order = sorted(works.values(), key=lambda work: real_dtype_of(*work.arguments[:2]).itemsize)
+    for (r, field), x in ((at, x) for work in in_order for at, x in work.numbers.items()):
         running[r].shared = running[r].shared | {field: x}
     return directions
 

@@ -159,7 +159,7 @@ class OneLeaf:
         """Raises if a rule brings to a meeting arrays computed from the updates of rules before it."""
         if not place.rule:
             return
-        direction = numerics.widen(inputs.gradient, _real(inputs.gradient, inputs.param))
+        direction = numerics.widen(inputs.gradient, real_dtype_of(inputs.gradient, inputs.param))
 
         def operands(direction: Array) -> Any:
             with replayed(Replay(context[0], inputs.results, self.axes)) as replay:
@@ -197,7 +197,7 @@ class OneLeaf:
 kernel_of = functools.lru_cache(maxsize=4096)(OneLeaf)
 
 
-def _real(g: Array, p: Array | None) -> Any:
+def real_dtype_of(g: Array, p: Array | None) -> Any:
     """The real dtype in which the rules compute."""
     like = [g.dtype] if p is None else [g.dtype, p.dtype]
     return max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
@@ -212,7 +212,7 @@ def run_rules(
       begins: the place of a rule, and its input in place of the update of the rules before it.
     """
     g, p = inputs.gradient, inputs.param
-    real = _real(g, p)
+    real = real_dtype_of(g, p)
     wide, param = numerics.widen(g, real), numerics.widen(p, real)
     direction, news, shared = wide, [], Numbers()
     rows = zip(kernels, inputs.slots, inputs.counts, inputs.shared, inputs.scalars, inputs.raws, strict=True)

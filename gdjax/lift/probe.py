@@ -18,19 +18,12 @@ from gdjax.core.contexts import WHERE, within
 from gdjax.core.parts import calls_of, known
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.numerics import is_key
+from gdjax.xla.loops import compiled
 
 ZERO, SAME = "zero", "same"  # an update that is always 0, and one that equals the gradient
 # The counters of a state are set to these in turn, to show schedules and periods of so many steps.
 _COUNTS = [*(10**k - d for k in range(2, 8) for d in (0, 1)), *range(40), *(2**k - 1 for k in range(6, 25))]
 _LARGE = 2**22  # most numbers in a tree that is tried at its own size
-# The compiler would take minutes to compute the zeros of some states.
-_QUICK = {
-    "xla_disable_hlo_passes": "constant_folding",
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-_SLOW = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # in half the time
-_SMALL = 2**17  # up to so many numbers a slow program is fast enough
 
 
 def gradients_like(shapes: ArrayTree) -> Any:
@@ -149,17 +142,9 @@ def tried(f: Callable[..., Any], *args: Any) -> Any:
         of = lambda x: np.full(x.shape, 0.5).astype(x.dtype) if isinstance(x, Tracer) else x
         whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
         leaves = jax.tree.leaves(args)
-        program = _compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
+        program = compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
         results = jax.device_get(program(*leaves))  # no call that an outer trace would see
     return jax.tree.structure(shapes).unflatten(results)
-
-
-def _compiled(lowered: Any, size: int) -> Any:
-    """A lowered program, compiled for one run on `size` numbers."""
-    try:
-        return lowered.compile(compiler_options=_QUICK | _SLOW if size < _SMALL else _QUICK)
-    except Exception:  # a compiler without these options
-        return lowered.compile()
 
 
 def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:

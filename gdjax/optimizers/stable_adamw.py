@@ -50,7 +50,8 @@ def scale_by_stable_adamw(
     if clipping_threshold is not None:
         c = sqrt(one_minus_pow(b2, t))  # sqrt(nu_hat) = sqrt(nu) / c, of which no array is made for the mean
         least = jnp.maximum(eps * c, jnp.finfo(c.dtype).tiny)
-        rms = c * sqrt(jnp.mean(abs_sq(squarable(wide, "each") / jnp.maximum(sqrt(nu), least))))
+        squares = abs_sq(squarable(wide, "each") / jnp.maximum(sqrt(nu), least))
+        rms = c * sqrt(jnp.sum(squares) * (1 / max(g.size, 1)))
         u = u * shrinking(rms, clipping_threshold)
     return u, s._replace(mu=mu, nu=nu)
 

@@ -233,10 +233,10 @@ def offload_state(inner: Transform, *, min_bytes: Natural = 2**14) -> Any:
     ) -> tuple[Updates, OptState]:
         meshes.check_host(LABEL)
         # What is small now may be an entry of what is large, see `gradient_release`.
-        large = jax.tree.map(lambda x: meshes.is_on_host(x) or _is_large(x, min_bytes), state)
-        here = jax.tree.map(lambda x, is_there: meshes.on_device(x) if is_there else x, state, large)
+        offloaded = jax.tree.map(lambda x: meshes.is_on_host(x) or _is_large(x, min_bytes), state)
+        here = jax.tree.map(lambda x, is_there: meshes.on_device(x) if is_there else x, state, offloaded)
         updates, new = base.call_update(inner, updates, here, params, extra_args)
-        return updates, jax.tree.map(lambda x, is_there: meshes.on_host(x) if is_there else x, new, large)
+        return updates, jax.tree.map(lambda x, is_there: meshes.on_host(x) if is_there else x, new, offloaded)
 
     return holding(init, update, Inside(inner, ()))
 

@@ -9,6 +9,8 @@ leaf's size and one extra pass. Lion has two loops, where the caller adds the up
 Loop 0 reads the old mu, which loop 1 overwrites: so loop 1 waits for loop 0. Adam's update is made of the new moments
 alone, which XLA keeps: nothing waits. On other devices one kernel writes all the outputs of a leaf, and so does XLA:CPU
 in its second mode (`fuse_cpu_outputs`) if each output is computed from inputs of its own.
+
+Beside that, `compiled`: a quick compilation of programs that run once.
 """
 
 import functools
@@ -234,3 +236,21 @@ def inside(equation: JaxprEqn) -> list[Jaxpr]:
     """The functions inside an equation."""
     params = [x for p in equation.params.values() for x in (p if isinstance(p, tuple | list) else [p])]
     return [x for p in params if hasattr(x := getattr(p, "jaxpr", p), "eqns")]
+
+
+# The compiler would take minutes to compute the zeros of some states.
+_QUICK = {
+    "xla_disable_hlo_passes": "constant_folding",
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+_SLOW = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # in half the time
+_SMALL = 2**17  # up to so many numbers a slow program is fast enough
+
+
+def compiled(lowered: Any, size: int) -> Any:
+    """A lowered program, compiled for one run on `size` numbers."""
+    try:
+        return lowered.compile(compiler_options=_QUICK | _SLOW if size < _SMALL else _QUICK)
+    except Exception:  # a compiler without these options
+        return lowered.compile()

@@ -1,14 +1,36 @@
 """What the leaves of one pass share."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gdjax
 from gdjax.lift.all_leaves import Selection
+from tests.trees import precision
 
 TREE = {"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones(2)}
+
+
+class Size(NamedTuple):
+    norm: Any  # ()
+
+
+@gdjax.leafwise(Size, norm=gdjax.Shared())
+def sized(g: Any, s: Any, p: Any, t: Any) -> Any:
+    return g, s._replace(norm=gdjax.total(jnp.sum(jnp.abs(g) ** 2)))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("narrow", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_a_number_of_the_tree_is_that_of_the_leaf_with_the_widest_dtype(narrow: str, names: str):
+    with precision("float64"):
+        tree = dict(zip(names, (jnp.full(2, 1 + 2**-40, "float64"), jnp.ones(3, narrow)), strict=True))
+        tx = sized()
+        _, state = tx.update(tree, tx.init(tree), tree)
+        np.testing.assert_array_equal(state.norm, 2 * np.float64(1 + 2**-40) ** 2 + 3)
 
 
 @gdjax.leafwise(gdjax.TraceState)
