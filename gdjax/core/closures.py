@@ -201,7 +201,7 @@ def _opened(x: Any) -> tuple[Hashable, Any, Callable[[Any], Any]] | None:
     if is_closure(x):
         with contextlib.suppress(ValueError):  # of a variable without a value
             contents = [cell.cell_contents for cell in x.__closure__ or ()]
-            return x.__code__, (contents, x.__defaults__, x.__kwdefaults__), functools.partial(_with_content, x)
+            return id(x.__code__), (contents, x.__defaults__, x.__kwdefaults__), functools.partial(_with_content, x)
     return None
 
 

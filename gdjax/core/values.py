@@ -239,8 +239,8 @@ def _may_hold_arrays(x: Any) -> bool:
 
 
 def is_closure(x: object) -> TypeGuard[FunctionType]:
-    """Whether x is a function that was made in a call, and reads variables of it."""
-    return isinstance(x, FunctionType) and bool(x.__closure__) and "<locals>" in x.__qualname__
+    """Whether x is a function that reads variables of the call that made it, and no decorated one."""
+    return isinstance(x, FunctionType) and bool(x.__closure__) and not hasattr(x, "__wrapped__")
 
 
 def _has_container(x: object) -> bool:
