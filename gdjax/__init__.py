@@ -147,6 +147,8 @@ from gdjax.schedules.piecewise import *
 from gdjax.schedules.powers import *
 from gdjax.schedules.ramp import *
 from gdjax.schedules.warmup import *
+from gdjax.solving.implicit import *
+from gdjax.solving.solve import *
 from gdjax.training.diloco import *
 from gdjax.training.gradients import *
 from gdjax.training.loop import *

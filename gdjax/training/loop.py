@@ -15,7 +15,8 @@ from gdjax.core.parts import state_from_optax
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.training import objective
 from gdjax.training.progress import Progress, Recorder
-from gdjax.training.results import Evaluations, MinimizeResult, projected_norm, result_of
+from gdjax.training.results import Evaluations, MinimizeResult, result_of
+from gdjax.training.stationary import projected_norm
 from gdjax.training.step import RUNNING, Inputs, Last, guarded_step, overwritable
 
 __all__ = ["minimize"]
@@ -41,7 +42,7 @@ def minimize(
     the method is (L-)BFGS or SSBroyden: the parameters returned are the best. `gauss_newton` stops so by its
     `decrease_tol`.
 
-    It is a loop in Python: under `jax.jit`, `jax.grad` and `jax.vmap` scan over `tx.update` in its place.
+    It is a loop in Python: under `jax.jit`, `jax.grad` and `jax.vmap` call `gdjax.solve` in its place.
 
     Args:
       loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`. It returns a real scalar; with `has_aux` a
@@ -109,7 +110,7 @@ def minimize(
     last = Last(zero + RUNNING, jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float)), zero, no)
     _check_not_traced(params, state, key)
     loss = objective.checked(LABEL, loss_fn, has_aux, data)
-    norm_to_stop = None if grad_tol is None else projected_norm(tx, params)
+    norm_to_stop = None if grad_tol is None else projected_norm(LABEL, tx, params)
     extra_fns = objective.checked_functions(LABEL, extra_fns)
     step = jax.jit(guarded_step(loss, tx, grad_tol, loss_tol, norm_to_stop, extra_fns), donate_argnums=(0, 1))
     batches, recorder, rows = objective.batches(LABEL, data), Recorder(wait=callback is not None), []
@@ -153,8 +154,8 @@ def minimize(
 def _check_not_traced(*trees: Any) -> None:
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(trees)):
         raise TypeError(
-            f"{LABEL} is a loop in Python, which jax.jit, jax.grad and jax.vmap cannot trace. Call it outside of them; "
-            "inside scan over tx.update: jax.lax.scan(step, (params, tx.init(params)), length=steps)"
+            f"{LABEL} is a loop in Python, which jax.jit, jax.grad and jax.vmap cannot trace. They go through "
+            "gdjax.solve(loss_fn, params, tx, *args); where each step has its own batch, scan over tx.update"
         )
 
 

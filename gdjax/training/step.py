@@ -101,14 +101,14 @@ def guarded_step(
         metrics = {"loss": loss, "grad_norm": grad.norm, "update_norm": update_norm, **learning_rates(tx, state)}
         if norm_to_stop is not None:
             metrics["projected_grad_norm"] = stopping
-        failures = jnp.where((update_norm == 0) & _none_lower(state, new_state, inputs), last.failures + 1, 0)
-        steady = jnp.asarray(_steady(new_state, inputs))
+        failures = jnp.where((update_norm == 0) & none_lower(state, new_state, inputs), last.failures + 1, 0)
+        steady = jnp.asarray(is_steady(new_state, inputs))
         return new, new_state, Last(status, loss, failures, steady), {**_scalars(grad.aux), **metrics}, grad.aux
 
     return step
 
 
-def _none_lower(old: OptState, new: OptState, inputs: Inputs) -> Array | bool:
+def none_lower(old: OptState, new: OptState, inputs: Inputs) -> Array | bool:
     """Whether the line searches found no lower point, and would find none if they went on with shorter steps."""
     if inputs.batch or inputs.key is not None:  # of another batch the same line may have lower points
         return False
@@ -120,7 +120,7 @@ def _none_lower(old: OptState, new: OptState, inputs: Inputs) -> Array | bool:
     return jnp.stack(failed).all() if failed else False
 
 
-def _steady(state: OptState, inputs: Inputs) -> Array | bool:
+def is_steady(state: OptState, inputs: Inputs) -> Array | bool:
     """Whether every `gauss_newton` in the state is; of other points the residuals may be larger."""
     parts = [x for x in jax.tree.leaves(state, is_leaf=_is_gauss_newton) if _is_gauss_newton(x)]
     if not parts or inputs.batch or inputs.key is not None:

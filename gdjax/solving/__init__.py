@@ -1,0 +1,1 @@
+"""Minima as functions: `solve`, its derivatives, constraints."""

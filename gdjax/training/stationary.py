@@ -1,0 +1,92 @@
+"""What is 0 at a minimum: the gradient, or what bounds and proximal maps leave of it."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.base import MaskedNode, is_float0
+from gdjax.core.types import ArrayTree, Params, Transform
+from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
+from gdjax.numerics import Array
+from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
+from gdjax.optimizers.lbfgs import scale_by_lbfgs
+from gdjax.projections.boxes import ends_of
+from gdjax.training.step import norm_of
+from gdjax.transforms.constraints import keep_params_nonnegative
+from gdjax.tree.norms import wide
+
+Mapping = Callable[[Params, ArrayTree], Any]  # from parameters and gradients to a tree like them
+
+
+def gradient_mapping(label: str, tx: Transform, params: Params) -> Mapping | None:
+    """The gradient mapping G(p, g) = p - prox(p - g) of an optimizer; None where it is the gradient.
+
+    prox is the proximal map of `proximal_gradient` and `proximal`, or the projection onto the bounds that `bfgs`,
+    `lbfgs`, `ssbroyden` and `keep_params_nonnegative` keep to, in chains, masks and groups too. G is 0 at a minimum,
+    also where g is not: at a bound, or at a kink of the penalty.
+    """
+    maps = [(part.leaves, f) for part in parts_of(label, tx, params) if (f := _mapping(label, part)) is not None]
+    if not maps:
+        return None
+
+    def mapping(params: Params, grads: ArrayTree) -> Any:
+        ps, structure = jax.tree.flatten(params)
+        gs = structure.flatten_up_to(grads)
+        for leaves, f in maps:
+            shown = [i in leaves and not is_float0(g) for i, g in enumerate(gs)]
+            seen = [_visible(structure, xs, shown) for xs in (ps, gs)]
+            new = iter(jax.tree.leaves(f(*seen)))
+            gs = [next(new) if x else g for x, g in zip(shown, gs, strict=True)]
+        return structure.unflatten(gs)
+
+    return mapping
+
+
+def _visible(structure: Any, xs: list[Any], shown: list[bool]) -> Any:
+    return structure.unflatten([x if here else MaskedNode() for x, here in zip(xs, shown, strict=True)])
+
+
+def projected_norm(label: str, tx: Transform, params: Params) -> Callable[[Params, Any], Array] | None:
+    """The norm of the gradient mapping, a function of p and g; None where it is that of the gradient."""
+    mapping = gradient_mapping(label, tx, params)
+    return None if mapping is None else lambda params, grads: norm_of(mapping(params, grads))
+
+
+def parts_of(label: str, tx: Transform, params: Params) -> list[Listed]:
+    """The parts of an optimizer with the leaves that reach each; none where that cannot be known."""
+    if is_lookahead(tx):
+        return []
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return Walk(tx, shapes_of(label, params)).parts
+        except Exception:  # labels and masks may be functions of values, which shapes do not have
+            return []
+
+
+def _mapping(label: str, part: Listed) -> Mapping | None:
+    prox, bounds = part.hyper.get("prox"), None
+    if callable(prox):
+        return lambda p, g: jax.tree.map(jnp.subtract, p, prox(jax.tree.map(_less, p, g), 1.0))
+    if part.factory in (scale_by_bfgs, scale_by_lbfgs, scale_by_ssbroyden):
+        bounds = part.hyper["bounds"]
+    elif part.factory is keep_params_nonnegative:
+        bounds = 0, None
+    return None if bounds is None else lambda p, g: _within_bounds(label, p, g, bounds)
+
+
+def _less(p: Array, g: Array) -> Array:
+    return p - g.astype(p.dtype)
+
+
+def _within_bounds(label: str, params: Params, grads: ArrayTree, bounds: Any) -> Any:
+    """p - P(p - g), without the cancellation of that: g is exact where no bound is near."""
+
+    def leaf(p: Array, g: Array, lower: Array, upper: Array) -> Array:
+        p = wide(jnp.asarray(p))
+        return jnp.clip(wide(g), p - wide(upper), p - wide(lower))
+
+    ends = ends_of(label, params, bounds)
+    return jax.tree.map(leaf, params, grads, *ends) if ends else grads
