@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core import meshes
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import Array, ArrayTree, Params, Scalar
-from gdjax.linalg.vectors import as_leaves, as_vector
+from gdjax.linalg.vectors import Gaps, as_leaves, as_vector
 from gdjax.numerics import widest_real
 
 __all__ = ["Implicit", "Unrolled"]
@@ -87,7 +88,8 @@ def implicit(
     """
     # What both close over becomes an argument: a loss may be a function of numbers to be differentiated by.
     run, of_run = jax.closure_convert(run, start, args)
-    condition, of_condition = jax.closure_convert(condition, real_leaves(start), args)
+    like = meshes.varying(start, meshes.varying_axes(start, args, of_run))  # as the solution is, in a shard_map
+    condition, of_condition = jax.closure_convert(condition, real_leaves(like), args)
 
     @jax.custom_jvp
     def root(start: Params, args: Any, of_run: Any, of_condition: Any) -> Any:
@@ -106,8 +108,8 @@ def implicit(
             return [y + jnp.asarray(how.ridge).astype(u.dtype) * u for y, u in zip(Av, v, strict=True)]
 
         dx = solved(A, [-y for y in b], how, symmetric)
-        known = converged(result)
-        dx = [jnp.where(known, y, jnp.nan).astype(y.dtype) for y in dx]
+        share = jnp.where(converged(result), 1.0, jnp.nan)  # a factor, so that it counts backward too
+        dx = [share.astype(y.dtype) * y for y in dx]
         tangent = with_real_leaves(jax.tree.map(_no_change, result[0]), dx)
         return result, (tangent, *jax.tree.map(_no_change, result[1:]))
 
@@ -134,7 +136,7 @@ def solved(A: Callable[[Reals], Reals], b: Reals, how: Implicit, symmetric: bool
 
 
 def _dense(A: Callable[[Reals], Reals], b: Reals, dtype: Any) -> Reals:
-    gaps: list[None] = [None] * len(b)
+    gaps: Gaps = [None] * len(b)
 
     def column(v: Array) -> Array:
         like = [x.astype(y.dtype) for x, y in zip(as_leaves(v, b, gaps), b, strict=True)]

@@ -326,7 +326,7 @@ def _checked(
     tol = jnp.finfo(dtype).eps ** 0.5 if tol is None else tol
 
     def make(args: Any) -> Transform:
-        made = tx if misuse.is_transform(tx) or not callable(tx) else tx(*args)
+        made: Any = tx if misuse.is_transform(tx) or not callable(tx) else tx(*args)
         return base.check_transform(LABEL, "tx", made)
 
     make(args)
