@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdjax.core import meshes
 from gdjax.core.field_docs import with_field_docs
@@ -77,14 +76,15 @@ def with_real_leaves(params: Params, reals: Reals) -> Any:
 
 def implicit(
     run: Callable[..., Any], condition: Callable[[Reals, Any], Reals], start: Params, args: Any, how: Implicit,
-    symmetric: bool, converged: Callable[[Any], Array | bool],
-) -> Any:  # fmt: skip
-    """`run(start, args)`, a tuple with the solution first, whose derivative is that of the condition.
+    symmetric: bool, converged: Callable[[list[Array]], Array | bool],
+) -> tuple[Any, ...]:  # fmt: skip
+    """`run(start, args)`, where the derivative of the solution is that of the condition.
 
     Args:
+      run: a function that returns the solution and numbers, all floating: a `shard_map` takes no tangents of others.
       condition: F, a function of the solution's `real_leaves` and of args.
       symmetric: whether dF/dx is.
-      converged: from the result of `run` to whether its derivative counts; otherwise it is NaN.
+      converged: from the numbers to whether the derivative counts; otherwise it is NaN.
     """
     # What both close over becomes an argument: a loss may be a function of numbers to be differentiated by.
     run, of_run = jax.closure_convert(run, start, args)
@@ -92,33 +92,27 @@ def implicit(
     condition, of_condition = jax.closure_convert(condition, real_leaves(like), args)
 
     @jax.custom_jvp
-    def root(start: Params, args: Any, of_run: Any, of_condition: Any) -> Any:
-        return run(start, args, *of_run)
+    def root(start: Params, args: Any, of_run: Any, of_condition: Any) -> tuple[Reals, list[Array]]:
+        solution, *numbers = run(start, args, *of_run)
+        return real_leaves(solution), numbers
 
     @root.defjvp
     def derivative(primals: Any, tangents: Any) -> Any:
-        result = root(*primals)
-        x = real_leaves(result[0])
+        x, numbers = root(*primals)
         _, args, _, of_condition = primals
-        given, change = (args, of_condition), (tangents[1], tangents[3])
-        b = jax.jvp(lambda a, c: condition(x, a, *c), given, change)[1]
+        change = tangents[1], tangents[3]
+        b = jax.jvp(lambda a, c: condition(x, a, *c), (args, of_condition), change)[1]
 
         def A(v: Reals) -> Reals:
             Av = jax.jvp(lambda x: condition(x, args, *of_condition), (x,), (v,))[1]
             return [y + jnp.asarray(how.ridge).astype(u.dtype) * u for y, u in zip(Av, v, strict=True)]
 
-        dx = solved(A, [-y for y in b], how, symmetric)
-        share = jnp.where(converged(result), 1.0, jnp.nan)  # a factor, so that it counts backward too
-        dx = [share.astype(y.dtype) * y for y in dx]
-        tangent = with_real_leaves(jax.tree.map(_no_change, result[0]), dx)
-        return result, (tangent, *jax.tree.map(_no_change, result[1:]))
+        share = jnp.where(converged(numbers), 1.0, jnp.nan)  # a factor, so that it counts backward too
+        dx = [share.astype(y.dtype) * y for y in solved(A, [-y for y in b], how, symmetric)]
+        return (x, numbers), (dx, [jnp.zeros_like(n) for n in numbers])
 
-    return root(start, args, of_run, of_condition)
-
-
-def _no_change(x: Array) -> Any:
-    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
-    return jnp.zeros_like(x) if inexact else np.zeros(x.shape, jax.dtypes.float0)
+    x, numbers = root(start, args, of_run, of_condition)
+    return with_real_leaves(start, x), *numbers
 
 
 def solved(A: Callable[[Reals], Reals], b: Reals, how: Implicit, symmetric: bool) -> Reals:
@@ -143,7 +137,8 @@ def _dense(A: Callable[[Reals], Reals], b: Reals, dtype: Any) -> Reals:
         return as_vector(A(like), gaps, dtype)
 
     v = as_vector(b, gaps, dtype)
-    matrix = jax.vmap(column, out_axes=1)(jnp.eye(v.size, dtype=dtype))
+    units = meshes.varying(jnp.eye(v.size, dtype=dtype), meshes.varying_axes(v))
+    matrix = jax.vmap(column, out_axes=1)(units)
     return [x.astype(y.dtype) for x, y in zip(as_leaves(jnp.linalg.solve(matrix, v), b, gaps), b, strict=True)]
 
 

@@ -142,7 +142,8 @@ def solve(
 
     The derivative of the solution by `args`, and by whatever else the loss is made from, comes from the optimality
     condition and not through the steps, forward and backward, any number of times. It is that of a minimum, and so as
-    exact as the solution is converged: `status` tells. By the start it is 0.
+    exact as the solution is converged: `status` tells. By the start it is 0. Inside a `shard_map` it needs
+    `check_vma=False`, which JAX's own linear solves want there.
 
     Args:
       loss_fn: `loss_fn(params, *args)` returns a real scalar; with `has_aux` a pair of that and anything else.
@@ -196,24 +197,24 @@ def solve(
         return Problem(jax.tree_util.Partial(lambda a, p: loss(p, *a)[0], args), make(args), at)
 
     def run(params: Params, args: Any) -> tuple[Params, OptState, Array, Array, Array]:
+        """The end of the loop; the count and the status as floating numbers."""
         end = _loop(problem(args), params, steps, tol)
-        return end.params, end.state, end.error, end.count, end.status
+        return end.params, end.state, end.error, end.count.astype(tol.dtype), end.status.astype(tol.dtype)
 
     if isinstance(how, Implicit):
         mapped = _check_fixed_point(make(args), params)
         run_to_average = lambda p, a: _averaged(make(a), *run(p, a))
-        counts = lambda result: (check != "nan") | _converged(result[-1])
+        counts = lambda numbers: (check != "nan") | _converged(numbers[-1])
         condition = lambda x, a: _condition(problem(a), params, x)
-        result = implicit.implicit(run_to_average, condition, params, args, how, not mapped, counts)
+        found, *numbers = implicit.implicit(run_to_average, condition, params, args, how, not mapped, counts)
     else:
         free, of_run = jax.closure_convert(run, params, args)
-        result = free(*implicit.constant((params, args)), *implicit.constant(of_run))
+        x, state, *numbers = free(*implicit.constant((params, args)), *implicit.constant(of_run))
         if how is not None:
-            end = _unrolled(problem(args), result[0], result[1], how.steps)
-            result = (*end, *result[2:])
-        result = _averaged(make(args), *result)
-        result = result if how is not None else (implicit.constant(result[0]), *result[1:])
-    found, error, count, status = result
+            x, state = _unrolled(problem(args), x, state, how.steps)
+        (found,) = _averaged(make(args), x, state)
+        found = found if how is not None else implicit.constant(found)
+    error, count, status = numbers[0], *(x.astype(jnp.int32) for x in numbers[1:])
     value, aux = loss(found, *args)
     if check == "warn":
         jax.debug.callback(_warn, status, error)
