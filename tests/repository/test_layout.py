@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The folders, from the ground up. A folder imports from those before it, a module in the root from all.
 ORDER = (
     "core numerics xla codes tree linalg schedules lift leaf_roles matrices combine transfer_laws transforms "
-    "linesearch projections optimizers inspection losses plots training experimental"
+    "linesearch projections prox optimizers inspection losses plots training experimental"
 ).split()
 UPWARDS = {
     ("numerics/bounds", "xla/reads"): "how 16 bits, and what is not finite, are read; stands on `core` alone",
