@@ -11,6 +11,7 @@ from gdjax import (
     perturbations,
     plots,
     projections,
+    prox,
     recipes,
     schedules,
     second_order,
@@ -120,6 +121,7 @@ from gdjax.optimizers.normuon import *
 from gdjax.optimizers.novograd import *
 from gdjax.optimizers.optimistic import *
 from gdjax.optimizers.polyak import *
+from gdjax.optimizers.proximal import *
 from gdjax.optimizers.psgd import *
 from gdjax.optimizers.radam import *
 from gdjax.optimizers.rmsprop import *
@@ -194,7 +196,7 @@ __version__ = "0.3.0"
 __all__ = [
     "assignment", "bias_correction", "contrib", "convex_kl_divergence", "experimental", "generalized_kl_divergence",
     "global_norm", "hinge_loss", "kl_divergence", "losses", "microbatch", "microbatching", "multi_normal", "ntxent",
-    "perturbations", "plot_schedule", "plots", "precond_update_prob_schedule", "projections", "recipes",
+    "perturbations", "plot_schedule", "plots", "precond_update_prob_schedule", "projections", "prox", "recipes",
     "safe_softmax_cross_entropy", "scale_gradient", "schedules", "second_order", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "smooth_labels", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
     "transforms", "tree", "tree_map_params", "tree_utils", "update_infinity_moment", "update_moment",

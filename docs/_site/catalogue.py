@@ -14,7 +14,7 @@ import gdjax
 
 TABLES = Path(__file__).resolve().parents[1] / "optimizers.md"
 MODULES = (
-    "losses", "projections", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order", "assignment",
+    "losses", "projections", "prox", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order", "assignment",
     "perturbations", "microbatching", "plots", "recipes", "experimental.aggregating",
 )  # fmt: skip
 
@@ -27,6 +27,7 @@ SECTIONS = {
     "training": ("Training", "The loop, gradients in small batches, checks of gradients."),
     "losses": ("Losses", "Losses of regression, classification, ranking, segmentation and sequences."),
     "projections": ("Projections", "The nearest point of a set, for parameters with constraints."),
+    "prox": ("Proximal maps", "Steps of penalties that need not be smooth, for sparse, grouped or low-rank parameters."),
     "tree": ("Trees", "Arithmetic, norms, states and random numbers of pytrees."),
     "linesearch": ("Line searches", "Step sizes by evaluating the loss."),
     "linalg": ("Linear algebra", "Roots, powers and derivatives of second order."),
@@ -69,6 +70,8 @@ TITLES = {
     "transforms/averaging": "Averages", "transforms/noise": "Noise and privacy",
     "combine/chain": "Chains", "transforms/momentum": "Momentum and caution",
     "tree/tree_utils": "Older names", "training/gradients": "Checks of gradients",
+    "prox/separable": "Sums over numbers", "prox/groups": "Norms of groups and matrices",
+    "prox/variation": "Total variation", "prox/sets": "Sets",
     "projections/boxes": "Boxes, lines, planes, half-spaces",
     "projections/balls": "Balls, spheres, the simplex", "linesearch/line": "Values from the state",
     "combine/recipes": "Recipes of public models",

@@ -73,7 +73,18 @@ def _plain_gauss_newton(damping: Any) -> Any:
     return solved(gdjax.gauss_newton(damping))
 
 
+def _proximal_gradient(**kwargs: Any) -> Any:
+    return searched(gdjax.proximal_gradient(**kwargs))
+
+
+def _proximal(learning_rate: Any) -> Any:
+    return gdjax.proximal(gdjax.adam(learning_rate), gdjax.prox.l1(0.1))
+
+
 CASES = (
+    Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
+    Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
+    Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
     Case("lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("bfgs", _dense("bfgs"), {"learning_rate": 0.1}, needs_params=True),

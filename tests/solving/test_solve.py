@@ -142,6 +142,25 @@ def test_bounds_hold_numbers_in_the_derivative_too():
             assert (derivative[x == 0.5] == 0).all()
 
 
+@pytest.mark.parametrize("accelerate", [True, False])
+def test_a_lasso_and_its_derivative(accelerate):
+    """The condition at the solution, and finite differences."""
+    with jax.enable_x64(True):
+        a, b = A.astype(float), B.astype(float)
+        loss = lambda x: jnp.sum((a @ x - b) ** 2) / 2
+        tx = lambda w: gdjax.proximal_gradient(None, gdjax.prox.l1(w), accelerate=accelerate)
+        found = lambda w: gdjax.solve(loss, start(), lambda: tx(w), tol=1e-10, steps=5000)
+        x = found(3.0).params
+        g = a.T @ (a @ x - b)
+        assert (x == 0).any() and (x != 0).any() and bool(found(3.0).converged)
+        np.testing.assert_allclose(g[x != 0], -3.0 * jnp.sign(x[x != 0]), atol=1e-6)
+        assert (jnp.abs(g[x == 0]) <= 3.0).all()
+        fit, h = lambda w: found(w).params, 1e-5
+        expected = (fit(3.0 + h) - fit(3.0 - h)) / (2 * h)
+        for derivative in (jax.jacfwd(fit)(3.0), jax.jacrev(fit)(3.0)):
+            np.testing.assert_allclose(derivative, expected, atol=1e-6)
+
+
 def test_unrolled_derivative_nears_the_implicit_one():
     with jax.enable_x64(True):
         tx = gdjax.sgd(0.2)
