@@ -14,7 +14,8 @@ import gdjax
 
 TABLES = Path(__file__).resolve().parents[1] / "optimizers.md"
 MODULES = (
-    "losses", "projections", "prox", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order", "assignment",
+    "losses", "projections", "prox", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order",
+    "assignment",
     "perturbations", "microbatching", "plots", "recipes", "experimental.aggregating",
 )  # fmt: skip
 
@@ -27,7 +28,7 @@ SECTIONS = {
     "training": ("Training", "The loop, gradients in small batches, checks of gradients."),
     "losses": ("Losses", "Losses of regression, classification, ranking, segmentation and sequences."),
     "projections": ("Projections", "The nearest point of a set, for parameters with constraints."),
-    "prox": ("Proximal maps", "Steps of penalties that need not be smooth, for sparse, grouped or low-rank parameters."),
+    "prox": ("Proximal maps", "Steps of penalties: for sparse, grouped or low-rank parameters."),
     "tree": ("Trees", "Arithmetic, norms, states and random numbers of pytrees."),
     "linesearch": ("Line searches", "Step sizes by evaluating the loss."),
     "linalg": ("Linear algebra", "Roots, powers and derivatives of second order."),

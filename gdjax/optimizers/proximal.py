@@ -109,9 +109,9 @@ def proximal_gradient(
 
     def init(params: Params) -> ProximalGradientState:
         checks.leaves(LABEL, "params", params)
-        one = jnp.ones((), numerics.widest_real(params))
+        s, t = (jnp.ones((), numerics.widest_real(params)) for _ in range(2))
         x = jax.tree.map(lambda p: initial_parameter(p, {}), params) if accelerate else None
-        return ProximalGradientState(jnp.zeros((), jnp.int32), one, one, x)
+        return ProximalGradientState(jnp.zeros((), jnp.int32), s, t, x)
 
     def update(
         updates: Updates, state: OptState, params: Params = None,
@@ -209,14 +209,14 @@ class _Search(NamedTuple):
             s = jnp.where(given_up, last, s)
             x = self.point.moved(s)
             d = tree.sub(x, self.point.y)
-            most, slope = _inner(d, d) / (2 * s), _inner(self.point.g, d)
+            most, slope = number(_inner(d, d)) / (2 * s), number(_inner(self.point.g, d))
             new, pull = jax.vjp(self.f, x)
             blind = most <= 64 * float(jnp.finfo(new.dtype).eps) * jnp.abs(value)
 
             def by_gradients() -> Array:
-                return (_inner(tree.conj(pull(jnp.ones_like(new))[0]), d) - slope).astype(last.dtype) / 2
+                return (number(_inner(tree.conj(pull(jnp.ones_like(new))[0]), d)) - slope) / 2
 
-            rise = meshes.cond(blind, by_gradients, lambda: number(new) - value - slope.astype(last.dtype))
+            rise = meshes.cond(blind, by_gradients, lambda: number(new) - value - slope)
             return _Trial(trial.count + 1, s, x, jnp.isfinite(new) & ((rise <= most) | given_up), blind)
 
         no, top = jnp.bool_(False), float(jnp.finfo(last.dtype).max) ** 0.5
