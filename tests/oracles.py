@@ -6,6 +6,7 @@ each step t = 1, 2, ... yields x and its state, a dict from the state's field to
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import gdjax
 from tests.support import relaxed
@@ -147,3 +149,9 @@ def at(rate: Any, t: int) -> float:
 def named(kwargs: Any) -> str:
     """Arguments as the name of a case, functions by their names: the same in every process."""
     return str({k: getattr(x, "__name__", x) for k, x in kwargs.items()} if isinstance(kwargs, dict) else kwargs)
+
+
+def jaxopt() -> Any:
+    """JAXopt, the oracle of proximal methods. It is archived: a later JAX may not import it."""
+    with warnings.catch_warnings(action="ignore"):
+        return pytest.importorskip("jaxopt", exc_type=ImportError)

@@ -15,8 +15,7 @@ import gdjax
 TABLES = Path(__file__).resolve().parents[1] / "optimizers.md"
 MODULES = (
     "losses", "projections", "prox", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order",
-    "assignment",
-    "perturbations", "microbatching", "plots", "recipes", "experimental.aggregating",
+    "assignment", "perturbations", "microbatching", "plots", "recipes", "experimental.aggregating",
 )  # fmt: skip
 
 # A section of the reference: its folder, title, and a sentence. The order is that of the navigation.
@@ -52,6 +51,7 @@ PLACES = {
     "matrices.matrixwise": "rules/matrixwise", "matrices.in_turns": "rules/matrixwise",
     "matrices.slots": "rules/matrixwise", "matrices.together": "rules/stacks", "core.paths": "combine/paths",
     "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles", "recipes": "combine/recipes",
+    "solving.solve": "training/solve", "solving.implicit": "training/solve",
 }  # fmt: skip
 
 TITLES = {
@@ -59,7 +59,8 @@ TITLES = {
     "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stacks": "Stacks of matrices",
     "rules/matrixwise": "Rules of one matrix",
     "types/annotations": "For annotations", "combine/hyperparams": "Hyperparameters in the state",
-    "training/loop": "minimize", "training/sharded_step": "Steps on a mesh", "training/release": "Gradient release",
+    "training/loop": "minimize", "training/solve": "solve", "training/sharded_step": "Steps on a mesh",
+    "training/release": "Gradient release",
     "combine/roles": "Leaves by role", "combine/conditional": "On a condition",
     "combine/paths": "Leaves by path", "tree/states": "States", "combine/sharding": "State over devices",
     "losses/ctc": "CTC", "losses/classification": "Classification", "losses/ranking": "Ranking and embeddings",

@@ -2,7 +2,6 @@
 
 import itertools
 import pickle
-import warnings
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jax.test_util import check_grads
 
 import gdjax
 from gdjax import prox
-from tests.oracles import precision
+from tests.oracles import jaxopt, precision
 
 RNG = np.random.default_rng(0)
 TREE = {"b": np.array(0.75), "w": 2 * RNG.normal(size=(3, 4))}
@@ -21,10 +20,7 @@ STEP, WEIGHT = 0.5, 0.75
 
 
 def jaxopt_prox() -> Any:
-    with warnings.catch_warnings(action="ignore"):
-        import jaxopt
-
-        return jaxopt.prox
+    return jaxopt().prox
 
 
 def cast(tree: Any, dtype: str = "float32") -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 import gdjax
 from gdjax import prox
-from tests.oracles import precision
+from tests.oracles import jaxopt, precision
 
 RNG = np.random.default_rng(0)
 A = RNG.normal(size=(30, 12)) * np.linspace(0.3, 2.0, 12)
@@ -73,10 +73,9 @@ def test_the_lasso_is_coordinate_descents(method):
 
 
 def test_the_lasso_is_jaxopts():
+    peer = jaxopt()
     with warnings.catch_warnings(action="ignore"), precision("float64"):
-        import jaxopt
-
-        solver = jaxopt.ProximalGradient(least_squares, jaxopt.prox.prox_lasso, tol=1e-10, maxiter=5000)
+        solver = peer.ProximalGradient(least_squares, peer.prox.prox_lasso, tol=1e-10, maxiter=5000)
         theirs = solver.run(jnp.zeros(12), WEIGHT).params
     with precision("float64"):
         ours, _ = trained(gdjax.proximal_gradient(prox=prox.l1(WEIGHT)), least_squares, jnp.zeros(12), 1000)
