@@ -16,7 +16,7 @@ from gdjax.core.parts import state_arrays
 ARGUMENTS = {
     "learning_rate": 1e-3, "inner": gdjax.sgd(1e-3), "optimizer": gdjax.sgd(1e-3), "base_optimizer": gdjax.sgd(1e-3),
     "adv_optimizer": gdjax.sgd(1e-3), "steps": 1000, "l2_norm_clip": 1.0, "noise_multiplier": 1.0, "key": 0,
-    "data_size": 1000,
+    "data_size": 1000, "prox": gdjax.prox.none(),
 }  # fmt: skip
 PARAMS = {
     "hidden": {"kernel": jax.ShapeDtypeStruct((256, 256), jnp.float32)},

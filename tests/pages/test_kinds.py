@@ -26,6 +26,7 @@ def test_each_optimizer_is_in_one_row_or_keeps_nothing_for_a_parameter(table: st
         "perturbed_gradient_descent",
         "dpsgd",
         "polyak_sgd",
+        "proximal",
         "sgd",
         "sgld",
         "sign_sgd",
