@@ -51,6 +51,7 @@ class Listed(NamedTuple):
     known: bool = True  # whether it is of this library: any other may hold anything
     factors: Mapping[int, Mapping[str, Any]] = {}
     factory: Any = None  # what made it, where it is no rule
+    arguments: Mapping[str, Any] = {}  # those of the factory
     wraps: bool = False  # whether it is the rule of a wrapper
     takes: Mapping[int, str] = {}
     sees_all: bool = True  # whether no group or mask hides leaves from it
@@ -110,7 +111,9 @@ class Walk:
             name = calls[-1].name if calls else described(tx)
             label = base.label_of(calls[-1]) if calls else name
             ours = is_ours(factory) or bool(calls) and bool(part.inside())
-            yield Listed(name, label, None, _numbers(calls), self.seen(tree), groups, ours, factory=factory)
+            arguments = calls[-1].arguments if calls else {}
+            more = {"factory": factory, "arguments": arguments}
+            yield Listed(name, label, None, _numbers(calls), self.seen(tree), groups, ours, **more)
         routes = self.routed(calls[-1].arguments["param_labels"], tree) if factory is grouped else None
         for x in part.inside():
             if x.shown:

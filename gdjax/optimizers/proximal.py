@@ -11,6 +11,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import Chain
+from gdjax.combine.conditional import all_finite
 from gdjax.combine.hyperparams import Injected
 from gdjax.core import base, checks, meshes
 from gdjax.core.arrays import shape_of
@@ -80,7 +81,8 @@ def proximal_gradient(
     The search asks `update` for `value` and `value_fn`, f and its value at the parameters, which `minimize` passes.
     Where both sides differ by rounding alone it compares <grad f(x_{k+1}) - grad f(y_k), x_{k+1} - y_k> with
     |x_{k+1} - y_k|^2 / s instead; if no s passes there, the s of the step before is taken. Where none passes elsewhere,
-    because f is not finite for instance, y_{k+1} = x_k, and the next search goes on from the last s.
+    because f is not finite for instance, y_{k+1} = x_k, and the next search goes on from the last s. A number
+    of the gradient that is not finite makes its update NaN; x and s stay.
 
     Departs from JAXopt's `ProximalGradient`, which doubles s in every step, compares the values near a minimum too and
     has no restart.
@@ -127,19 +129,22 @@ def proximal_gradient(
             if value is None or value_fn is None:
                 raise ValueError(f"{LABEL}: without a learning_rate update needs value= and value_fn=")
             f = bound(value_fn, extra_args)
-            whole = lambda x: f(_replaced(updates, params, x, lambda p, z: z.astype(jnp.asarray(p).dtype)))
-            search = _Search(point, whole, decrease_factor, max_backtracking_steps)
-            s, kept, x, found = search(checks.extra(LABEL, "value", value), increase_factor, state.learning_rate)
+            f_of_trained = lambda x: f(_replaced(updates, params, x, lambda p, z: z.astype(jnp.asarray(p).dtype)))
+            search = _Search(point, f_of_trained, decrease_factor, max_backtracking_steps)
+            s, next_s, x, taken = search(checks.extra(LABEL, "value", value), increase_factor, state.learning_rate)
+            next_s = jnp.where(all_finite(g), next_s, state.learning_rate)
         else:
             s = learning_rate(state.count) if callable(learning_rate) else learning_rate
-            s = kept = checks.scalar(LABEL, "learning_rate", s).astype(state.learning_rate.dtype)
-            x, found = point.moved(s), jnp.bool_(True)
-        x = tree.where(found, x, old)
-        new_y, t = _ahead(y, x, old, state.t, found, restart) if accelerate else (x, state.t)
+            s = next_s = checks.scalar(LABEL, "learning_rate", s).astype(state.learning_rate.dtype)
+            x, taken = point.moved(s), jnp.bool_(True)
+        x = tree.where(taken, x, old)
+        new_y, t = _ahead(y, x, old, state.t, taken, restart) if accelerate else (x, state.t)
         cast = lambda p, z: z.astype(jnp.asarray(p).dtype)
         new_x = _replaced(updates, state.x, x, cast) if accelerate else None
-        new_state = ProximalGradientState(numerics.safe_increment(state.count), kept, t, new_x)
-        return _replaced(updates, updates, tree.sub(new_y, y), cast), new_state
+        new_state = ProximalGradientState(numerics.safe_increment(state.count), next_s, t, new_x)
+        # 0 g is NaN where g is not finite: no step is taken then, and the update shows why.
+        u = jax.tree.map(lambda new, y, g: new - y + 0 * g, new_y, y, g)
+        return _replaced(updates, updates, u, cast), new_state
 
     return holding(init, update, like="x" if accelerate else "")
 
@@ -156,17 +161,22 @@ def _replaced(updates: Updates, xs: Any, new: Any, cast: Callable[[Any, Array], 
     return jax.tree.map(leaf, updates, xs, new, is_leaf=is_skipped)
 
 
+def _along(x: Any, share: Array, d: Any) -> Any:
+    """x + share d, each leaf in its own dtype."""
+    return jax.tree.map(lambda x, d: x + share.astype(numerics.real_dtype(x.dtype)) * d, x, d)
+
+
 def _inner(x: Any, y: Any) -> Array:
     return jnp.real(tree.vdot(x, y))
 
 
-def _ahead(y: Any, x: Any, old: Any, t: Array, found: Array, restart: bool) -> tuple[Any, Array]:
+def _ahead(y: Any, x: Any, old: Any, t: Array, taken: Array, restart: bool) -> tuple[Any, Array]:
     """The next y, and t."""
     if restart:
-        found = found & ~(_inner(tree.sub(y, x), tree.sub(x, old)) > 0)
-    t = jnp.where(found, t, 1)
+        taken = taken & ~(_inner(tree.sub(y, x), tree.sub(x, old)) > 0)
+    t = jnp.where(taken, t, 1)
     new_t = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
-    return tree.add_scale(x, (t - 1) / new_t, tree.sub(x, old)), new_t
+    return _along(x, (t - 1) / new_t, tree.sub(x, old)), new_t
 
 
 class _Point(NamedTuple):
@@ -178,7 +188,7 @@ class _Point(NamedTuple):
     params: Any  # y in its own dtypes
 
     def moved(self, s: Array) -> Any:
-        x = self.prox(tree.add_scale(self.y, -s, self.g), s)
+        x = self.prox(_along(self.y, -s, self.g), s)
         return jax.tree.map(lambda z, p: z.astype(p.dtype).astype(z.dtype), x, self.params)  # as the state keeps it
 
 
@@ -199,7 +209,7 @@ class _Search(NamedTuple):
     most: int | Array
 
     def __call__(self, value: Array, increase: Scalar, last: Array) -> tuple[Array, Array, Any, Array]:
-        """The step size, that to keep, the point, and whether one was found."""
+        """The step size, that of the next search, the point, and whether the step is taken."""
         number = lambda x: jnp.asarray(x).astype(last.dtype)
         value = number(value)
 
@@ -221,11 +231,11 @@ class _Search(NamedTuple):
 
         no, top = jnp.bool_(False), float(jnp.finfo(last.dtype).max) ** 0.5
         start = _Trial(jnp.int32(0), jnp.minimum(number(increase) * last, top), self.point.y, no, no)
-        found = meshes.while_loop(lambda trial: ~trial.enough & (trial.count <= self.most), body, start)
+        end = meshes.while_loop(lambda trial: ~trial.enough & (trial.count <= self.most), body, start)
         size = lambda x: jnp.sqrt(_inner(x, x))
-        still = size(tree.sub(found.x, self.point.y)) <= 4 * float(jnp.finfo(last.dtype).eps) * size(self.point.y)
-        kept = jnp.where(found.enough & still, last, jnp.where(found.s > jnp.finfo(last.dtype).tiny, found.s, 1))
-        return found.s, kept, found.x, found.enough
+        still = size(tree.sub(end.x, self.point.y)) <= 4 * float(jnp.finfo(last.dtype).eps) * size(self.point.y)
+        following = jnp.where(end.enough & still, last, jnp.where(end.s > jnp.finfo(last.dtype).tiny, end.s, 1))
+        return end.s, following, end.x, end.enough
 
 
 class ProximalState(NamedTuple):

@@ -49,8 +49,8 @@ class Unrolled(NamedTuple):
     """How `solve` differentiates a solution through its last steps.
 
     Attributes:
-      steps: how many more steps are taken from the solution, which the derivative goes through. The point that they
-        begin at counts as constant, and so does the state of the optimizer.
+      steps: how many more steps are taken from the solution, which the derivative goes through; `Solution.steps` does
+        not count them. Where they begin counts as constant, and so does the state of the optimizer.
     """
 
     steps: int = 10

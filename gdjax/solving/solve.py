@@ -21,7 +21,7 @@ from gdjax.optimizers.gauss_newton import GaussNewtonState
 from gdjax.solving import implicit
 from gdjax.solving.implicit import Implicit, Reals, Unrolled
 from gdjax.training import objective
-from gdjax.training.stationary import gradient_mapping, parts_of
+from gdjax.training.stationary import gradient_mapping, parts_of, projected_norm
 from gdjax.training.step import Gradient, Inputs, change, is_steady, none_lower, norm_of, updated
 from gdjax.tree.arithmetic import conj
 
@@ -136,7 +136,7 @@ def solve(
 
         p <- p + update(grad loss(p, *args))    until |grad loss| <= tol, or `steps` updates are made
 
-    One `while_loop`, which traces the loss once or twice however many steps it takes. Compile it, with `jax.jit`: a
+    One `while_loop`, which traces the loss a few times however many steps it takes. Compile it, with `jax.jit`: a
     call outside compiles the loop anew. A thousand fits are `jax.vmap` of one. For progress, a history and batches
     there is `minimize`.
 
@@ -153,8 +153,8 @@ def solve(
       *args: further arguments of the loss, trees of arrays and numbers.
       steps: the most updates to make; it may be traced.
       tol: the error to stop at, at least 0. The error is the global norm of the gradient, and with bounds or a proximal
-        map that of p - prox(p - gradient), prox being the map or the projection. None is the square root of the
-        precision: 3.5e-4 in float32, 1.5e-8 in float64.
+        map that of p - prox(p - gradient), prox being the map or the projection; with a map it is at least the
+        rounding of p. None is the square root of the precision: 3.5e-4 in float32, 1.5e-8 in float64.
       derivative: "implicit" or `Implicit(...)`, with the settings of its linear equations; "unrolled" or
         `Unrolled(steps)`, through more steps from the solution; None counts the solution as a constant.
       has_aux: whether the loss returns a pair. The second part at the solution is in `Solution.aux`.
@@ -206,28 +206,28 @@ def solve(
         run_to_average = lambda p, a: _averaged(make(a), *run(p, a))
         counts = lambda numbers: (check != "nan") | _converged(numbers[-1])
         condition = lambda x, a: _condition(problem(a), params, x)
-        found, *numbers = implicit.implicit(run_to_average, condition, params, args, how, not mapped, counts)
+        x, *numbers = implicit.implicit(run_to_average, condition, params, args, how, not mapped, counts)
     else:
         free, of_run = jax.closure_convert(run, params, args)
         x, state, *numbers = free(*implicit.constant((params, args)), *implicit.constant(of_run))
         if how is not None:
             x, state = _unrolled(problem(args), x, state, how.steps)
-        (found,) = _averaged(make(args), x, state)
-        found = found if how is not None else implicit.constant(found)
+        (x,) = _averaged(make(args), x, state)
+        x = x if how is not None else implicit.constant(x)
     error, count, status = numbers[0], *(x.astype(jnp.int32) for x in numbers[1:])
-    value, aux = loss(found, *args)
+    value, aux = loss(x, *args)
     if check == "warn":
         jax.debug.callback(_warn, status, error)
-    return Solution(found, value, error, count, status, aux)
+    return Solution(x, value, error, count, status, aux)
 
 
 def _loop(problem: Problem, params: Params, steps: int | Array, tol: Array) -> Loop:
-    mapping = gradient_mapping(LABEL, problem.tx, params)
+    norm = projected_norm(LABEL, problem.tx, params)
 
     def judged(p: Params, value: Array, grads: list[Array]) -> tuple[Array, Array]:
         """The error, and the status by it."""
         tree = problem.gradient(p, value, grads).grads
-        error = norm_of(tree if mapping is None else mapping(p, tree)).astype(tol.dtype)
+        error = (norm_of(tree) if norm is None else norm(p, tree)).astype(tol.dtype)
         finite = jnp.isfinite(value) & jnp.isfinite(error)
         return error, jnp.where(finite, jnp.where(error <= tol, CONVERGED, RUNNING), NOT_FINITE).astype(jnp.int32)
 
@@ -296,7 +296,7 @@ def _unrolled(problem: Problem, params: Params, state: OptState, steps: int) -> 
 def _check_fixed_point(tx: Transform, params: Params) -> bool:
     """Whether the solution is the fixed point of a map and no zero of the gradient; raises where it is neither."""
     for part in parts_of(LABEL, tx, params):
-        decay = part.hyper.get("weight_decay")
+        decay = (part.hyper if part.rule else part.arguments).get("weight_decay")
         if decay is not None and not (isinstance(decay, checks.NUMBER) and decay == 0):
             raise ValueError(
                 f"{LABEL}: {part.name} decays weights, so that it does not end where the gradient is 0, and "

@@ -13,11 +13,14 @@ from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
 from gdjax.numerics import Array
 from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
 from gdjax.optimizers.lbfgs import scale_by_lbfgs
+from gdjax.optimizers.proximal import proximal, proximal_gradient
 from gdjax.projections.boxes import ends_of
 from gdjax.training.step import norm_of
 from gdjax.transforms.constraints import keep_params_nonnegative
 from gdjax.tree.norms import wide
 
+PROXIMAL = proximal_gradient, proximal
+BOUNDED = scale_by_bfgs, scale_by_lbfgs, scale_by_ssbroyden
 Mapping = Callable[[Params, ArrayTree], Any]  # from parameters and gradients to a tree like them
 
 
@@ -28,7 +31,29 @@ def gradient_mapping(label: str, tx: Transform, params: Params) -> Mapping | Non
     `lbfgs`, `ssbroyden` and `keep_params_nonnegative` keep to, in chains, masks and groups too. G is 0 at a minimum,
     also where g is not: at a bound, or at a kink of the penalty.
     """
-    maps = [(part.leaves, f) for part in parts_of(label, tx, params) if (f := _mapping(label, part)) is not None]
+    return _mapping(label, parts_of(label, tx, params))
+
+
+def projected_norm(label: str, tx: Transform, params: Params) -> Callable[[Params, Any], Array] | None:
+    """The norm of the gradient mapping, a function of p and g; None where it is that of the gradient.
+
+    With a proximal map it is at least eps |p|: p - prox(p - g) is rounded so, and 0 need not mean that g is small.
+    """
+    parts = parts_of(label, tx, params)
+    mapping = _mapping(label, parts)
+    rounded = frozenset[int]().union(*(part.leaves for part in parts if part.factory in PROXIMAL))
+
+    def norm(params: Params, grads: ArrayTree) -> Array:
+        size = norm_of(mapping(params, grads))  # type: ignore[misc]
+        ps = [p for i, p in enumerate(jax.tree.leaves(params)) if i in rounded]
+        eps = float(jnp.finfo(size.dtype).eps)
+        return jnp.maximum(size, eps * norm_of(ps).astype(size.dtype)) if ps else size
+
+    return None if mapping is None else norm
+
+
+def _mapping(label: str, parts: list[Listed]) -> Mapping | None:
+    maps = [(part.leaves, f) for part in parts if (f := _mapping_of(label, part)) is not None]
     if not maps:
         return None
 
@@ -46,13 +71,7 @@ def gradient_mapping(label: str, tx: Transform, params: Params) -> Mapping | Non
 
 
 def _visible(structure: Any, xs: list[Any], shown: list[bool]) -> Any:
-    return structure.unflatten([x if here else MaskedNode() for x, here in zip(xs, shown, strict=True)])
-
-
-def projected_norm(label: str, tx: Transform, params: Params) -> Callable[[Params, Any], Array] | None:
-    """The norm of the gradient mapping, a function of p and g; None where it is that of the gradient."""
-    mapping = gradient_mapping(label, tx, params)
-    return None if mapping is None else lambda params, grads: norm_of(mapping(params, grads))
+    return structure.unflatten([x if visible else MaskedNode() for x, visible in zip(xs, shown, strict=True)])
 
 
 def parts_of(label: str, tx: Transform, params: Params) -> list[Listed]:
@@ -66,19 +85,19 @@ def parts_of(label: str, tx: Transform, params: Params) -> list[Listed]:
             return []
 
 
-def _mapping(label: str, part: Listed) -> Mapping | None:
-    prox, bounds = part.hyper.get("prox"), None
-    if callable(prox):
-        return lambda p, g: jax.tree.map(jnp.subtract, p, prox(jax.tree.map(_less, p, g), 1.0))
-    if part.factory in (scale_by_bfgs, scale_by_lbfgs, scale_by_ssbroyden):
-        bounds = part.hyper["bounds"]
-    elif part.factory is keep_params_nonnegative:
-        bounds = 0, None
+def _mapping_of(label: str, part: Listed) -> Mapping | None:
+    if part.factory in PROXIMAL:
+        return lambda p, g: _beyond(part.arguments["prox"], p, g)
+    bounds = part.arguments["bounds"] if part.factory in BOUNDED else None
+    bounds = (0, None) if part.factory is keep_params_nonnegative else bounds
     return None if bounds is None else lambda p, g: _within_bounds(label, p, g, bounds)
 
 
-def _less(p: Array, g: Array) -> Array:
-    return p - g.astype(p.dtype)
+def _beyond(prox: Callable[..., Any], params: Params, grads: ArrayTree) -> Any:
+    """p - prox(p - g), in float32 or wider."""
+    ps = jax.tree.map(lambda p: wide(jnp.asarray(p)), params)
+    moved = prox(jax.tree.map(lambda p, g: p - g.astype(p.dtype), ps, grads), 1.0)
+    return jax.tree.map(jnp.subtract, ps, moved)
 
 
 def _within_bounds(label: str, params: Params, grads: ArrayTree, bounds: Any) -> Any:

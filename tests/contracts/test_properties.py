@@ -173,7 +173,6 @@ ABSOLUTE += ("weight_decay_rate", "adam_eps")
 EPS = 1e-5  # for cases that keep an eps of 1e-8, beside means of gradients of 2^-9 and above
 POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "sgd sgd/momentum sgd/nesterov noisy_sgd perturbed_gradient_descent escape_saddles add_noise"),
-    (1, False, 0, "proximal_gradient"),
     (1, False, 0, "scale scale_by_learning_rate scale_by_schedule trace ema apply_every identity set_to_zero"),
     (1, False, 0, "stateless stateless_with_tree_map named_chain measure_with_ema monitor snapshot mechanize"),
     (1, False, 0, "add_decayed_weights centralize centralize/last zero_nans reduce_on_plateau dog/learning_rate"),
@@ -231,11 +230,12 @@ UNSCALED = {
     "scale_by_stddev/bias_correction",
     "some leaves or steps have power 1, others 0": "masked partition multi_transform conditionally_transform "
     "scale_by_apollo scale_by_muon muon/schatten scale_by_normuon scale_by_dion scale_by_dion2",
+    "it leads to a number that the parameter holds, and is rounded as that is": "proximal_gradient",
     "a decay or a penalty that does not scale": "scion/constrained proximal",
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
-    "sam/opaque schedule_free_plus gauss_newton gauss_newton/plain",
+    "sam/opaque schedule_free_plus gauss_newton gauss_newton/plain proximal_gradient/search",
     "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
     "kl_shampoo kl_soap matrixwise scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
     "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",

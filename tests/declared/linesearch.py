@@ -83,6 +83,7 @@ def _proximal(learning_rate: Any) -> Any:
 
 CASES = (
     Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
+    Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
     Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
     Case("lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True, slow=True),

@@ -74,7 +74,12 @@ def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
 
 
 # The update of these leads to a number that the parameter can hold, at most so many last places from the exact sum.
-LANDING = {"with_master_weights": 0.5, "with_kahan_summation": 0.5, "with_stochastic_rounding": 1.0}
+LANDING = {
+    "with_master_weights": 0.5,
+    "with_kahan_summation": 0.5,
+    "with_stochastic_rounding": 1.0,
+    "proximal_gradient": 0.5,
+}
 
 
 def of_small_gradients(case: Case) -> Iterator[tuple[Any, Any, Any]]:
@@ -91,7 +96,9 @@ def of_small_gradients(case: Case) -> Iterator[tuple[Any, Any, Any]]:
 # Noise does not show what is rounded; a line search rounds the values of its function. In `scale_by_galore` Adam makes
 # steps of what float32 leaves where a singular vector is 0, which float16 does not.
 @every(
-    lambda case: not case.random and "linesearch" not in case.name and case.name not in ("scale_by_galore", *LANDING),
+    lambda case: (
+        not case.random and not case.name.endswith("search") and case.name not in ("scale_by_galore", *LANDING)
+    ),
     sampled=True,
     but=OTHERS,
 )
@@ -197,8 +204,9 @@ def test_a69_the_largest_gradient(case: Case):
 
 # A factor of 1e40 and of rank one: what is left beside it is rounding, and counts in the root as 1e-7 of it.
 ROUNDED = {"shampoo/qr": 1e-2}
-# The first's least radius is a share eps of a step along the gradient; the second ends at 0, up to rounding.
-OF_THE_DTYPE = "gauss_newton", "scale_by_zoom_linesearch"
+# The first's least radius is a share eps of a step along the gradient; the second ends at 0, up to rounding; the third
+# meets values of its function that float64 has and float32 has not.
+OF_THE_DTYPE = "gauss_newton", "scale_by_zoom_linesearch", "proximal_gradient/search"
 
 
 @every(lambda case: not case.random and case.name not in OF_THE_DTYPE, sampled=True, but=OTHERS)

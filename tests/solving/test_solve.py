@@ -161,6 +161,48 @@ def test_a_lasso_and_its_derivative(accelerate):
             np.testing.assert_allclose(derivative, expected, atol=1e-6)
 
 
+@gdjax.transform
+def factory_of_a_lasso(weight: Any) -> Any:
+    return gdjax.proximal_gradient(prox=gdjax.prox.l1(weight))
+
+
+@gdjax.transform
+def factory_of_bounds(upper: Any) -> Any:
+    return gdjax.scale_by_bfgs(bounds=(0.0, upper))
+
+
+@gdjax.transform
+def sgd_with_a_function(prox: Any) -> Any:
+    return gdjax.sgd(0.5)
+
+
+@pytest.mark.parametrize(
+    ("tx", "end"),
+    [
+        (factory_of_a_lasso(1.0), [2.0, 0.0]),
+        (gdjax.chain(factory_of_bounds(0.5), gdjax.scale(-1.0)), [0.5, 0.25]),
+        (sgd_with_a_function(jnp.negative), [3.0, 0.25]),
+    ],
+    ids=["lasso", "bounds", "no map"],
+)
+def test_the_condition_follows_from_what_made_the_optimizer(tx, end):
+    """In a factory of one's own too, whose arguments have other names, or the same by chance."""
+    found = gdjax.solve(lambda x: jnp.sum((x - jnp.array([3.0, 0.25])) ** 2) / 2, jnp.zeros(2), tx, steps=100, tol=1e-4)
+    assert found.message == "converged"
+    np.testing.assert_allclose(found.params, end, atol=1e-3)
+    derivative = jax.jacfwd(lambda a: gdjax.solve(lambda x: jnp.sum((x - a) ** 2) / 2, jnp.zeros(2), tx).params)
+    np.testing.assert_allclose(
+        jnp.diagonal(derivative(jnp.array([3.0, 0.25]))), [end[0] != 0.5, end[1] != 0], atol=1e-4
+    )
+
+
+def test_what_rounding_hides_is_no_minimum():
+    """At 1e5 the gradient 2e-3 is less than half a unit in the last place, and p - prox(p - g) is 0."""
+    loss = lambda x: jnp.sum((x - jnp.float32(1e5 + 1)) ** 2) * jnp.float32(1e-3)
+    found = gdjax.solve(loss, jnp.full(2, 1e5), gdjax.proximal_gradient(prox=gdjax.prox.none()), steps=5)
+    assert found.message != "converged" and found.error > 1e-3
+
+
 def test_unrolled_derivative_nears_the_implicit_one():
     with jax.enable_x64(True):
         tx = gdjax.sgd(0.2)
