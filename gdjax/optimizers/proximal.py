@@ -163,7 +163,7 @@ def _replaced(updates: Updates, xs: Any, new: Any, cast: Callable[[Any, Array], 
 
 def _along(x: Any, share: Array, d: Any) -> Any:
     """x + share d, each leaf in its own dtype."""
-    return jax.tree.map(lambda x, d: x + share.astype(numerics.real_dtype(x.dtype)) * d, x, d)
+    return jax.tree.map(lambda x, d: x + share.astype(x.dtype) * d, x, d)
 
 
 def _inner(x: Any, y: Any) -> Array:

@@ -309,6 +309,21 @@ def test_a_ridge_makes_the_derivative_of_a_flat_minimum_finite():
         np.testing.assert_allclose(slope, [0.5, 0.5], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["dense", "cg", "gmres"])
+def test_a_ridge_is_added_to_the_hessian(kind):
+    with jax.enable_x64(True):
+        how = gdjax.Implicit(kind, ridge=0.5, tol=1e-12)
+        fit = lambda w: gdjax.solve(ridge, start(), gdjax.bfgs(), w, tol=1e-9, derivative=how).params
+        hessian = 2 * (A.T.astype(float) @ A.astype(float) / M + 0.1 * np.eye(N))
+        expected = -np.linalg.solve(hessian + 0.5 * np.eye(N), 2 * closed(0.1))
+        np.testing.assert_allclose(jax.jacfwd(fit)(0.1), expected, rtol=1e-6)
+
+
+def test_an_error_equal_to_the_tolerance_is_within_it():
+    found = gdjax.solve(lambda x: jnp.sum(x**2), start(), gdjax.sgd(0.1), tol=0.0)
+    assert found.message == "converged" and int(found.steps) == 0
+
+
 def test_the_loss_is_traced_a_few_times_however_many_steps():
     count = []
 
