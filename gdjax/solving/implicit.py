@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax.core import meshes
 from gdjax.core.field_docs import with_field_docs
@@ -87,9 +88,9 @@ def implicit(
       converged: from the numbers to whether the derivative counts; otherwise it is NaN.
     """
     # What both close over becomes an argument: a loss may be a function of numbers to be differentiated by.
-    run, of_run = jax.closure_convert(run, start, args)
+    run, of_run = without_closures(run, start, args)
     like = meshes.varying(start, meshes.varying_axes(start, args, of_run))  # as the solution is, in a shard_map
-    condition, of_condition = jax.closure_convert(condition, real_leaves(like), args)
+    condition, of_condition = without_closures(condition, real_leaves(like), args)
 
     @jax.custom_jvp
     def root(start: Params, args: Any, of_run: Any, of_condition: Any) -> tuple[Reals, list[Array]]:
@@ -113,6 +114,22 @@ def implicit(
 
     x, numbers = root(start, args, of_run, of_condition)
     return with_real_leaves(start, x), *numbers
+
+
+def without_closures(f: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """`f` for arguments like these, as a function of what it closes over too, and those values.
+
+    `jax.closure_convert` leaves out the integers, which a rule of derivatives that runs after the trace of a `jit`
+    may not close over either.
+    """
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    structure, jaxpr, count = jax.tree.structure(shapes), closed.jaxpr, len(args)
+
+    def free(*args_and_values: Any) -> Any:
+        own, values = args_and_values[:count], list(args_and_values[count:])
+        return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, values))(*jax.tree.leaves(own)))
+
+    return free, closed.consts
 
 
 def solved(A: Callable[[Reals], Reals], b: Reals, how: Implicit, symmetric: bool) -> Reals:

@@ -18,6 +18,7 @@ from gdjax.linesearch.line import searches, value_and_grad_from_state
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import widest_real
 from gdjax.optimizers.gauss_newton import GaussNewtonState
+from gdjax.optimizers.proximal import proximal_gradient
 from gdjax.solving import implicit
 from gdjax.solving.implicit import Implicit, Reals, Unrolled
 from gdjax.training import objective
@@ -208,7 +209,7 @@ def solve(
         condition = lambda x, a: _condition(problem(a), params, x)
         x, *numbers = implicit.implicit(run_to_average, condition, params, args, how, not mapped, counts)
     else:
-        free, of_run = jax.closure_convert(run, params, args)
+        free, of_run = implicit.without_closures(run, params, args)
         x, state, *numbers = free(*implicit.constant((params, args)), *implicit.constant(of_run))
         if how is not None:
             x, state = _unrolled(problem(args), x, state, how.steps)
@@ -281,7 +282,8 @@ def _condition(problem: Problem, params: Params, x: Reals) -> Reals:
 
 
 def _unrolled(problem: Problem, params: Params, state: OptState, steps: int) -> tuple[Params, OptState]:
-    if searches(state) or _has_residuals(state):
+    has_search = lambda part: part.factory is proximal_gradient and part.arguments["learning_rate"] is None
+    if searches(state) or _has_residuals(state) or any(map(has_search, parts_of(LABEL, problem.tx, params))):
         raise ValueError(
             f"{LABEL}: derivative='unrolled' goes through the steps, and a line search has a loop in each that no "
             "derivative goes back through: take 'implicit', or an optimizer with a learning rate"
