@@ -1,6 +1,6 @@
 """Gauss-Newton steps for least squares, damped as Levenberg and Marquardt do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -10,11 +10,11 @@ from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import BOUND, POSITIVE
+from gdjax.core.number_domains import BOUND, POSITIVE, SHARE
 from gdjax.core.parts import holding
-from gdjax.core.types import Count, DTypeLike, OptState, Params, Scalar, Updates
+from gdjax.core.types import Count, DTypeLike, Natural, OptState, Params, PerLeaf, Scalar, ScalarOrSchedule, Updates
 from gdjax.linalg import least_squares, vectors
-from gdjax.linalg.least_squares import Linear, Residuals
+from gdjax.linalg.least_squares import Linear, Residuals, Solve
 from gdjax.linalg.matrices import highest
 from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
@@ -24,6 +24,7 @@ __all__ = ["GaussNewtonState", "gauss_newton"]
 LABEL = "gdjax.gauss_newton"
 SMALL = 4096  # the most rows of a matrix that "auto" decomposes
 FITS = 2**26  # the most numbers of a Jacobian that "auto" keeps
+BEND = 0.75  # the most of 2 |a| / |v|
 
 Solver = Literal["auto", "parameters", "residuals", "cg"]
 
@@ -34,13 +35,18 @@ class GaussNewtonState(NamedTuple):
     limit: Array  # () of the next step: R, or lambda of plain damping; 0 until there was a gradient to set it by
     scale: Params  # D, like the parameters, float32 at least; () with plain damping
     steady: Any = False  # () bool, whether the last step's decrease was within `decrease_tol`
+    count: Any = ()  # () int32, updates made so far; () where tries are judged
+    step: Params = ()  # the last s, like the parameters, float32 at least; () without momentum
 
 
 @transform
 def gauss_newton(
-    damping: Annotated[Scalar, POSITIVE] | None = None,
-    *, radius: Annotated[Scalar, POSITIVE] = 1.0, solver: Solver = "auto", max_tries: Count = 8, cg_steps: Count = 100,
-    cg_tol: Annotated[Scalar, BOUND] = 1e-5, decrease_tol: Annotated[Scalar, BOUND] | None = None,
+    damping: Annotated[ScalarOrSchedule, POSITIVE] | None = None,
+    *, radius: Annotated[Scalar, POSITIVE] = 1.0, solver: Solver = "auto", max_tries: Natural = 8,
+    cg_steps: Count = 100, cg_tol: Annotated[Scalar, BOUND] = 1e-5,
+    decrease_tol: Annotated[Scalar, BOUND] | None = None, geodesic: bool = False,
+    momentum: Annotated[ScalarOrSchedule, SHARE] | None = None,
+    max_norm: Annotated[ScalarOrSchedule, POSITIVE] | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """Gauss-Newton steps damped as Levenberg, Marquardt and More do, for least squares.
 
@@ -122,16 +128,20 @@ def gauss_newton(
       Achieving high accuracy with PINNs via energy natural gradients, https://arxiv.org/abs/2302.13163; for the smaller
       matrix Guzmán-Cordero et al. 2025, https://arxiv.org/abs/2505.12149
     """
-    numbers = {"radius": radius, "cg_tol": cg_tol} | ({} if damping is None else {"damping": damping})
-    checks.unscheduled(LABEL, numbers, "a number: there is no count for a schedule")
-    max_tries = checks.structural(LABEL, "max_tries", max_tries, 1)
+    _check_settings(locals())
+    max_tries = checks.structural(LABEL, "max_tries", max_tries, 0)
     cg_steps = checks.structural(LABEL, "cg_steps", cg_steps, 1)
+    once = _Once(damping, momentum, max_norm) if max_tries == 0 else None
 
     def init(params: Params) -> GaussNewtonState:
         checks.leaves(LABEL, "params", params)
         real = numerics.widest_real(params)
-        scale = jax.tree.map(lambda p: _zeros(p, real), params) if damping is None else ()
-        return GaussNewtonState(jnp.zeros((), real), scale, jnp.zeros((), bool))
+        zeros = lambda: jax.tree.map(lambda p: _zeros(p, real), params)
+        count = () if once is None else jnp.zeros((), jnp.int32)
+        return GaussNewtonState(
+            jnp.zeros((), real), zeros() if damping is None else (), jnp.zeros((), bool), count,
+            () if momentum is None else zeros(),
+        )  # fmt: skip
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
@@ -152,24 +162,45 @@ def gauss_newton(
             checks.slots(LABEL, updates, scale=state.scale)
             before = residuals.vector(residuals.trained(state.scale))
         linear, D = _linear(residuals, x, r, before, solver, cg_steps, jnp.asarray(cg_tol).astype(x.dtype))
-        point = Point(residuals, ps, gs, unit, 1 if D is None else _divisors(D))
+        point = Point(residuals, x, ps, gs, unit, 1 if D is None else _divisors(D), geodesic)
         sizes = jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])
         known = jnp.isfinite(sizes).all()
+        if once is not None:
+            us, state = once(point, linear, r, known, state, updates)
+            return vectors.replaced(LABEL, updates, updates, us), state
         share = jnp.asarray(radius if damping is None else damping).astype(x.dtype)
         if D is None or before is None:
-            of_limit, scale, rule = 1, state.scale, _nielsen(linear, share)
+            of_limit, scale, rule = 1, state.scale, _nielsen(linear, r, share)
         else:
             rule = _trust_region(linear, D * x / unit, share)
             of_limit, D = unit, jnp.where(known, D, before)
-            Ds = [meshes.placed(d, g) for d, g in zip(residuals.leaves(D), gs, strict=True)]
-            scale = vectors.replaced(LABEL, state.scale, updates, Ds)
+            scale = vectors.replaced(LABEL, state.scale, updates, _placed(residuals, D, gs))
         old = state.limit.astype(x.dtype)
         tol = jnp.finfo(x.dtype).eps ** 0.75 if decrease_tol is None else decrease_tol
         limit, us, steady = _tried(point, linear, rule, known, old / of_limit, r, max_tries, tol)
         limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
         return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(limit, scale, steady)
 
-    return holding(init, update)
+    return holding(init, update, like="" if momentum is None else "step")
+
+
+def _check_settings(given: Mapping[str, Any]) -> None:
+    """Raises for settings that do not go together."""
+    always = given["max_tries"] == 0
+    scheduled = {name: given[name] for name in ("damping", "momentum", "max_norm")}
+    fixed = {name: given[name] for name in ("radius", "cg_tol", "decrease_tol")}
+    checks.unscheduled(LABEL, fixed if always else fixed | scheduled, "a number: there is no count for a schedule")
+    for name, x in scheduled.items():
+        if isinstance(x, PerLeaf):
+            raise TypeError(f"{LABEL}: {name} must be one number for the whole tree, got {x!r}")
+        if not always and name != "damping" and x is not None:
+            raise ValueError(f"{LABEL}: {name} is for steps that are always taken: set max_tries=0 too")
+    if always and given["damping"] is None:
+        raise ValueError(f"{LABEL}: max_tries=0 needs damping=..., which then is lambda itself")
+
+
+def _placed(residuals: Residuals, v: Array, gs: list[Array]) -> list[Array]:
+    return [meshes.placed(x, g) for x, g in zip(residuals.leaves(v), gs, strict=True)]
 
 
 def _zeros(p: Any, real: DTypeLike) -> Array:
@@ -226,10 +257,12 @@ class Point(NamedTuple):
     """The parameters from which steps are tried."""
 
     residuals: Residuals
+    x: Array  # (n,)
     params: list[Array]
     gradients: list[Array]
     unit: Array  # () of r and s
     divisors: Array | int  # (n,) D, without zeros
+    geodesic: bool
 
     def updates(self, s: Array) -> list[Array]:
         us = self.residuals.leaves(self.unit * (s / self.divisors))
@@ -238,9 +271,61 @@ class Point(NamedTuple):
     def residuals_after(self, us: list[Array]) -> Array:
         return self.residuals.at([add(p, u) for p, u in zip(self.params, us, strict=True)]) / self.unit
 
+    def bent(self, v: Array, linear: Linear, solve: Solve) -> tuple[Array, Array | bool]:
+        """v + a, the second order of the geodesic, and whether a is short beside v."""
+        if not self.geodesic:
+            return v, True
+        way = self.unit * (v / self.divisors)
+        slope = lambda x: jax.jvp(self.residuals, (x,), (way,))[1]
+        half = jax.jvp(slope, (self.x,), (way,))[1] / self.unit / 2
+        a = solve(half, linear.pull(half))
+        return v + a, 2 * jnp.sqrt(highest(a, a)) <= BEND * jnp.sqrt(highest(v, v))
+
+
+class _Once(NamedTuple):
+    """A step by one solve, always taken."""
+
+    damping: Any
+    momentum: Any
+    max_norm: Any
+
+    def __call__(
+        self, point: Point, linear: Linear, r: Array, known: Array, state: GaussNewtonState, updates: Updates
+    ) -> tuple[list[Array], GaussNewtonState]:
+        """The updates of the leaves, NaN where s is, and the new state, which goes on from the old s there."""
+
+        def at_count(name: str) -> Array:
+            x = getattr(self, name)
+            return checks.scalar(LABEL, name, x(state.count) if callable(x) else x).astype(r.dtype)
+
+        damping = jnp.maximum(at_count("damping"), jnp.finfo(r.dtype).eps * linear.curvature)
+        solve, last = linear.solver(damping), None
+        if self.momentum is None:
+            s = solve(r, linear.g)
+        else:
+            checks.slots(LABEL, updates, step=state.step)
+            last = point.residuals.vector(point.residuals.trained(state.step))
+            near = at_count("momentum") * last / point.unit
+            left = r + linear.push(near)
+            s = near + solve(left, linear.pull(left))
+        bent, short = point.bent(s, linear, solve)
+        s = jnp.where(short, bent, s)
+        size = point.unit * jnp.sqrt(highest(s, s))
+        known &= jnp.isfinite(size)
+        step = state.step
+        if last is not None:
+            kept = _placed(point.residuals, jnp.where(known, point.unit * s, last), point.gradients)
+            step = vectors.replaced(LABEL, state.step, updates, kept)
+        if self.max_norm is not None:
+            s = s * jnp.minimum(1, at_count("max_norm") / size)
+        limit = jnp.where(known, damping, state.limit.astype(r.dtype)).astype(state.limit.dtype)
+        us = [jnp.where(known, u, jnp.nan).astype(u.dtype) for u in point.updates(s)]
+        steady, count = jnp.zeros((), bool), numerics.safe_increment(state.count)
+        return us, GaussNewtonState(limit, state.scale, steady, count, step)
+
 
 class Try(NamedTuple):
-    s: Array  # (n,)
+    v: Array  # (n,) s, without its second order
     ends: Array | bool  # whether the limit kept s from the minimum of the linear model
     decrease: Array  # () of f
     gain: Array  # ()
@@ -254,11 +339,11 @@ class Rule(NamedTuple):
     first: Array  # () limit
     low: Array  # ()
     high: Array | float  # ()
-    step: Callable[[Array], tuple[Array, Array | bool]]  # from a limit to `s` and `ends`
+    step: Callable[[Array], tuple[Array, Array | bool, Solve]]  # from a limit to v, `ends`, and how it was solved for
     following: Callable[[Array, Try], Array]  # from a limit to the next
 
 
-def _nielsen(linear: Linear, share: Array) -> Rule:
+def _nielsen(linear: Linear, r: Array, share: Array) -> Rule:
     """The limit is lambda."""
     eps, size = jnp.finfo(share.dtype).eps, linear.curvature
 
@@ -266,10 +351,12 @@ def _nielsen(linear: Linear, share: Array) -> Rule:
         factor = jnp.maximum(1 / 3, 1 - (2 * t.gain - 1) ** 3)
         return damping * jnp.where(t.taken, factor, 2 ** (t.refused + 1).astype(factor.dtype))
 
+    def step(damping: Array) -> tuple[Array, Array, Solve]:
+        solve = linear.solver(damping)
+        return solve(r, linear.g), damping > eps * size, solve
+
     high = jnp.minimum(size / eps, jnp.finfo(share.dtype).max)
-    return Rule(
-        share * size, eps * size, high, lambda damping: (linear.damped(damping), damping > eps * size), following
-    )
+    return Rule(share * size, eps * size, high, step, following)
 
 
 def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:
@@ -277,16 +364,20 @@ def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:
     cauchy, size = jnp.sqrt(highest(linear.g, linear.g)) / linear.curvature, jnp.sqrt(highest(x, x))
 
     def following(radius: Array, t: Try) -> Array:
-        length = jnp.sqrt(highest(t.s, t.s))
-        slope = highest(linear.g, t.s)
+        length = jnp.sqrt(highest(t.v, t.v))
+        slope = highest(linear.g, t.v)
         lowest = slope / (slope + t.decrease) / 2
         cut = jnp.where(jnp.isfinite(lowest), jnp.clip(lowest, 0.1, 0.5), 0.1)
         shorter = cut * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
         longer = jnp.where((t.gain >= 0.75) | ~t.ends, 2 * length, radius)
         return jnp.where(t.gain > 0.25, longer, shorter)
 
+    def step(radius: Array) -> tuple[Array, Array, Solve]:
+        v, ends, damping = linear.within(radius)
+        return v, ends, lambda q, pulled: linear.solver(damping)(q, pulled)
+
     first = share * jnp.where((size > 0) & jnp.isfinite(size), size, cauchy)
-    return Rule(first, jnp.finfo(x.dtype).eps * cauchy, jnp.inf, linear.within, following)
+    return Rule(first, jnp.finfo(x.dtype).eps * cauchy, jnp.inf, step, following)
 
 
 class Tries(NamedTuple):
@@ -307,16 +398,17 @@ def _tried(
     moves = known & (linear.curvature > 0)
 
     def attempt(t: Tries) -> Tries:
-        s, ends = rule.step(t.limit)
+        v, ends, solve = rule.step(t.limit)
+        s, short = point.bent(v, linear, solve)
         us = point.updates(s)
         new = point.residuals_after(us)
         # Of numbers nearly alike the difference of the sums would be rounding.
         decrease = highest(r - new, r + new) / 2
-        Js = linear.push(s)
-        promised = -highest(g, s) - highest(Js, Js) / 2
-        gain = decrease / promised
+        Jv = linear.push(v)
+        promised = -highest(g, v) - highest(Jv, Jv) / 2
+        gain = jnp.where(short, decrease / promised, 0)
         taken = (decrease > 0) & (gain > 0)
-        limit = rule.following(t.limit, Try(s, ends, decrease, gain, taken, t.count))
+        limit = rule.following(t.limit, Try(v, ends, decrease, gain, taken, t.count))
         limit = jnp.clip(limit, rule.low, rule.high)
         # A short step within a limit is no minimum if the next one may be longer.
         small = (jnp.maximum(abs(decrease), promised) <= tol * f) & ~(ends & (gain >= 0.75))
