@@ -67,26 +67,43 @@ def gauss_newton(
     Where the residuals are those of a Gaussian likelihood, J^T J is its Fisher information, and s is a damped natural
     gradient. In physics-informed networks it is the energy natural gradient.
 
-    The default is for curve fits, where the parameters may have any units, and for networks, on all points in each step
-    or on points drawn anew. `damping=1e-3` is for networks alone: about as good there, and a step takes one
-    decomposition, where the search for lambda takes two to ten.
+    The default is for curve fits, where the parameters may have any units, and for networks on all points in each step.
+    `damping=1e-3` is for networks alone, on points drawn anew too: it is about as good, and often better on new points.
+    A step takes one decomposition, where the search for lambda takes two to ten.
+
+    With max_tries=0 a step is one solve, always taken. The residuals are asked for at x alone, so that each step may
+    have a batch of its own. With mu = `momentum` and phi_0 = 0 this is SPRING, and without momentum minSR:
+
+        phi_t = argmin_phi |r + J phi|^2 + lambda |phi - mu phi_{t-1}|^2
+        x <- x + phi_t min(1, max_norm / |phi_t|)
+
+    A geodesic step bends along the curve of least residuals, with r_vv the second derivative of r along v:
+
+        v = s as above,    a = -(J^T J + lambda D^2)^-1 J^T r_vv / 2
+        x <- x + v + a    if 2 |D a| <= 3/4 |D v|
 
     Args:
       damping: None is the method above. A number is plain damping by Nielsen's rule, lambda I for lambda D^2, which
         depends on units. It is the first lambda, as a share of |J g|^2 / |g|^2 with g = J^T r, the curvature along the
         gradient; above 0. With gain > 0 lambda is multiplied by max(1/3, 1 - (2 gain - 1)^3), else by 2, 4, 8, ...
+        With max_tries=0 it is lambda itself, for residuals over sqrt(m), or a schedule of it; the paper has 1e-3.
       radius: the first R, as a share of |D x|; above 0. It is the Cauchy step's length where x is 0.
       solver: for n parameters and m residuals, "parameters" decomposes the matrix J^T J + lambda D^2, (n, n);
         "residuals" decomposes J D^-2 J^T + lambda I, (m, m), from which the same s comes; "cg" takes steps of conjugate
         gradients, which keep no J, as far as |D s| = R; "auto" the smaller matrix of the two, or "cg" where that has
         more than 4096 rows, or J more than 2^26 numbers.
-      max_tries: how many steps are tried from one J, at least 1. If none is taken the update is 0, and the next step
-        goes on with the R reached.
+      max_tries: how many steps are tried from one J. If none is taken the update is 0, and the next step goes on with
+        the R reached. 0 takes one step without a trial.
       cg_steps: the most steps of conjugate gradients for one s, at least 1; each is a product with J and with J^T.
       cg_tol: they end where the error of the equations is this share of |g|; at least 0.
       decrease_tol: `minimize` stops where both the decrease of f and the one that the linear model promised are at most
         this share of f, and no longer step is due, as MINPACK by its ftol. At least 0; None is eps^(3/4), 1.8e-12 in
         float64 and 6.4e-6 in float32. With `data` or a `key` it does not stop; in a loop of yours read `state.steady`.
+      geodesic: add a, for a pass in forward mode over a pass in forward mode and a solve with the same decomposition;
+        the trust region's is made once more. Where a is too long a step is refused; with max_tries=0 a is left out.
+      momentum: mu of SPRING, from 0 to 1, a number or a schedule; 0.99 in the paper. For max_tries=0, as is `max_norm`.
+      max_norm: the most length of a step, above 0, a number or a schedule. The momentum is that of the whole phi_t.
+        With a rate behind, as in `chain(gauss_newton(...), scale(eta))`, it is sqrt(C) / eta for the paper's C.
 
     Returns:
       A transform whose `update` needs the keyword argument `residual_fn`, a function of the parameters that returns
@@ -105,7 +122,8 @@ def gauss_newton(
 
     Raises:
       ValueError, TypeError: `residual_fn` or the parameters are missing; the residuals are no real floating numbers, or
-        are one scalar, as a loss is; a Jacobian does not fit; a number is outside its domain.
+        are one scalar, as a loss is; a Jacobian does not fit; a number is outside its domain; max_tries=0 without
+        `damping`; `momentum`, `max_norm` or a schedule where steps are tried.
 
     Departs from MINPACK, whose first R is 100 |D x|, which begins with D_j = 1 for a column of zeros, and which takes
     steps of gain 1e-4 and more; from Nielsen, whose first lambda is a share of the largest element of the diagonal of
@@ -126,7 +144,11 @@ def gauss_newton(
       Steihaug 1983, https://doi.org/10.1137/0720042, for conjugate gradients; Madsen, Nielsen & Tingleff 2004, Methods
       for non-linear least squares problems, Algorithm 3.16, for plain damping; for networks Müller & Zeinhofer 2023,
       Achieving high accuracy with PINNs via energy natural gradients, https://arxiv.org/abs/2302.13163; for the smaller
-      matrix Guzmán-Cordero et al. 2025, https://arxiv.org/abs/2505.12149
+      matrix Guzmán-Cordero et al. 2025, https://arxiv.org/abs/2505.12149; Goldshlager, Abrahamsen & Lin 2024, A
+      Kaczmarz-inspired approach to accelerate the optimization of neural network wavefunctions, Algorithm 1,
+      https://arxiv.org/abs/2401.10190, for SPRING; Chen & Heyl 2024, https://doi.org/10.1038/s41567-024-02566-1, for
+      minSR; Transtrum & Sethna 2012, Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
+      minimization, section 3, https://arxiv.org/abs/1201.5885, for geodesic steps
     """
     _check_settings(locals())
     max_tries = checks.structural(LABEL, "max_tries", max_tries, 0)

@@ -531,6 +531,16 @@ def test_a_step_that_is_always_taken_forgets_what_is_not_finite():
     assert np.isnan(u).all() and after.count == 2
     np.testing.assert_array_equal(after.step, before.step)
     np.testing.assert_array_equal(after.limit, before.limit)
+    dependent = lambda x: jnp.stack([x[0] + x[1] - 1, x[0] + x[1] - 1, x[2] - 1])
+    tiny, y = gauss_newton(1e-37, max_tries=0, momentum=0.9, solver="parameters"), jnp.array([3.0, 4.0, 2.0])
+    start = tiny.init(y)._replace(step=jnp.array([0.0, 0.0, 0.125]))
+    u, after = tiny.update(y, start, y, residual_fn=dependent)
+    np.testing.assert_allclose([u[0] + u[1], u[2]], [-6, -1], rtol=1e-5)  # lambda is eps of the curvature
+    # That is too little beside much larger columns along which there is no gradient.
+    steep = lambda x: jnp.stack([1e4 * (x[0] + x[1] - 7), 1e4 * (x[0] + x[1] - 7), x[2] - 1])
+    u, after = tiny.update(y, start, y, residual_fn=steep)
+    assert np.isnan(u).all()
+    np.testing.assert_array_equal(after.step, start.step)
     u, after = step(tx.init(x), jnp.zeros(2))  # J = 0
     np.testing.assert_array_equal(u, 0)
     u, _ = step(before, jnp.zeros(2))  # nothing but momentum
@@ -622,9 +632,24 @@ def test_the_search_for_lambda_ends_within_its_limit_for_an_ill_conditioned_jaco
         J, r = jnp.asarray(U * np.logspace(0, -12, 30) @ V), jnp.asarray(rng.normal(size=30))
         linear = least_squares.dense(J, r, "residuals")
         for radius in (1e-2, 1.0, 1e2, 1e4):
-            s, ends = jax.jit(linear.within)(jnp.asarray(radius))
+            s, ends, damping = jax.jit(linear.within)(jnp.asarray(radius))
             np.testing.assert_allclose(jnp.linalg.norm(s), radius, rtol=0.11)
             assert ends
+            np.testing.assert_allclose(jax.jit(linear.solver(damping))(r, linear.g), s, rtol=1e-6)
+
+
+def test_the_lambda_of_a_truncated_step():
+    """One that ends along the gradient, and the whole step, whose lambda is the least."""
+    with precision("float64"):
+        J, r = jnp.array([[3.0, 1.0], [0.0, 0.5], [1.0, 2.0]]), jnp.array([1.0, -2.0, 0.5])
+        linear = least_squares.by_products(lambda v: J @ v, lambda v: J.T @ v, r, 10, jnp.asarray(1e-14))
+        s, ends, damping = linear.within(jnp.asarray(1e-2))
+        length = jnp.linalg.norm(linear.g)
+        np.testing.assert_allclose(s, -1e-2 * linear.g / length, rtol=1e-12)
+        np.testing.assert_allclose(damping, length / 1e-2 - linear.curvature, rtol=1e-10)
+        assert ends
+        _, ends, damping = linear.within(jnp.asarray(10.0))
+        assert not ends and damping < 1e-10
 
 
 def test_products_are_exact_on_every_device():
