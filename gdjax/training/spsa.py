@@ -205,7 +205,7 @@ def _moved(leaves: list[Array], key: Array, by: Array, noise: Noise) -> list[Arr
     def move(i: int, x: Array) -> Array:
         def turn(count: Array, x: Array) -> Array:
             z = _direction(jax.random.fold_in(jax.random.fold_in(key, i), count), x, noise)
-            return (x + by.astype(jnp.finfo(z.dtype).dtype) * z).astype(x.dtype)
+            return (x.astype(z.dtype) + by.astype(z.dtype) * z).astype(x.dtype)
 
         return jax.lax.fori_loop(0, turns, turn, x)
 
