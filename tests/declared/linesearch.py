@@ -73,6 +73,10 @@ def _plain_gauss_newton(damping: Any) -> Any:
     return solved(gdjax.gauss_newton(damping))
 
 
+def _spring(damping: Any) -> Any:
+    return solved(gdjax.gauss_newton(damping, max_tries=0, momentum=0.9, max_norm=3.0))
+
+
 def _proximal_gradient(**kwargs: Any) -> Any:
     return searched(gdjax.proximal_gradient(**kwargs))
 
@@ -96,6 +100,7 @@ CASES = (
     Case(
         "gauss_newton/plain", _plain_gauss_newton, {"damping": 0.1}, needs_params=True, scheduled=False, reverse=False
     ),
+    Case("gauss_newton/spring", _spring, {"damping": 0.1}, needs_params=True),
     Case("scale_by_zoom_linesearch", _zoom, needs_params=True, reverse=False),
     Case("scale_by_backtracking_linesearch", _backtracking, {"learning_rate": 0.1}, needs_params=True),
 )
