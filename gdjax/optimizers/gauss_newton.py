@@ -150,16 +150,17 @@ def gauss_newton(
       minSR; Transtrum & Sethna 2012, Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
       minimization, section 3, https://arxiv.org/abs/1201.5885, for geodesic steps
     """
-    _check_settings(locals())
     max_tries = checks.structural(LABEL, "max_tries", max_tries, 0)
+    at_count = {"damping": damping, "momentum": momentum, "max_norm": max_norm}
+    _check_settings(max_tries == 0, at_count, {"radius": radius, "cg_tol": cg_tol, "decrease_tol": decrease_tol})
     cg_steps = checks.structural(LABEL, "cg_steps", cg_steps, 1)
-    once = _Once(damping, momentum, max_norm) if max_tries == 0 else None
+    step = _Once(**at_count) if max_tries == 0 else _Tried(damping, radius, max_tries, decrease_tol)
 
     def init(params: Params) -> GaussNewtonState:
         checks.leaves(LABEL, "params", params)
         real = numerics.widest_real(params)
         zeros = lambda: jax.tree.map(lambda p: _zeros(p, real), params)
-        count = () if once is None else jnp.zeros((), jnp.int32)
+        count = jnp.zeros((), jnp.int32) if max_tries == 0 else ()
         return GaussNewtonState(
             jnp.zeros((), real), zeros() if damping is None else (), jnp.zeros((), bool), count,
             () if momentum is None else zeros(),
@@ -184,40 +185,22 @@ def gauss_newton(
             checks.slots(LABEL, updates, scale=state.scale)
             before = residuals.vector(residuals.trained(state.scale))
         linear, D = _linear(residuals, x, r, before, solver, cg_steps, jnp.asarray(cg_tol).astype(x.dtype))
-        point = Point(residuals, x, ps, gs, unit, 1 if D is None else _divisors(D), geodesic)
-        sizes = jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])
-        known = jnp.isfinite(sizes).all()
-        if once is not None:
-            us, state = once(point, linear, r, known, state, updates)
-            return vectors.replaced(LABEL, updates, updates, us), state
-        share = jnp.asarray(radius if damping is None else damping).astype(x.dtype)
-        if D is None or before is None:
-            of_limit, scale, rule = 1, state.scale, _nielsen(linear, r, share)
-        else:
-            rule = _trust_region(linear, D * x / unit, share)
-            of_limit, D = unit, jnp.where(known, D, before)
-            scale = vectors.replaced(LABEL, state.scale, updates, _placed(residuals, D, gs))
-        old = state.limit.astype(x.dtype)
-        tol = jnp.finfo(x.dtype).eps ** 0.75 if decrease_tol is None else decrease_tol
-        limit, us, steady = _tried(point, linear, rule, known, old / of_limit, r, max_tries, tol)
-        limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
-        return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(limit, scale, steady)
+        point = Point(residuals, x, ps, gs, unit, D, before, geodesic)
+        us, state = step(point, linear, r, state, updates)
+        return vectors.replaced(LABEL, updates, updates, us), state
 
     return holding(init, update, like="" if momentum is None else "step")
 
 
-def _check_settings(given: Mapping[str, Any]) -> None:
+def _check_settings(always: bool, at_count: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
     """Raises for settings that do not go together."""
-    always = given["max_tries"] == 0
-    scheduled = {name: given[name] for name in ("damping", "momentum", "max_norm")}
-    fixed = {name: given[name] for name in ("radius", "cg_tol", "decrease_tol")}
-    checks.unscheduled(LABEL, fixed if always else fixed | scheduled, "a number: there is no count for a schedule")
-    for name, x in scheduled.items():
+    checks.unscheduled(LABEL, fixed if always else {**fixed, **at_count}, "a number: there is no count for a schedule")
+    for name, x in at_count.items():
         if isinstance(x, PerLeaf):
             raise TypeError(f"{LABEL}: {name} must be one number for the whole tree, got {x!r}")
         if not always and name != "damping" and x is not None:
             raise ValueError(f"{LABEL}: {name} is for steps that are always taken: set max_tries=0 too")
-    if always and given["damping"] is None:
+    if always and at_count["damping"] is None:
         raise ValueError(f"{LABEL}: max_tries=0 needs damping=..., which then is lambda itself")
 
 
@@ -283,8 +266,13 @@ class Point(NamedTuple):
     params: list[Array]
     gradients: list[Array]
     unit: Array  # () of r and s
-    divisors: Array | int  # (n,) D, without zeros
+    D: Array | None  # (n,), None for I
+    before: Array | None  # (n,) the last D
     geodesic: bool
+
+    @property
+    def divisors(self) -> Array | int:
+        return 1 if self.D is None else _divisors(self.D)
 
     def updates(self, s: Array) -> list[Array]:
         us = self.residuals.leaves(self.unit * (s / self.divisors))
@@ -312,9 +300,10 @@ class _Once(NamedTuple):
     max_norm: Any
 
     def __call__(
-        self, point: Point, linear: Linear, r: Array, known: Array, state: GaussNewtonState, updates: Updates
+        self, point: Point, linear: Linear, r: Array, state: GaussNewtonState, updates: Updates
     ) -> tuple[list[Array], GaussNewtonState]:
         """The updates of the leaves, NaN where s is, and the new state, which goes on from the old s there."""
+        known = _known(linear, r)
 
         def at_count(name: str) -> Array:
             x = getattr(self, name)
@@ -344,6 +333,38 @@ class _Once(NamedTuple):
         us = [jnp.where(known, u, jnp.nan).astype(u.dtype) for u in point.updates(s)]
         steady, count = jnp.zeros((), bool), numerics.safe_increment(state.count)
         return us, GaussNewtonState(limit, state.scale, steady, count, step)
+
+
+class _Tried(NamedTuple):
+    """A step of which the gain is judged."""
+
+    damping: Any
+    radius: Any
+    max_tries: int
+    decrease_tol: Any
+
+    def __call__(
+        self, point: Point, linear: Linear, r: Array, state: GaussNewtonState, updates: Updates
+    ) -> tuple[list[Array], GaussNewtonState]:
+        """The updates of the leaves, and the new state."""
+        x, D, known = point.x, point.D, _known(linear, r)
+        share = jnp.asarray(self.radius if self.damping is None else self.damping).astype(x.dtype)
+        if D is None or point.before is None:
+            of_limit, scale, rule = 1, state.scale, _nielsen(linear, r, share)
+        else:
+            rule = _trust_region(linear, D * x / point.unit, share)
+            of_limit, D = point.unit, jnp.where(known, D, point.before)
+            scale = vectors.replaced(LABEL, state.scale, updates, _placed(point.residuals, D, point.gradients))
+        old = state.limit.astype(x.dtype)
+        tol = jnp.finfo(x.dtype).eps ** 0.75 if self.decrease_tol is None else self.decrease_tol
+        limit, us, steady = _tried(point, linear, rule, known, old / of_limit, r, self.max_tries, tol)
+        limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
+        return us, GaussNewtonState(limit, scale, steady)
+
+
+def _known(linear: Linear, r: Array) -> Array:
+    """Whether r and J are finite, and their squares."""
+    return jnp.isfinite(jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])).all()
 
 
 class Try(NamedTuple):
