@@ -99,9 +99,9 @@ def mezo_step(
 ) -> Callable[..., tuple[Array, Params]]:
     """MeZO: a step of SGD with `spsa_gradient`'s estimate, in the memory of the forward pass.
 
-        w <- w + c z
-        f_+ = f(w),    w <- w - 2 c z
-        f_- = f(w),    w <- w + c z - lr (f_+ - f_-) / (2 c) z
+        w <- w + c z,    a = f(w)
+        w <- w - 2 c z,    b = f(w)
+        w <- w + c z - lr (a - b) / (2 c) z
 
     Each line moves the parameters where they are. There is no second copy of them, no gradient, no state of an
     optimizer, and z is drawn from its key three times, one leaf at a time.
@@ -116,7 +116,7 @@ def mezo_step(
 
     Returns:
       A function `(params, *args, **kwargs) -> (value, params)`, to be compiled with the parameters donated:
-      `jax.jit(step, donate_argnums=0)`. The value is the mean of f_+ and f_-.
+      `jax.jit(step, donate_argnums=0)`. The value is the mean of a and b.
 
     Compiled for a CPU the noise of one leaf takes six arrays of its size, whatever the number of leaves. w comes back
     up to its rounding, which in 16 bits is coarse: there c |z| should be some 2^-7 |w|, or keep the parameters in
