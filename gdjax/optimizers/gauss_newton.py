@@ -18,6 +18,7 @@ from gdjax.linalg.least_squares import Linear, Residuals, Solve
 from gdjax.linalg.matrices import highest
 from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
+from gdjax.numerics.elementwise import sqrt
 
 __all__ = ["GaussNewtonState", "gauss_newton"]
 
@@ -316,19 +317,21 @@ class _Once(NamedTuple):
         else:
             checks.slots(LABEL, updates, step=state.step)
             last = point.residuals.vector(point.residuals.trained(state.step))
-            near = at_count("momentum") * last / point.unit
+            unit = jnp.maximum(point.unit, jnp.max(abs(last)))
+            r, point = r * (point.unit / unit), point._replace(unit=unit)
+            near = at_count("momentum") * (last / unit)
             left = r + linear.push(near)
             s = near + solve(left, linear.pull(left))
         bent, short = point.bent(s, linear, solve)
         s = jnp.where(short, bent, s)
-        size = point.unit * jnp.sqrt(highest(s, s))
-        known &= jnp.isfinite(size)
+        known &= jnp.isfinite(point.unit * s).all()
         step = state.step
         if last is not None:
             kept = _placed(point.residuals, jnp.where(known, point.unit * s, last), point.gradients)
             step = vectors.replaced(LABEL, state.step, updates, kept)
         if self.max_norm is not None:
-            s = s * jnp.minimum(1, at_count("max_norm") / size)
+            most = at_count("max_norm") / point.unit
+            s = s * (most / jnp.maximum(sqrt(highest(s, s)), most))
         limit = jnp.where(known, damping, state.limit.astype(r.dtype)).astype(state.limit.dtype)
         us = [jnp.where(known, u, jnp.nan).astype(u.dtype) for u in point.updates(s)]
         steady, count = jnp.zeros((), bool), numerics.safe_increment(state.count)

@@ -56,7 +56,7 @@ def solved(tx: Any) -> gdjax.GradientTransformation:
         def residuals(p: Any) -> Any:
             gs, structure = jax.tree.flatten(updates)
             now, then = structure.flatten_up_to(p), structure.flatten_up_to(params)
-            rs = [g + (x - old) for g, x, old in zip(gs, now, then, strict=True) if not is_float0(g)]
+            rs = [g + (x - old).astype(g.dtype) for g, x, old in zip(gs, now, then, strict=True) if not is_float0(g)]
             parts = [part for r in rs for part in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,))]
             return [*parts, jnp.zeros(1, parts[0].dtype)] if parts else parts
 
