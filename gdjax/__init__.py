@@ -161,6 +161,7 @@ from gdjax.training.release import *
 from gdjax.training.results import *
 from gdjax.training.sharded_step import *
 from gdjax.training.sizes import *
+from gdjax.training.spsa import *
 from gdjax.training.sweep import *
 from gdjax.transfer_laws.batch_and_length import *
 from gdjax.transfer_laws.transfer import *

@@ -34,8 +34,13 @@ class Linear(NamedTuple):
     g: Array  # (n,) J^T r
     curvature: Array  # () |J g|^2 / |g|^2, of the size of the largest eigenvalue of J^T J; 0 where g is 0
     push: Product  # with J
-    damped: Callable[[Array], Array]  # from lambda to s, NaN where rounding has spoiled the decomposition
-    within: Callable[[Array], tuple[Array, Array]]  # from R to s, and whether R kept it from the minimum
+    pull: Product  # with J^T
+    solver: Callable[[Array], "Solve"]  # from lambda
+    within: Callable[[Array], tuple[Array, Array, Array]]  # from R to s, whether R kept it from the minimum, and lambda
+
+
+# From q and J^T q to -(J^T J + lambda I)^-1 J^T q, NaN where rounding has spoiled the decomposition, which calls share.
+Solve = Callable[[Array, Array], Array]
 
 
 class _Root(NamedTuple):
@@ -67,7 +72,11 @@ def dense(J: Array, r: Array, side: Side) -> Linear:
         dx = -solved(x)
         return (-x, -dx) if side == "parameters" else (-highest(J.T, x), -highest(J.T, dx))
 
-    def within(radius: Array) -> tuple[Array, Array]:
+    def solver(damping: Array) -> Solve:
+        solved = inverse(damping)
+        return lambda q, pulled: -solved(pulled) if side == "parameters" else -highest(J.T, solved(q))
+
+    def within(radius: Array) -> tuple[Array, Array, Array]:
         """By Newton's steps for 1 / |s| = 1 / R, in which lambda is almost linear."""
         high = jnp.maximum(jnp.sqrt(highest(g, g)) / radius, low)  # there |s| <= R
 
@@ -85,9 +94,9 @@ def dense(J: Array, r: Array, side: Side) -> Linear:
 
         start = _Root(low, low, jnp.full_like(g, jnp.nan), jnp.full_like(low, jnp.nan), jnp.zeros((), jnp.int32))
         end = meshes.while_loop(lambda t: ~fits(t) & (t.count < SEARCHES), search, start)
-        return end.s, end.damping > low
+        return end.s, end.damping > low, end.damping
 
-    return Linear(g, curvature, lambda v: highest(J, v), lambda damping: solve(damping)[0], within)
+    return Linear(g, curvature, lambda v: highest(J, v), lambda v: highest(J.T, v), solver, within)
 
 
 def by_products(push: Product, pull: Product, r: Array, steps: int, tol: Any) -> Linear:
@@ -98,13 +107,18 @@ def by_products(push: Product, pull: Product, r: Array, steps: int, tol: Any) ->
     g = pull(r)
     curvature = _along(g, push(g))
 
-    def damped(damping: Array) -> Array:
-        return _conjugate(lambda v: pull(push(v)) + damping * v, g, steps, tol, jnp.full_like(damping, jnp.inf))[0]
+    def solver(damping: Array) -> Solve:
+        product, free = lambda v: pull(push(v)) + damping * v, jnp.full_like(damping, jnp.inf)
+        return lambda q, pulled: _conjugate(product, pulled, steps, tol, free)[0]
 
-    def within(radius: Array) -> tuple[Array, Array]:
-        return _conjugate(lambda v: pull(push(v)) + _least(curvature) * v, g, steps, tol, radius)
+    def within(radius: Array) -> tuple[Array, Array, Array]:
+        low = _least(curvature)
+        s, ends = _conjugate(lambda v: pull(push(v)) + low * v, g, steps, tol, radius)
+        Js = push(s)
+        damping = -(highest(g, s) + highest(Js, Js)) / highest(s, s)  # the lambda of which s is the solution, about
+        return s, ends, jnp.where(damping > low, damping, low)
 
-    return Linear(g, curvature, push, damped, within)
+    return Linear(g, curvature, push, pull, solver, within)
 
 
 def _least(curvature: Array) -> Array:

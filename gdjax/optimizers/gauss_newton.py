@@ -1,6 +1,6 @@
 """Gauss-Newton steps for least squares, damped as Levenberg and Marquardt do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -10,20 +10,22 @@ from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.number_domains import BOUND, POSITIVE
+from gdjax.core.number_domains import BOUND, POSITIVE, SHARE
 from gdjax.core.parts import holding
-from gdjax.core.types import Count, DTypeLike, OptState, Params, Scalar, Updates
+from gdjax.core.types import Count, DTypeLike, Natural, OptState, Params, PerLeaf, Scalar, ScalarOrSchedule, Updates
 from gdjax.linalg import least_squares, vectors
-from gdjax.linalg.least_squares import Linear, Residuals
+from gdjax.linalg.least_squares import Linear, Residuals, Solve
 from gdjax.linalg.matrices import highest
 from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
+from gdjax.numerics.elementwise import sqrt
 
 __all__ = ["GaussNewtonState", "gauss_newton"]
 
 LABEL = "gdjax.gauss_newton"
 SMALL = 4096  # the most rows of a matrix that "auto" decomposes
 FITS = 2**26  # the most numbers of a Jacobian that "auto" keeps
+BEND = 0.75  # the most of 2 |a| / |v|
 
 Solver = Literal["auto", "parameters", "residuals", "cg"]
 
@@ -34,13 +36,18 @@ class GaussNewtonState(NamedTuple):
     limit: Array  # () of the next step: R, or lambda of plain damping; 0 until there was a gradient to set it by
     scale: Params  # D, like the parameters, float32 at least; () with plain damping
     steady: Any = False  # () bool, whether the last step's decrease was within `decrease_tol`
+    count: Any = ()  # () int32, updates made so far; () where tries are judged
+    step: Params = ()  # the last s, like the parameters, float32 at least; () without momentum
 
 
 @transform
 def gauss_newton(
-    damping: Annotated[Scalar, POSITIVE] | None = None,
-    *, radius: Annotated[Scalar, POSITIVE] = 1.0, solver: Solver = "auto", max_tries: Count = 8, cg_steps: Count = 100,
-    cg_tol: Annotated[Scalar, BOUND] = 1e-5, decrease_tol: Annotated[Scalar, BOUND] | None = None,
+    damping: Annotated[ScalarOrSchedule, POSITIVE] | None = None,
+    *, radius: Annotated[Scalar, POSITIVE] = 1.0, solver: Solver = "auto", max_tries: Natural = 8,
+    cg_steps: Count = 100, cg_tol: Annotated[Scalar, BOUND] = 1e-5,
+    decrease_tol: Annotated[Scalar, BOUND] | None = None, geodesic: bool = False,
+    momentum: Annotated[ScalarOrSchedule, SHARE] | None = None,
+    max_norm: Annotated[ScalarOrSchedule, POSITIVE] | None = None,
 ) -> GradientTransformation:  # fmt: skip
     """Gauss-Newton steps damped as Levenberg, Marquardt and More do, for least squares.
 
@@ -61,26 +68,43 @@ def gauss_newton(
     Where the residuals are those of a Gaussian likelihood, J^T J is its Fisher information, and s is a damped natural
     gradient. In physics-informed networks it is the energy natural gradient.
 
-    The default is for curve fits, where the parameters may have any units, and for networks, on all points in each step
-    or on points drawn anew. `damping=1e-3` is for networks alone: about as good there, and a step takes one
-    decomposition, where the search for lambda takes two to ten.
+    The default is for curve fits, where the parameters may have any units, and for networks on all points in each step.
+    `damping=1e-3` is for networks alone, on points drawn anew too: it is about as good, and often better on new points.
+    A step takes one decomposition, where the search for lambda takes two to ten.
+
+    With max_tries=0 a step is one solve, always taken. The residuals are asked for at x alone, so that each step may
+    have a batch of its own. With mu = `momentum` and phi_0 = 0 this is SPRING, and without momentum minSR:
+
+        phi_t = argmin_phi |r + J phi|^2 + lambda |phi - mu phi_{t-1}|^2
+        x <- x + phi_t min(1, max_norm / |phi_t|)
+
+    A geodesic step bends along the curve of least residuals, with r_vv the second derivative of r along v:
+
+        v = s as above,    a = -(J^T J + lambda D^2)^-1 J^T r_vv / 2
+        x <- x + v + a    if 2 |D a| <= 3/4 |D v|
 
     Args:
       damping: None is the method above. A number is plain damping by Nielsen's rule, lambda I for lambda D^2, which
         depends on units. It is the first lambda, as a share of |J g|^2 / |g|^2 with g = J^T r, the curvature along the
         gradient; above 0. With gain > 0 lambda is multiplied by max(1/3, 1 - (2 gain - 1)^3), else by 2, 4, 8, ...
+        With max_tries=0 it is lambda itself, for residuals over sqrt(m), or a schedule of it; the paper has 1e-3.
       radius: the first R, as a share of |D x|; above 0. It is the Cauchy step's length where x is 0.
       solver: for n parameters and m residuals, "parameters" decomposes the matrix J^T J + lambda D^2, (n, n);
         "residuals" decomposes J D^-2 J^T + lambda I, (m, m), from which the same s comes; "cg" takes steps of conjugate
         gradients, which keep no J, as far as |D s| = R; "auto" the smaller matrix of the two, or "cg" where that has
         more than 4096 rows, or J more than 2^26 numbers.
-      max_tries: how many steps are tried from one J, at least 1. If none is taken the update is 0, and the next step
-        goes on with the R reached.
+      max_tries: how many steps are tried from one J. If none is taken the update is 0, and the next step goes on with
+        the R reached. 0 takes one step without a trial.
       cg_steps: the most steps of conjugate gradients for one s, at least 1; each is a product with J and with J^T.
       cg_tol: they end where the error of the equations is this share of |g|; at least 0.
       decrease_tol: `minimize` stops where both the decrease of f and the one that the linear model promised are at most
         this share of f, and no longer step is due, as MINPACK by its ftol. At least 0; None is eps^(3/4), 1.8e-12 in
         float64 and 6.4e-6 in float32. With `data` or a `key` it does not stop; in a loop of yours read `state.steady`.
+      geodesic: add a, for a pass in forward mode over a pass in forward mode and a solve with the same decomposition;
+        the trust region's is made once more. Where a is too long a step is refused; with max_tries=0 a is left out.
+      momentum: mu of SPRING, from 0 to 1, a number or a schedule; 0.99 in the paper. For max_tries=0, as is `max_norm`.
+      max_norm: the most length of a step, above 0, a number or a schedule. The momentum is that of the whole phi_t.
+        With a rate behind, as in `chain(gauss_newton(...), scale(eta))`, it is sqrt(C) / eta for the paper's C.
 
     Returns:
       A transform whose `update` needs the keyword argument `residual_fn`, a function of the parameters that returns
@@ -99,7 +123,8 @@ def gauss_newton(
 
     Raises:
       ValueError, TypeError: `residual_fn` or the parameters are missing; the residuals are no real floating numbers, or
-        are one scalar, as a loss is; a Jacobian does not fit; a number is outside its domain.
+        are one scalar, as a loss is; a Jacobian does not fit; a number is outside its domain; max_tries=0 without
+        `damping`; `momentum`, `max_norm` or a schedule where steps are tried.
 
     Departs from MINPACK, whose first R is 100 |D x|, which begins with D_j = 1 for a column of zeros, and which takes
     steps of gain 1e-4 and more; from Nielsen, whose first lambda is a share of the largest element of the diagonal of
@@ -120,18 +145,27 @@ def gauss_newton(
       Steihaug 1983, https://doi.org/10.1137/0720042, for conjugate gradients; Madsen, Nielsen & Tingleff 2004, Methods
       for non-linear least squares problems, Algorithm 3.16, for plain damping; for networks Müller & Zeinhofer 2023,
       Achieving high accuracy with PINNs via energy natural gradients, https://arxiv.org/abs/2302.13163; for the smaller
-      matrix Guzmán-Cordero et al. 2025, https://arxiv.org/abs/2505.12149
+      matrix Guzmán-Cordero et al. 2025, https://arxiv.org/abs/2505.12149; Goldshlager, Abrahamsen & Lin 2024, A
+      Kaczmarz-inspired approach to accelerate the optimization of neural network wavefunctions, Algorithm 1,
+      https://arxiv.org/abs/2401.10190, for SPRING; Chen & Heyl 2024, https://doi.org/10.1038/s41567-024-02566-1, for
+      minSR; Transtrum & Sethna 2012, Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
+      minimization, section 3, https://arxiv.org/abs/1201.5885, for geodesic steps
     """
-    numbers = {"radius": radius, "cg_tol": cg_tol} | ({} if damping is None else {"damping": damping})
-    checks.unscheduled(LABEL, numbers, "a number: there is no count for a schedule")
-    max_tries = checks.structural(LABEL, "max_tries", max_tries, 1)
+    max_tries = checks.structural(LABEL, "max_tries", max_tries, 0)
+    at_count = {"damping": damping, "momentum": momentum, "max_norm": max_norm}
+    _check_settings(max_tries == 0, at_count, {"radius": radius, "cg_tol": cg_tol, "decrease_tol": decrease_tol})
     cg_steps = checks.structural(LABEL, "cg_steps", cg_steps, 1)
+    step = _Once(**at_count) if max_tries == 0 else _Tried(damping, radius, max_tries, decrease_tol)
 
     def init(params: Params) -> GaussNewtonState:
         checks.leaves(LABEL, "params", params)
         real = numerics.widest_real(params)
-        scale = jax.tree.map(lambda p: _zeros(p, real), params) if damping is None else ()
-        return GaussNewtonState(jnp.zeros((), real), scale, jnp.zeros((), bool))
+        zeros = lambda: jax.tree.map(lambda p: _zeros(p, real), params)
+        count = jnp.zeros((), jnp.int32) if max_tries == 0 else ()
+        return GaussNewtonState(
+            jnp.zeros((), real), zeros() if damping is None else (), jnp.zeros((), bool), count,
+            () if momentum is None else zeros(),
+        )  # fmt: skip
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
@@ -152,24 +186,27 @@ def gauss_newton(
             checks.slots(LABEL, updates, scale=state.scale)
             before = residuals.vector(residuals.trained(state.scale))
         linear, D = _linear(residuals, x, r, before, solver, cg_steps, jnp.asarray(cg_tol).astype(x.dtype))
-        point = Point(residuals, ps, gs, unit, 1 if D is None else _divisors(D))
-        sizes = jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])
-        known = jnp.isfinite(sizes).all()
-        share = jnp.asarray(radius if damping is None else damping).astype(x.dtype)
-        if D is None or before is None:
-            of_limit, scale, rule = 1, state.scale, _nielsen(linear, share)
-        else:
-            rule = _trust_region(linear, D * x / unit, share)
-            of_limit, D = unit, jnp.where(known, D, before)
-            Ds = [meshes.placed(d, g) for d, g in zip(residuals.leaves(D), gs, strict=True)]
-            scale = vectors.replaced(LABEL, state.scale, updates, Ds)
-        old = state.limit.astype(x.dtype)
-        tol = jnp.finfo(x.dtype).eps ** 0.75 if decrease_tol is None else decrease_tol
-        limit, us, steady = _tried(point, linear, rule, known, old / of_limit, r, max_tries, tol)
-        limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
-        return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(limit, scale, steady)
+        point = Point(residuals, x, ps, gs, unit, D, before, geodesic)
+        us, state = step(point, linear, r, state, updates)
+        return vectors.replaced(LABEL, updates, updates, us), state
 
-    return holding(init, update)
+    return holding(init, update, like="" if momentum is None else "step")
+
+
+def _check_settings(always: bool, at_count: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """Raises for settings that do not go together."""
+    checks.unscheduled(LABEL, fixed if always else {**fixed, **at_count}, "a number: there is no count for a schedule")
+    for name, x in at_count.items():
+        if isinstance(x, PerLeaf):
+            raise TypeError(f"{LABEL}: {name} must be one number for the whole tree, got {x!r}")
+        if not always and name != "damping" and x is not None:
+            raise ValueError(f"{LABEL}: {name} is for steps that are always taken: set max_tries=0 too")
+    if always and at_count["damping"] is None:
+        raise ValueError(f"{LABEL}: max_tries=0 needs damping=..., which then is lambda itself")
+
+
+def _placed(residuals: Residuals, v: Array, gs: list[Array]) -> list[Array]:
+    return [meshes.placed(x, g) for x, g in zip(residuals.leaves(v), gs, strict=True)]
 
 
 def _zeros(p: Any, real: DTypeLike) -> Array:
@@ -226,10 +263,17 @@ class Point(NamedTuple):
     """The parameters from which steps are tried."""
 
     residuals: Residuals
+    x: Array  # (n,)
     params: list[Array]
     gradients: list[Array]
     unit: Array  # () of r and s
-    divisors: Array | int  # (n,) D, without zeros
+    D: Array | None  # (n,), None for I
+    before: Array | None  # (n,) the last D
+    geodesic: bool
+
+    @property
+    def divisors(self) -> Array | int:
+        return 1 if self.D is None else _divisors(self.D)
 
     def updates(self, s: Array) -> list[Array]:
         us = self.residuals.leaves(self.unit * (s / self.divisors))
@@ -238,9 +282,96 @@ class Point(NamedTuple):
     def residuals_after(self, us: list[Array]) -> Array:
         return self.residuals.at([add(p, u) for p, u in zip(self.params, us, strict=True)]) / self.unit
 
+    def bent(self, v: Array, linear: Linear, solve: Solve) -> tuple[Array, Array | bool]:
+        """v + a, the second order of the geodesic, and whether a is short beside v."""
+        if not self.geodesic:
+            return v, True
+        way = self.unit * (v / self.divisors)
+        slope = lambda x: jax.jvp(self.residuals, (x,), (way,))[1]
+        half = jax.jvp(slope, (self.x,), (way,))[1] / self.unit / 2
+        a = solve(half, linear.pull(half))
+        return v + a, 2 * jnp.sqrt(highest(a, a)) <= BEND * jnp.sqrt(highest(v, v))
+
+
+class _Once(NamedTuple):
+    """A step by one solve, always taken."""
+
+    damping: Any
+    momentum: Any
+    max_norm: Any
+
+    def __call__(
+        self, point: Point, linear: Linear, r: Array, state: GaussNewtonState, updates: Updates
+    ) -> tuple[list[Array], GaussNewtonState]:
+        """The updates of the leaves, NaN where s is, and the new state, which goes on from the old s there."""
+        known = _known(linear, r)
+
+        def at_count(name: str) -> Array:
+            x = getattr(self, name)
+            return checks.scalar(LABEL, name, x(state.count) if callable(x) else x).astype(r.dtype)
+
+        damping = jnp.maximum(at_count("damping"), jnp.finfo(r.dtype).eps * linear.curvature)
+        solve, last = linear.solver(damping), None
+        if self.momentum is None:
+            s = solve(r, linear.g)
+        else:
+            checks.slots(LABEL, updates, step=state.step)
+            last = point.residuals.vector(point.residuals.trained(state.step))
+            unit = jnp.maximum(point.unit, jnp.max(abs(last)))
+            r, point = r * (point.unit / unit), point._replace(unit=unit)
+            near = at_count("momentum") * (last / unit)
+            left = r + linear.push(near)
+            s = near + solve(left, linear.pull(left))
+        bent, short = point.bent(s, linear, solve)
+        s = jnp.where(short, bent, s)
+        known &= jnp.isfinite(point.unit * s).all()
+        step = state.step
+        if last is not None:
+            kept = _placed(point.residuals, jnp.where(known, point.unit * s, last), point.gradients)
+            step = vectors.replaced(LABEL, state.step, updates, kept)
+        if self.max_norm is not None:
+            most = at_count("max_norm") / point.unit
+            s = s * (most / jnp.maximum(sqrt(highest(s, s)), most))
+        limit = jnp.where(known, damping, state.limit.astype(r.dtype)).astype(state.limit.dtype)
+        us = [jnp.where(known, u, jnp.nan).astype(u.dtype) for u in point.updates(s)]
+        steady, count = jnp.zeros((), bool), numerics.safe_increment(state.count)
+        return us, GaussNewtonState(limit, state.scale, steady, count, step)
+
+
+class _Tried(NamedTuple):
+    """A step of which the gain is judged."""
+
+    damping: Any
+    radius: Any
+    max_tries: int
+    decrease_tol: Any
+
+    def __call__(
+        self, point: Point, linear: Linear, r: Array, state: GaussNewtonState, updates: Updates
+    ) -> tuple[list[Array], GaussNewtonState]:
+        """The updates of the leaves, and the new state."""
+        x, D, known = point.x, point.D, _known(linear, r)
+        share = jnp.asarray(self.radius if self.damping is None else self.damping).astype(x.dtype)
+        if D is None or point.before is None:
+            of_limit, scale, rule = 1, state.scale, _nielsen(linear, r, share)
+        else:
+            rule = _trust_region(linear, D * x / point.unit, share)
+            of_limit, D = point.unit, jnp.where(known, D, point.before)
+            scale = vectors.replaced(LABEL, state.scale, updates, _placed(point.residuals, D, point.gradients))
+        old = state.limit.astype(x.dtype)
+        tol = jnp.finfo(x.dtype).eps ** 0.75 if self.decrease_tol is None else self.decrease_tol
+        limit, us, steady = _tried(point, linear, rule, known, old / of_limit, r, self.max_tries, tol)
+        limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
+        return us, GaussNewtonState(limit, scale, steady)
+
+
+def _known(linear: Linear, r: Array) -> Array:
+    """Whether r and J are finite, and their squares."""
+    return jnp.isfinite(jnp.stack([highest(r, r), highest(linear.g, linear.g), linear.curvature])).all()
+
 
 class Try(NamedTuple):
-    s: Array  # (n,)
+    v: Array  # (n,) s, without its second order
     ends: Array | bool  # whether the limit kept s from the minimum of the linear model
     decrease: Array  # () of f
     gain: Array  # ()
@@ -254,11 +385,11 @@ class Rule(NamedTuple):
     first: Array  # () limit
     low: Array  # ()
     high: Array | float  # ()
-    step: Callable[[Array], tuple[Array, Array | bool]]  # from a limit to `s` and `ends`
+    step: Callable[[Array], tuple[Array, Array | bool, Solve]]  # from a limit to v, `ends`, and how it was solved for
     following: Callable[[Array, Try], Array]  # from a limit to the next
 
 
-def _nielsen(linear: Linear, share: Array) -> Rule:
+def _nielsen(linear: Linear, r: Array, share: Array) -> Rule:
     """The limit is lambda."""
     eps, size = jnp.finfo(share.dtype).eps, linear.curvature
 
@@ -266,10 +397,12 @@ def _nielsen(linear: Linear, share: Array) -> Rule:
         factor = jnp.maximum(1 / 3, 1 - (2 * t.gain - 1) ** 3)
         return damping * jnp.where(t.taken, factor, 2 ** (t.refused + 1).astype(factor.dtype))
 
+    def step(damping: Array) -> tuple[Array, Array, Solve]:
+        solve = linear.solver(damping)
+        return solve(r, linear.g), damping > eps * size, solve
+
     high = jnp.minimum(size / eps, jnp.finfo(share.dtype).max)
-    return Rule(
-        share * size, eps * size, high, lambda damping: (linear.damped(damping), damping > eps * size), following
-    )
+    return Rule(share * size, eps * size, high, step, following)
 
 
 def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:
@@ -277,16 +410,20 @@ def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:
     cauchy, size = jnp.sqrt(highest(linear.g, linear.g)) / linear.curvature, jnp.sqrt(highest(x, x))
 
     def following(radius: Array, t: Try) -> Array:
-        length = jnp.sqrt(highest(t.s, t.s))
-        slope = highest(linear.g, t.s)
+        length = jnp.sqrt(highest(t.v, t.v))
+        slope = highest(linear.g, t.v)
         lowest = slope / (slope + t.decrease) / 2
         cut = jnp.where(jnp.isfinite(lowest), jnp.clip(lowest, 0.1, 0.5), 0.1)
         shorter = cut * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
         longer = jnp.where((t.gain >= 0.75) | ~t.ends, 2 * length, radius)
         return jnp.where(t.gain > 0.25, longer, shorter)
 
+    def step(radius: Array) -> tuple[Array, Array, Solve]:
+        v, ends, damping = linear.within(radius)
+        return v, ends, lambda q, pulled: linear.solver(damping)(q, pulled)
+
     first = share * jnp.where((size > 0) & jnp.isfinite(size), size, cauchy)
-    return Rule(first, jnp.finfo(x.dtype).eps * cauchy, jnp.inf, linear.within, following)
+    return Rule(first, jnp.finfo(x.dtype).eps * cauchy, jnp.inf, step, following)
 
 
 class Tries(NamedTuple):
@@ -307,16 +444,17 @@ def _tried(
     moves = known & (linear.curvature > 0)
 
     def attempt(t: Tries) -> Tries:
-        s, ends = rule.step(t.limit)
+        v, ends, solve = rule.step(t.limit)
+        s, short = point.bent(v, linear, solve)
         us = point.updates(s)
         new = point.residuals_after(us)
         # Of numbers nearly alike the difference of the sums would be rounding.
         decrease = highest(r - new, r + new) / 2
-        Js = linear.push(s)
-        promised = -highest(g, s) - highest(Js, Js) / 2
-        gain = decrease / promised
+        Jv = linear.push(v)
+        promised = -highest(g, v) - highest(Jv, Jv) / 2
+        gain = jnp.where(short, decrease / promised, 0)
         taken = (decrease > 0) & (gain > 0)
-        limit = rule.following(t.limit, Try(s, ends, decrease, gain, taken, t.count))
+        limit = rule.following(t.limit, Try(v, ends, decrease, gain, taken, t.count))
         limit = jnp.clip(limit, rule.low, rule.high)
         # A short step within a limit is no minimum if the next one may be longer.
         small = (jnp.maximum(abs(decrease), promised) <= tol * f) & ~(ends & (gain >= 0.75))

@@ -12,16 +12,24 @@ from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, check_transform, part_of, transform
 from gdjax.core.types import Mask, Params, PerLeaf, Positive, Rate, ScalarOrSchedule, Size, Transform, base_of, per_leaf
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
+from gdjax.lift.slots import initial_parameter
 from gdjax.numerics import Array, real_product
 from gdjax.transforms.scaling import scale_by_learning_rate
 
-__all__ = ["WeightDecaySchedule", "add_decayed_weights", "with_weight_decay"]
+__all__ = ["WeightDecaySchedule", "WeightDecayState", "add_decayed_weights", "with_weight_decay"]
 
 
 class WeightDecaySchedule(NamedTuple):
     """State of `add_decayed_weights` with a scheduled decay."""
 
     count: Array  # () int32, updates made so far
+
+
+class WeightDecayState(NamedTuple):
+    """State of the decay of `with_weight_decay` towards the start."""
+
+    count: Array  # () int32, updates made so far
+    start: Params  # like params, what `init` was given
 
 
 @leafwise(scheduled=WeightDecaySchedule, growth="decay")
@@ -45,11 +53,26 @@ def _weight_decay(
     rate: Hyper, weight_decay: hyper.Size, peak: Hyper, kind: str, cautious: bool,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """u - eta weight_decay p, for an update u that is added to p."""
+    return _beside(g, p, rate, weight_decay, peak, kind, cautious), s
+
+
+@leafwise(WeightDecayState, start=initial_parameter, growth="same")
+def _weight_decay_to_start(
+    g: Array, s: WeightDecayState, p: Array, t: Array,
+    rate: Hyper, weight_decay: hyper.Size, peak: Hyper, kind: str, cautious: bool,
+) -> tuple[Array, WeightDecayState]:  # fmt: skip
+    away = p - s.start
+    if kind == "coupled":
+        return decayed(g, away, weight_decay), s
+    return _beside(g, away, rate, weight_decay, peak, kind, cautious), s
+
+
+def _beside(g: Array, p: Array, rate: Hyper, weight_decay: Hyper, peak: Hyper, kind: str, cautious: bool) -> Array:
     share = 1 if kind == "decoupled" else rate / jnp.where(peak == 0, 1, peak)
     eta = share if kind == "independent" else rate * share
     if cautious:
         p = jnp.where(real_product(g, p) > 0, 0, p)
-    return decayed(g, -eta * p, weight_decay), s
+    return decayed(g, -eta * p, weight_decay)
 
 
 def of_some(label: str, weight_decay: ScalarOrSchedule, mask: Mask, name: str = "weight_decay_mask") -> Any:
@@ -108,12 +131,14 @@ def descending(
 
 
 Kind = Literal["decoupled", "coupled", "independent", "corrected"]
+Towards = Literal["zero", "start"]
 
 
 @transform
 def with_weight_decay(
     inner: Transform, learning_rate: Rate, weight_decay: Size, mask: Mask = None,
     *, kind: Kind = "decoupled", cautious: bool = False, peak_learning_rate: Positive | None = None,
+    towards: Towards = "zero",
 ) -> GradientTransformation:  # fmt: skip
     """An optimizer, and weight decay of one of four kinds beside it.
 
@@ -138,6 +163,9 @@ def with_weight_decay(
       cautious: only the elements decay that u_t moves towards 0, or not at all: those with u_t x_t <= 0.
       peak_learning_rate: lr_max, the largest number of the schedule, above 0, for "independent" and "corrected". It may
         be left out where `learning_rate` is a number. Factors of `per_leaf` apply to it too.
+      towards: "start" decays x_t - x_0 in place of x_t in all of these formulas, for fine-tuning; "coupled" is L2-SP
+        then. The state keeps x_0, what `init` was given: a copy of each leaf that decays, saved and divided as they
+        are. For a reference other than the start call `init` with that tree.
 
     It comes after all that changes updates, inside of averages such as `params_ema`. The state is that of
     `chain(inner, decay)`, of "coupled" that of `chain(decay, inner)`.
@@ -164,31 +192,33 @@ def with_weight_decay(
       Loshchilov & Hutter 2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101 ("independent"
       with their factor of a schedule, "decoupled"); Defazio 2025, Why gradients rapidly increase near the end of
       training, https://arxiv.org/abs/2506.02285 ("corrected"); Chen et al. 2025, Cautious weight decay, Algorithm 1,
-      https://arxiv.org/abs/2510.12402 (`cautious`)
+      https://arxiv.org/abs/2510.12402 (`cautious`); Li, Grandvalet & Davoine 2018, Explicit inductive bias for
+      transfer learning with convolutional networks, equation 2, https://arxiv.org/abs/1802.01483 (`towards`)
     """
-    return decaying(
-        "gdjax.with_weight_decay", inner, learning_rate, weight_decay, mask, kind, cautious, peak_learning_rate
-    )
+    label = "gdjax.with_weight_decay"
+    return decaying(label, inner, learning_rate, weight_decay, mask, kind, cautious, peak_learning_rate, towards)
 
 
 def decaying(
     label: str, inner: Transform, rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, mask: Mask, kind: Kind,
-    cautious: bool, peak: ScalarOrSchedule | None,
+    cautious: bool, peak: ScalarOrSchedule | None, towards: Towards = "zero",
 ) -> GradientTransformation:  # fmt: skip
     """`with_weight_decay`; errors begin with `label`."""
     check_transform(label, "inner", inner)
     if kind == "coupled":
         if cautious:
             raise ValueError(f"{label}: cautious decay looks at the update, and kind='coupled' comes before it")
-        return chain(add_decayed_weights(weight_decay, mask), inner)
-    rule = _weight_decay(rate, weight_decay, _peak(label, kind, rate, peak), kind, cautious)
-    decay = part_of(rule).labelled(label)
-    return chain(inner, decay if mask is None else masked(decay, mask))
+        if towards == "zero":
+            return chain(add_decayed_weights(weight_decay, mask), inner)
+    make = _weight_decay if towards == "zero" else _weight_decay_to_start
+    decay = part_of(make(rate, weight_decay, _peak(label, kind, rate, peak), kind, cautious)).labelled(label)
+    decay = decay if mask is None else masked(decay, mask)
+    return chain(decay, inner) if kind == "coupled" else chain(inner, decay)
 
 
 def _peak(label: str, kind: str, rate: ScalarOrSchedule, peak: ScalarOrSchedule | None) -> ScalarOrSchedule:
-    """The largest rate, with the factors for leaves that the rate has; 1 for the kind that does not read it."""
-    if kind == "decoupled":
+    """The largest rate, with the factors for leaves that the rate has; 1 for the kinds that do not read it."""
+    if kind in ("decoupled", "coupled"):
         return 1.0
     if peak is None:
         peak = base_of(rate)

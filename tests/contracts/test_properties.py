@@ -212,7 +212,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
     (0, False, EPS, "split_real_and_imaginary skip_spikes cautious update_floor radial_brake grokfast"),
-    (0, False, EPS, "with_weight_decay hyperball spectral params_ema swa tail_ema snoo"),
+    (0, False, EPS, "with_weight_decay with_weight_decay/start hyperball spectral params_ema swa tail_ema snoo"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
     (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer apollo apollo/tensor"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
@@ -235,7 +235,7 @@ UNSCALED = {
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
-    "sam/opaque schedule_free_plus gauss_newton gauss_newton/plain proximal_gradient/search",
+    "sam/opaque schedule_free_plus gauss_newton gauss_newton/plain gauss_newton/spring proximal_gradient/search",
     "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
     "kl_shampoo kl_soap matrixwise scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
     "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",

@@ -56,7 +56,7 @@ def solved(tx: Any) -> gdjax.GradientTransformation:
         def residuals(p: Any) -> Any:
             gs, structure = jax.tree.flatten(updates)
             now, then = structure.flatten_up_to(p), structure.flatten_up_to(params)
-            rs = [g + (x - old) for g, x, old in zip(gs, now, then, strict=True) if not is_float0(g)]
+            rs = [g + (x - old).astype(g.dtype) for g, x, old in zip(gs, now, then, strict=True) if not is_float0(g)]
             parts = [part for r in rs for part in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,))]
             return [*parts, jnp.zeros(1, parts[0].dtype)] if parts else parts
 
@@ -71,6 +71,10 @@ def _gauss_newton(radius: Any) -> Any:
 
 def _plain_gauss_newton(damping: Any) -> Any:
     return solved(gdjax.gauss_newton(damping))
+
+
+def _spring(damping: Any) -> Any:
+    return solved(gdjax.gauss_newton(damping, max_tries=0, momentum=0.9, max_norm=3.0))
 
 
 def _proximal_gradient(**kwargs: Any) -> Any:
@@ -96,6 +100,7 @@ CASES = (
     Case(
         "gauss_newton/plain", _plain_gauss_newton, {"damping": 0.1}, needs_params=True, scheduled=False, reverse=False
     ),
+    Case("gauss_newton/spring", _spring, {"damping": 0.1}, needs_params=True),
     Case("scale_by_zoom_linesearch", _zoom, needs_params=True, reverse=False),
     Case("scale_by_backtracking_linesearch", _backtracking, {"learning_rate": 0.1}, needs_params=True),
 )

@@ -83,9 +83,21 @@ def run(tx: Any, residuals: Any, params: Any, steps: int, **functions: Any) -> A
     return jax.jit(lambda p, s: jax.lax.scan(step, (p, s), length=steps)[1])(params, tx.init(params))
 
 
-def in_numpy(residuals: Any, x: np.ndarray, steps: int, tau: float, most: int) -> list[tuple[np.ndarray, float]]:
-    """Algorithm 3.16 of Madsen, Nielsen & Tingleff, several tries a step, with the bounds on lambda."""
-    r_of, J_of = jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
+def second_order(H: Any, v: np.ndarray, solve: Any, J: np.ndarray) -> tuple[Any, bool]:
+    """Transtrum & Sethna's a, half of their acceleration, and whether it is short enough."""
+    curve = np.asarray(H) @ v @ v
+    a = solve(-J.T @ curve / 2)
+    return a, bool(2 * np.linalg.norm(a) <= 0.75 * np.linalg.norm(v))
+
+
+def in_numpy(
+    residuals: Any, x: np.ndarray, steps: int, tau: float, most: int, geodesic: list[bool] | None = None
+) -> list[tuple[np.ndarray, float]]:
+    """Algorithm 3.16 of Madsen, Nielsen & Tingleff, several tries a step, with the bounds on lambda.
+
+    With a list it is accelerated, and appends whether a was short.
+    """
+    r_of, J_of, H_of = (jax.jit(f) for f in (residuals, jax.jacfwd(residuals), jax.jacfwd(jax.jacfwd(residuals))))
     lam, eps, seen = 0.0, np.finfo(float).eps, []
     for _ in range(steps):
         r, J = np.asarray(r_of(x)), np.asarray(J_of(x))
@@ -93,10 +105,15 @@ def in_numpy(residuals: Any, x: np.ndarray, steps: int, tau: float, most: int) -
         scale = np.sum((J @ g) ** 2) / np.sum(g**2)
         lam = np.clip(lam or tau * scale, eps * scale, scale / eps)
         for _ in range(most):
-            s = np.linalg.solve(J.T @ J + lam * np.eye(len(x)), -g)
+            solve = lambda b, J=J, lam=lam: np.linalg.solve(J.T @ J + lam * np.eye(J.shape[1]), b)
+            v = solve(-g)
+            a, short = (0, True) if geodesic is None else second_order(H_of(x), v, solve, J)
+            if geodesic is not None:
+                geodesic.append(short)
+            s = v + a
             new = np.asarray(r_of(x + s))
-            gain = (r @ r - new @ new) / 2 / (s @ (lam * s - g) / 2)
-            if gain > 0:
+            gain = (r @ r - new @ new) / 2 / (v @ (lam * v - g) / 2)
+            if gain > 0 and short:
                 x, lam = x + s, np.clip(lam * max(1 / 3, 1 - (2 * gain - 1) ** 3), eps * scale, scale / eps)
                 break
             lam, nu = min(lam * nu, scale / eps), 2 * nu
@@ -384,6 +401,152 @@ def test_lanes_of_vmap_are_runs_by_themselves():
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@solvers
+def test_geodesic_steps_with_plain_damping(solver: str):
+    """Some are refused for their bend alone."""
+    with precision("float64"):
+        for f, start in ((rosenbrock, [-1.2, 1.0]), (beale, [1.0, 0.2])):
+            tx = gauss_newton(1e-6, solver=solver, cg_tol=1e-14, geodesic=True)
+            xs, states = run(tx, f, jnp.array(start), 5)
+            wanted, lams = map(np.array, zip(*in_numpy(f, np.array(start), 5, 1e-6, 8, short := []), strict=True))
+            np.testing.assert_allclose(xs, wanted, rtol=1e-6)
+            np.testing.assert_allclose(states.limit, lams, rtol=1e-5)
+            assert True in short and False in short
+
+
+@solvers
+def test_geodesic_steps_in_a_trust_region(solver: str):
+    """Full Gauss-Newton steps in other units: the same a, and D measures it."""
+    x, d = np.array([1.2, 0.8]), np.array([1e-3, 1e3])
+    with precision("float64"):
+        f = lambda z: jnp.stack([z[0] + 0.2 * z[0] * z[1] - 1, z[1] - 0.1 * z[0] ** 2])
+        J, r = np.asarray(jax.jacfwd(f)(x)), np.asarray(f(x))
+        solve = lambda b: np.linalg.solve(J.T @ J, b)
+        v = solve(-J.T @ r)
+        a, _ = second_order(jax.jacfwd(jax.jacfwd(f))(x), v, solve, J)
+        assert np.linalg.norm(a) > 0.02 * np.linalg.norm(v)
+        for geodesic in (False, True):
+            tx = gauss_newton(geodesic=geodesic, radius=100.0, solver=solver, cg_tol=1e-14)
+            found, _ = run(tx, lambda y: f(y * d), jnp.asarray(x / d), 1)
+            np.testing.assert_allclose(found[0] * d - x, v + a if geodesic else v, rtol=1e-6)
+
+
+def test_geodesic_steps_follow_a_narrow_valley():
+    """From this start the tenth step is where the twentieth of straight ones is."""
+    with precision("float64"):
+        f = lambda x: jnp.stack([x[0], 1000 * (x[1] - jnp.sin(x[0]))])
+        losses = []
+        for geodesic in (False, True):
+            xs, _ = run(gauss_newton(1e-3, geodesic=geodesic), f, jnp.array([6.0, jnp.sin(6.0)]), 20)
+            losses.append(jax.vmap(lambda x: jnp.sum(f(x) ** 2))(xs))
+        assert losses[1][10] < losses[0][-1]
+
+
+class Batches(NamedTuple):
+    """Residuals tanh(A x) - b of points drawn anew for each step."""
+
+    A: np.ndarray  # (steps, m, n)
+    b: np.ndarray  # (steps, m)
+
+    def in_numpy(self, x: np.ndarray, lam: Any, mu: float, most: float) -> Any:
+        """Algorithm 1 of SPRING, with the rate 1: the solution is near mu times the last, before its norm was cut."""
+        last, seen = np.zeros(len(x)), []
+        for k, (A, b) in enumerate(zip(self.A, self.b, strict=True)):
+            J = (1 - np.tanh(A @ x) ** 2)[:, None] * A
+            e = b - np.tanh(A @ x)
+            last = J.T @ np.linalg.solve(J @ J.T + lam(k) * np.eye(len(b)), e - mu * J @ last) + mu * last
+            x = x + last * min(1, most / np.linalg.norm(last))
+            seen.append((x, last))
+        return tuple(map(np.array, zip(*seen, strict=True)))
+
+    def run(self, tx: Any, x: Any, elsewhere: float = np.nan) -> Any:
+        """Residuals are asked for at the parameters alone: elsewhere they are no numbers."""
+
+        def step(carry: Any, batch: Any) -> Any:
+            x, state = carry
+            A, b = batch
+            here = lambda y: jnp.where((y == x).all(), jnp.tanh(A @ y) - b, elsewhere)
+            u, state = tx.update(x, state, x, residual_fn=here)
+            return (x + u, state), (x + u, state)
+
+        batches = jnp.asarray(self.A, x.dtype), jnp.asarray(self.b, x.dtype)
+        return jax.jit(lambda x, s: jax.lax.scan(step, (x, s), batches)[1])(x, tx.init(x))
+
+
+def batches(steps: int, m: int, n: int) -> Batches:
+    rng = np.random.default_rng(1)
+    return Batches(rng.normal(size=(steps, m, n)), 0.5 * rng.normal(size=(steps, m)))
+
+
+@solvers
+def test_steps_that_are_always_taken(solver: str):
+    """More parameters than residuals, a schedule of lambda, and a norm that cuts some steps."""
+    data, lam = batches(8, 4, 6), lambda count: 0.5 / (1.0 + jnp.asarray(count, float))
+    with precision("float64"):
+        tx = gauss_newton(lam, max_tries=0, momentum=0.9, max_norm=1.5, solver=solver, cg_tol=1e-13)
+        xs, states = data.run(tx, jnp.ones(6))
+        wanted, lasts = data.in_numpy(np.ones(6), lam, 0.9, 1.5)
+        np.testing.assert_allclose(xs, wanted, rtol=1e-8)
+        np.testing.assert_allclose(states.step, lasts, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(states.limit, [lam(k) for k in range(8)], rtol=1e-12)
+        np.testing.assert_array_equal(states.count, 1 + np.arange(8))
+        cut = np.linalg.norm(lasts, axis=1) > 1.5
+        assert cut.any() and not cut.all()
+
+
+def test_settings_of_one_solve_alone():
+    """minSR is no momentum, and mu = 0 is the same; a step in one batch of all points is LSQR's."""
+    data = batches(3, 5, 3)
+    xs, states = data.run(gauss_newton(0.1, max_tries=0), jnp.ones(3))
+    none, _ = data.run(gauss_newton(0.1, max_tries=0, momentum=0.0), jnp.ones(3))
+    wanted, _ = data.in_numpy(np.ones(3), lambda k: 0.1, 0.0, np.inf)
+    np.testing.assert_allclose(xs, wanted, rtol=1e-5)
+    np.testing.assert_allclose(none, wanted, rtol=1e-5)
+    assert states.step == states.scale == () and not states.steady.any()
+
+
+@solvers
+def test_geodesic_steps_that_are_always_taken(solver: str):
+    """With a where it is short, and without where it is long."""
+    x = np.zeros(2)
+    f = lambda z, bend: jnp.stack([z[0] - 1 + bend * z[1] ** 2, z[1] - 0.5 + z[0] * z[1], z[0] / 2])
+    with precision("float64"):
+        tx = gauss_newton(0.1, max_tries=0, geodesic=True, solver=solver, cg_tol=1e-14)
+        step = jax.jit(lambda x, bend: tx.update(x, tx.init(x), x, residual_fn=lambda z: f(z, bend))[0])
+        for bend, wanted in ((0.5, True), (3.0, False)):
+            of = lambda z, bend=bend: f(z, bend)
+            J, r = np.asarray(jax.jacfwd(of)(x)), np.asarray(of(x))
+            solve = lambda b, J=J: np.linalg.solve(J.T @ J + 0.1 * np.eye(2), b)
+            v = solve(-J.T @ r)
+            a, short = second_order(jax.jacfwd(jax.jacfwd(of))(x), v, solve, J)
+            assert short == wanted
+            np.testing.assert_allclose(step(jnp.asarray(x), bend), v + a if short else v, rtol=1e-8)
+
+
+def test_a_step_that_is_always_taken_forgets_what_is_not_finite():
+    tx, x = gauss_newton(1e-3, max_tries=0, momentum=0.9), jnp.array([3.0, 4.0])
+    step = jax.jit(lambda state, by: tx.update(x, state, x, residual_fn=lambda x: (x - 1) * by))
+    _, before = step(tx.init(x), jnp.ones(2))
+    u, after = step(before, jnp.array([1.0, np.inf]))
+    assert np.isnan(u).all() and after.count == 2
+    np.testing.assert_array_equal(after.step, before.step)
+    np.testing.assert_array_equal(after.limit, before.limit)
+    dependent = lambda x: jnp.stack([x[0] + x[1] - 1, x[0] + x[1] - 1, x[2] - 1])
+    tiny, y = gauss_newton(1e-37, max_tries=0, momentum=0.9, solver="parameters"), jnp.array([3.0, 4.0, 2.0])
+    start = tiny.init(y)._replace(step=jnp.array([0.0, 0.0, 0.125]))
+    u, after = tiny.update(y, start, y, residual_fn=dependent)
+    np.testing.assert_allclose([u[0] + u[1], u[2]], [-6, -1], rtol=1e-5)  # lambda is eps of the curvature
+    # That is too little beside much larger columns along which there is no gradient.
+    steep = lambda x: jnp.stack([1e4 * (x[0] + x[1] - 7), 1e4 * (x[0] + x[1] - 7), x[2] - 1])
+    u, after = tiny.update(y, start, y, residual_fn=steep)
+    assert np.isnan(u).all()
+    np.testing.assert_array_equal(after.step, start.step)
+    u, after = step(tx.init(x), jnp.zeros(2))  # J = 0
+    np.testing.assert_array_equal(u, 0)
+    u, _ = step(before, jnp.zeros(2))  # nothing but momentum
+    np.testing.assert_allclose(u, 0.9 * before.step, rtol=1e-6)
+
+
 def test_minimize_gives_it_residuals_of_the_batch():
     t = jnp.linspace(0, 2, 10)
     data = [(t, 3 * jnp.exp(-t))]
@@ -469,9 +632,24 @@ def test_the_search_for_lambda_ends_within_its_limit_for_an_ill_conditioned_jaco
         J, r = jnp.asarray(U * np.logspace(0, -12, 30) @ V), jnp.asarray(rng.normal(size=30))
         linear = least_squares.dense(J, r, "residuals")
         for radius in (1e-2, 1.0, 1e2, 1e4):
-            s, ends = jax.jit(linear.within)(jnp.asarray(radius))
+            s, ends, damping = jax.jit(linear.within)(jnp.asarray(radius))
             np.testing.assert_allclose(jnp.linalg.norm(s), radius, rtol=0.11)
             assert ends
+            np.testing.assert_allclose(jax.jit(linear.solver(damping))(r, linear.g), s, rtol=1e-6)
+
+
+def test_the_lambda_of_a_truncated_step():
+    """One that ends along the gradient, and the whole step, whose lambda is the least."""
+    with precision("float64"):
+        J, r = jnp.array([[3.0, 1.0], [0.0, 0.5], [1.0, 2.0]]), jnp.array([1.0, -2.0, 0.5])
+        linear = least_squares.by_products(lambda v: J @ v, lambda v: J.T @ v, r, 10, jnp.asarray(1e-14))
+        s, ends, damping = linear.within(jnp.asarray(1e-2))
+        length = jnp.linalg.norm(linear.g)
+        np.testing.assert_allclose(s, -1e-2 * linear.g / length, rtol=1e-12)
+        np.testing.assert_allclose(damping, length / 1e-2 - linear.curvature, rtol=1e-10)
+        assert ends
+        _, ends, damping = linear.within(jnp.asarray(10.0))
+        assert not ends and damping < 1e-10
 
 
 def test_products_are_exact_on_every_device():
@@ -537,8 +715,17 @@ def test_misuse_at_construction():
         (lambda: gauss_newton(0.0), "damping must be finite and above 0"),
         (lambda: gauss_newton(radius=0.0), "radius must be finite and above 0"),
         (lambda: gauss_newton(lambda t: 1.0), "damping must be a number: there is no count for a schedule"),
+        (lambda: gauss_newton(max_tries=0), r"max_tries=0 needs damping=\.\.\., which then is lambda itself"),
+        (lambda: gauss_newton(1.0, momentum=0.9), "momentum is for steps that are always taken: set max_tries=0 too"),
+        (lambda: gauss_newton(1.0, max_norm=0.9), "max_norm is for steps that are always taken: set max_tries=0 too"),
+        (lambda: gauss_newton(1.0, max_tries=0, momentum=1.5), r"momentum must be in \[0, 1\]"),
+        (lambda: gauss_newton(1.0, max_tries=0, max_norm=0.0), "max_norm must be finite and above 0"),
+        (
+            lambda: gauss_newton(gdjax.per_leaf(1.0, {"a": 2.0}), max_tries=0),
+            "damping must be one number for the whole tree",
+        ),
         (lambda: gauss_newton(solver="qr"), "solver must be one of auto, parameters, residuals, cg, got 'qr'"),
-        (lambda: gauss_newton(max_tries=0), "max_tries must be at least 1"),
+        (lambda: gauss_newton(max_tries=-1), "max_tries must be at least 0"),
         (lambda: gauss_newton(cg_steps=1.5), "cg_steps must be an int"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):

@@ -123,6 +123,43 @@ def test_the_kinds_of_decay_beside_an_optimizer(kind: str, cautious: bool):
     oracles.assert_follows(tx, oracle, "float32")
 
 
+@pytest.mark.parametrize(
+    ("kind", "cautious"), [*((kind, i) for kind in KINDS for i in (False, True)), ("coupled", False)]
+)
+def test_decay_towards_the_start(kind: str, cautious: bool):
+    """L2-SP is the coupled one."""
+
+    def oracle(x, gradient):
+        m, start = 0.0, x
+        for t in range(1, oracles.STEPS + 1):
+            lr, weight_decay = oracles.at(oracles.fall, t), 0.125 * (np.ndim(x) > 1)
+            away = x - start
+            m = 0.5 * m + gradient(t, x) + (weight_decay * away if kind == "coupled" else 0)
+            decays = (away * m >= 0) if cautious else 1.0
+            eta = 0.0 if kind == "coupled" else KINDS[kind](lr) * weight_decay
+            x = x - lr * m - eta * decays * away
+            yield x, {"trace": m}
+
+    given = {} if kind == "coupled" else {"peak_learning_rate": PEAK}
+    tx = gdjax.with_weight_decay(
+        gdjax.sgd(oracles.fall, 0.5), oracles.fall, 0.125, MATRICES, kind=kind, cautious=cautious, towards="start",
+        **given,
+    )  # fmt: skip
+    oracles.assert_follows(tx, oracle, "float32", some=True)
+
+
+def test_the_start_is_a_copy_of_what_init_was_given():
+    """Of the leaves that decay alone; another reference is that of another `init`."""
+    x, reference = {"w": jnp.ones(2), "b": jnp.ones(2)}, {"w": jnp.full(2, 3.0), "b": jnp.ones(2)}
+    tx = gdjax.with_weight_decay(gdjax.sgd(1.0), 1.0, 0.5, {"w": True, "b": False}, towards="start")
+    state = jax.jit(tx.init)(reference)
+    start = state[-1].inner_state.start
+    assert start["w"] is not reference["w"] and jax.tree.leaves(start["b"]) == []
+    u, _ = jax.jit(tx.update, donate_argnums=1)(jax.tree.map(jnp.zeros_like, x), state, x)
+    np.testing.assert_array_equal(u["w"], 1.0)  # half the way to 3
+    np.testing.assert_array_equal(u["b"], 0.0)
+
+
 def test_coupled_and_decoupled_are_what_there_was():
     rate, some = gdjax.linear_schedule(0.1, 0.01, 10), gdjax.mask_by_path("matrix")
     decay, adam = gdjax.add_decayed_weights(0.25, some), gdjax.adam(rate)
