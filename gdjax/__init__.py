@@ -117,6 +117,7 @@ from gdjax.optimizers.momo import *
 from gdjax.optimizers.muon import *
 from gdjax.optimizers.muown import *
 from gdjax.optimizers.nadam import *
+from gdjax.optimizers.nonlinear_cg import *
 from gdjax.optimizers.normuon import *
 from gdjax.optimizers.novograd import *
 from gdjax.optimizers.optimistic import *
