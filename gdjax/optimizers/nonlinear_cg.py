@@ -20,6 +20,7 @@ Method = Literal["polak-ribiere", "hestenes-stiefel", "fletcher-reeves", "dai-yu
 # An almost exact search: with the 0.9 of quasi-Newton methods the directions are soon no conjugate ones.
 CG_SEARCH = scale_by_zoom_linesearch(max_linesearch_steps=20, curv_rtol=0.1)
 NEARLY_ORTHOGONAL = 0.2  # of two gradients in a row, as a share of the second's square
+MOST_GROWTH = 1000.0  # of |g| in a step: what is longer is another function's, or the last one's was rounding
 
 
 class ScaleByNonlinearCGState(NamedTuple):
@@ -45,8 +46,8 @@ def scale_by_nonlinear_cg(
         fletcher-reeves     beta = |g_t|^2 / |g_{t-1}|^2
         dai-yuan            beta = |g_t|^2 / <d, y>
 
-    beta = 0, which begins anew along g, where the denominator is not above 0, and where -u_t would point uphill; for
-    the last two also where |<g_t, g_{t-1}>| >= 0.2 |g_t|^2 (Powell's restart): once their steps are short they stay
+    beta = 0, which begins anew along g, where the denominator is not above 0, where -u_t would point uphill, and where
+    |g_t| >= 1000 |g_{t-1}|, which a tiny gradient before would make a step of any length; for the last two also where |<g_t, g_{t-1}>| >= 0.2 |g_t|^2 (Powell's restart): once their steps are short they stay
     so. The first two begin anew by themselves, since y is short there. All products are over the norms of gradients,
     and so neither over- nor underflow. A step of 0 or a NaN is forgotten at the next update.
 
@@ -76,7 +77,8 @@ def scale_by_nonlinear_cg(
     by_change = method in ("polak-ribiere", "hestenes-stiefel")
     above = r * (gain if by_change else r)
     below = jnp.ones_like(r) if method in ("polak-ribiere", "fletcher-reeves") else s.slope - r * along
-    usable = (above > 0) & (below > 0) & (s.norm > 0) & (by_change | (jnp.abs(r - gain) < NEARLY_ORTHOGONAL * r))
+    usable = (above > 0) & (below > 0) & (s.norm > 0) & (r < MOST_GROWTH)
+    usable &= by_change | (jnp.abs(r - gain) < NEARLY_ORTHOGONAL * r)
     beta = jnp.where(usable, above / jnp.where(usable, below, 1), 0)
     slope = 1 + divide(beta * along, r)
     usable &= (slope > 0) & (slope < jnp.inf)

