@@ -30,12 +30,12 @@ def beta(method: str, g: Any, old: Any, d: Any) -> float:
     return found if g @ (-g + found * d) < 0 else 0.0
 
 
-def gradients(method: str) -> np.ndarray:
+def gradients() -> np.ndarray:
     """Some in a row that begin anew for each reason, and that do not."""
-    gs = RNG.normal(size=(12, 6)) * np.geomspace(1, 0.1, 12)[:, None]
-    for i in range(1, 12, 2):  # orthogonal, so that Powell's restart is not always there
+    gs = RNG.normal(size=(14, 6)) * np.geomspace(1, 0.1, 14)[:, None]
+    for i in range(1, 14, 2):  # orthogonal, so that Powell's restart is not always there
         gs[i] -= (gs[i] @ gs[i - 1]) / (gs[i - 1] @ gs[i - 1]) * gs[i - 1]
-    gs[10] = -3 * gs[9]
+    gs[6], gs[10], gs[12] = -3 * gs[5], 0.9 * gs[9] + 0.1 * gs[10], 1.5 * gs[11] + 2 * gs[12]
     return gs
 
 
@@ -44,14 +44,15 @@ def test_the_direction_is_the_surveys(method):
     with precision("float64"):
         tx = gdjax.scale_by_nonlinear_cg(method)
         shaped = lambda g: {"a": jnp.asarray(g[:4]).reshape(2, 2), "b": jnp.asarray(g[4:])}
-        gs, update = gradients(method), jax.jit(tx.update)
-        state, u, old, betas = tx.init(shaped(gs[0])), None, None, []
-        for g in gs:
+        gs, update = gradients(), jax.jit(tx.update)
+        state, u, old, betas = tx.init(shaped(gs[0])), gs[0], np.zeros(6), []
+        for i in range(len(gs) + 1):
+            g = gs[i] if i < len(gs) else 2 * old + u  # at the end the gradient grows along u
             found, state = update(shaped(g), state)
-            betas.append(0.0 if u is None else beta(method, g, old, -u))
-            u, old = g + (betas[-1] * u if u is not None else 0), g
+            betas.append(beta(method, g, old, -u) if i else 0.0)
+            u, old = g + betas[-1] * u, g
             np.testing.assert_allclose(np.concatenate([found["a"].ravel(), found["b"]]), u, rtol=1e-12)
-    assert 0 < np.count_nonzero(betas) < 11, betas
+    assert 0 < np.count_nonzero(betas) < 14, betas
 
 
 @pytest.mark.parametrize("method", METHODS)
