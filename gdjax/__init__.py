@@ -113,6 +113,7 @@ from gdjax.optimizers.lbfgs import *
 from gdjax.optimizers.lion import *
 from gdjax.optimizers.madgrad import *
 from gdjax.optimizers.mechanic import *
+from gdjax.optimizers.mirror_descent import *
 from gdjax.optimizers.momo import *
 from gdjax.optimizers.muon import *
 from gdjax.optimizers.muown import *

@@ -47,9 +47,10 @@ def scale_by_nonlinear_cg(
         dai-yuan            beta = |g_t|^2 / <d, y>
 
     beta = 0, which begins anew along g, where the denominator is not above 0, where -u_t would point uphill, and where
-    |g_t| >= 1000 |g_{t-1}|, which a tiny gradient before would make a step of any length; for the last two also where |<g_t, g_{t-1}>| >= 0.2 |g_t|^2 (Powell's restart): once their steps are short they stay
-    so. The first two begin anew by themselves, since y is short there. All products are over the norms of gradients,
-    and so neither over- nor underflow. A step of 0 or a NaN is forgotten at the next update.
+    |g_t| >= 1000 |g_{t-1}|: a tiny gradient before would make a step of any length. For the last two so it is where
+    |<g_t, g_{t-1}>| >= 0.2 |g_t|^2 too (Powell's restart): once their steps are short they stay so. The first two
+    begin anew by themselves, since y is short there. All products are over the norms of gradients, and so neither over-
+    nor underflow. A step of 0 or a NaN is forgotten at the next update.
 
     Args:
       method: which beta.

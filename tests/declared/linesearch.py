@@ -81,7 +81,22 @@ def _proximal(learning_rate: Any) -> Any:
     return gdjax.proximal(gdjax.adam(learning_rate), gdjax.prox.l1(0.1))
 
 
+@gdjax.transform
+def _on_simplex(learning_rate: Any) -> gdjax.GradientTransformation:
+    """Mirror descent at parameters that are distributions, though those of the tests are not."""
+    tx, onto = gdjax.mirror_descent(learning_rate), lambda ps: jax.tree.map(_softmax, ps)
+    update = lambda updates, state, params=None, **extra: tx.update(updates, state, onto(params), **extra)
+    return gdjax.GradientTransformation(lambda params: tx.init(onto(params)), update)
+
+
+def _softmax(p: Any) -> Any:
+    p = jnp.asarray(p)
+    inexact = jnp.issubdtype(p.dtype, jnp.floating) and p.size
+    return jax.nn.softmax(p, -1 if p.ndim else None) if inexact else p
+
+
 CASES = (
+    Case("mirror_descent", gdjax.mirror_descent, {"learning_rate": 0.1}, needs_params=True, complex=False),
     Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
     Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
