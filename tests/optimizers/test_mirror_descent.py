@@ -111,6 +111,14 @@ def test_steps_too_small_for_16_bits_add_up():
     np.testing.assert_allclose(x.astype(float), jax.nn.softmax(jnp.array([-0.5, 0.0])), atol=2e-3)
 
 
+def test_a_constant_added_to_the_gradient_changes_nothing():
+    """Not after a thousand steps either, where it would have the digits of log x."""
+    tx, x, g = gdjax.mirror_descent(1.0), jnp.full(2, 0.5), jnp.array([2.0**-9, 0.0])
+    step = lambda i, state: tx.update(g + 2.0**10, state, x)[1]
+    state = jax.lax.fori_loop(0, 1000, step, tx.init(x))
+    np.testing.assert_allclose(state.logits[0] - state.logits[1], -1000 * 2.0**-9, rtol=1e-3)
+
+
 def test_starts_that_are_no_distribution():
     """The update leads to one; a number not above 0 stays 0, and where all are x is uniform."""
     x = jnp.array([[3.0, 1.0, 0.0], [2.0, -5.0, 2.0], [0.0, 0.0, -1.0]])
@@ -125,8 +133,9 @@ def test_starts_that_are_no_distribution():
 def test_huge_gradients_leave_numbers_and_infinite_ones_nan():
     tx, x = gdjax.mirror_descent(10.0), jnp.full(3, 1 / 3)
     state = tx.init(x)
-    for g in ([3e38, -3e38, 0.0], [-3e38, 3e38, 3e38], [1.0, 2.0, 3.0]):
-        u, state = tx.update(jnp.array(g), state, x)
+    update = jax.jit(tx.update)
+    for g in (*[[3e38, -3e38, 0.0]] * 9, [-3e38, 3e38, 3e38], [1.0, 2.0, 3.0]):
+        u, state = update(jnp.array(g), state, x)
         x = gdjax.apply_updates(x, u)
         assert jnp.isfinite(state.logits).all() and abs(float(x.sum()) - 1) < 1e-6
     u, _ = tx.update(jnp.array([jnp.inf, 0.0, 0.0]), state, x)
