@@ -10,6 +10,7 @@ from gdjax.core.types import Params
 from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, spoiled
+from gdjax.xla.reads import original
 
 __all__ = ["MirrorDescentState", "mirror_descent"]
 
@@ -82,5 +83,11 @@ def mirror_descent(
     along = axis if g.ndim else None
     step = jnp.clip(learning_rate * g, _least(g.dtype), -_least(g.dtype))  # no infinity comes of a finite gradient
     z = s.logits - step
+    old, new = jax.nn.softmax(s.logits, along), jax.nn.softmax(z, along)
+    digits = 1 + jnp.minimum(jnp.abs(s.logits), 128)
+    rounding = float(jnp.finfo(original(p).dtype).eps) + 4 * float(jnp.finfo(z.dtype).eps) * digits
+    # A gradient of 0 moves nothing: neither what rounding leaves of the parameter, nor that of two softmaxes.
+    missing = jnp.where(jnp.abs(old - p) <= rounding * old, 0, old - p)
+    change = jnp.where(jnp.any(step != 0, along, keepdims=True), new - old, 0)
     z = jnp.maximum(z - jax.nn.logsumexp(z, along, keepdims=True), _least(z.dtype))
-    return spoiled(jax.nn.softmax(z, along) - p, g), MirrorDescentState(z)
+    return spoiled(change + missing, g), MirrorDescentState(z)

@@ -90,13 +90,14 @@ def _on_simplex(learning_rate: Any) -> gdjax.GradientTransformation:
 
 
 def _softmax(p: Any) -> Any:
-    p = jnp.asarray(p)
-    inexact = jnp.issubdtype(p.dtype, jnp.floating) and p.size
-    return jax.nn.softmax(p, -1 if p.ndim else None) if inexact else p
+    if isinstance(p, jax.ShapeDtypeStruct) or not jnp.issubdtype(jnp.result_type(p), jnp.floating) or not jnp.size(p):
+        return p
+    wide = jnp.asarray(p).astype(numerics.at_least_float32(jnp.result_type(p)))
+    return jax.nn.softmax(wide, -1 if wide.ndim else None).astype(jnp.result_type(p))
 
 
 CASES = (
-    Case("mirror_descent", gdjax.mirror_descent, {"learning_rate": 0.1}, needs_params=True, complex=False),
+    Case("mirror_descent", _on_simplex, {"learning_rate": 0.1}, needs_params=True, complex=False),
     Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
     Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
