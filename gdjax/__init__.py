@@ -90,6 +90,7 @@ from gdjax.optimizers.adana import *
 from gdjax.optimizers.ademamix import *
 from gdjax.optimizers.adopt import *
 from gdjax.optimizers.amsgrad import *
+from gdjax.optimizers.anderson import *
 from gdjax.optimizers.apollo import *
 from gdjax.optimizers.bfgs import *
 from gdjax.optimizers.came import *

@@ -1,4 +1,4 @@
-"""Euclidean projections, by the names of `optax.projections` and JAXopt: the point of a set nearest to a tree of arrays.
+"""Euclidean projections, by the names of `optax.projections` and JAXopt: the nearest point of a set to a tree.
 
     projection(x) = argmin_y |x - y|^2  subject to  y in the set
 

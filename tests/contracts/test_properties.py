@@ -234,6 +234,7 @@ UNSCALED = {
     "it leads to a number that the parameter holds, and is rounded as that is": "proximal_gradient",
     "a decay or a penalty that does not scale": "scion/constrained proximal",
     "steps multiply the parameter": "mirror_descent",
+    "steps are mixed with points, which do not scale": "anderson",
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "

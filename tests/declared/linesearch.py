@@ -81,6 +81,10 @@ def _proximal(learning_rate: Any) -> Any:
     return gdjax.proximal(gdjax.adam(learning_rate), gdjax.prox.l1(0.1))
 
 
+def _anderson(learning_rate: Any) -> Any:
+    return gdjax.anderson(gdjax.sgd(learning_rate), 2)
+
+
 @gdjax.transform
 def _on_simplex(learning_rate: Any) -> gdjax.GradientTransformation:
     """Mirror descent at parameters that are distributions, though those of the tests are not."""
@@ -97,6 +101,7 @@ def _softmax(p: Any) -> Any:
 
 
 CASES = (
+    Case("anderson", _anderson, {"learning_rate": 0.1}, needs_params=True),
     Case("mirror_descent", _on_simplex, {"learning_rate": 0.1}, needs_params=True, complex=False),
     Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
