@@ -90,6 +90,7 @@ from gdjax.optimizers.adana import *
 from gdjax.optimizers.ademamix import *
 from gdjax.optimizers.adopt import *
 from gdjax.optimizers.amsgrad import *
+from gdjax.optimizers.anderson import *
 from gdjax.optimizers.apollo import *
 from gdjax.optimizers.bfgs import *
 from gdjax.optimizers.came import *
@@ -113,10 +114,12 @@ from gdjax.optimizers.lbfgs import *
 from gdjax.optimizers.lion import *
 from gdjax.optimizers.madgrad import *
 from gdjax.optimizers.mechanic import *
+from gdjax.optimizers.mirror_descent import *
 from gdjax.optimizers.momo import *
 from gdjax.optimizers.muon import *
 from gdjax.optimizers.muown import *
 from gdjax.optimizers.nadam import *
+from gdjax.optimizers.nonlinear_cg import *
 from gdjax.optimizers.normuon import *
 from gdjax.optimizers.novograd import *
 from gdjax.optimizers.optimistic import *

@@ -75,6 +75,7 @@ TITLES = {
     "prox/separable": "Sums over numbers", "prox/groups": "Norms of groups and matrices",
     "prox/variation": "Total variation", "prox/sets": "Sets",
     "projections/boxes": "Boxes, lines, planes, half-spaces",
+    "projections/polyhedra": "Polyhedra", "projections/transport": "Transport plans",
     "projections/balls": "Balls, spheres, the simplex", "linesearch/line": "Values from the state",
     "combine/recipes": "Recipes of public models",
     "transforms/qk_clip": "QK-Clip", "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",

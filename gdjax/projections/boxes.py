@@ -252,14 +252,19 @@ def _gap(label: str, x: ArrayTree, a: ArrayTree, b: ArrayLike) -> tuple[Any, Arr
 
 def _norm_and_unit(label: str, x: ArrayTree, a: ArrayTree) -> tuple[Array, Any]:
     """|a|, and a / |a| in float32 or wider; zeros where a is."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(x)
-    for (path, leaf), normal in zip(paths, checks.flatten_like(label, ("x", "a"), structure, x, a), strict=True):
-        if jnp.shape(leaf) != jnp.shape(normal):
-            where = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"{label}: a{where} shape {jnp.shape(normal)} does not match x{where} shape {jnp.shape(leaf)}"
-            )
+    of_shapes(label, x, a, "a")
     norm = trees.global_norm(a)
     length = jnp.where(norm == 0, 1, norm)
     with jax.numpy_dtype_promotion("standard"):
         return norm, jax.tree.map(lambda e: (wide(e) / length).astype(wide(e).dtype), a)
+
+
+def of_shapes(label: str, x: ArrayTree, a: ArrayTree, name: str) -> None:
+    """Raises unless `a`, called `name` in the message, has the structure and the shapes of x."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(x)
+    for (path, leaf), other in zip(paths, checks.flatten_like(label, ("x", name), structure, x, a), strict=True):
+        if jnp.shape(leaf) != jnp.shape(other):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{label}: {name}{where} shape {jnp.shape(other)} does not match x{where} shape {jnp.shape(leaf)}"
+            )

@@ -154,8 +154,9 @@ def solve(
       *args: further arguments of the loss, trees of arrays and numbers.
       steps: the most updates to make; it may be traced.
       tol: the error to stop at, at least 0. The error is the global norm of the gradient, and with bounds or a proximal
-        map that of p - prox(p - gradient), prox being the map or the projection; with a map it is at least the
-        rounding of p. None is the square root of the precision: 3.5e-4 in float32, 1.5e-8 in float64.
+        map that of p - prox(p - gradient), prox being the map or the projection (of `mirror_descent` onto the simplex);
+        with a map it is at least the rounding of p. None is the square root of the precision: 3.5e-4 in float32,
+        1.5e-8 in float64.
       derivative: "implicit" or `Implicit(...)`, with the settings of its linear equations; "unrolled" or
         `Unrolled(steps)`, through more steps from the solution; None counts the solution as a constant.
       has_aux: whether the loss returns a pair. The second part at the solution is in `Solution.aux`.

@@ -13,7 +13,9 @@ from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
 from gdjax.numerics import Array
 from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
 from gdjax.optimizers.lbfgs import scale_by_lbfgs
+from gdjax.optimizers.mirror_descent import mirror_descent
 from gdjax.optimizers.proximal import proximal, proximal_gradient
+from gdjax.projections.balls import projection_simplex
 from gdjax.projections.boxes import ends_of
 from gdjax.training.step import norm_of
 from gdjax.transforms.constraints import keep_params_nonnegative
@@ -27,9 +29,9 @@ Mapping = Callable[[Params, ArrayTree], Any]  # from parameters and gradients to
 def gradient_mapping(label: str, tx: Transform, params: Params) -> Mapping | None:
     """The gradient mapping G(p, g) = p - prox(p - g) of an optimizer; None where it is the gradient.
 
-    prox is the proximal map of `proximal_gradient` and `proximal`, or the projection onto the bounds that `bfgs`,
-    `lbfgs`, `ssbroyden` and `keep_params_nonnegative` keep to, in chains, masks and groups too. G is 0 at a minimum,
-    also where g is not: at a bound, or at a kink of the penalty.
+    prox is the proximal map of `proximal_gradient` and `proximal`, the projection onto the simplex of `mirror_descent`,
+    or that onto the bounds that `bfgs`, `lbfgs`, `ssbroyden` and `keep_params_nonnegative` keep to, in chains, masks
+    and groups too. G is 0 at a minimum, also where g is not: at a bound, or at a kink of the penalty.
     """
     return _mapping(label, parts_of(label, tx, params))
 
@@ -41,7 +43,7 @@ def projected_norm(label: str, tx: Transform, params: Params) -> Callable[[Param
     """
     parts = parts_of(label, tx, params)
     mapping = _mapping(label, parts)
-    rounded = frozenset[int]().union(*(part.leaves for part in parts if part.factory in PROXIMAL))
+    rounded = frozenset[int]().union(*(part.leaves for part in parts if _prox_of(part)))
 
     def norm(params: Params, grads: ArrayTree) -> Array:
         size = norm_of(mapping(params, grads))  # type: ignore[misc]
@@ -86,11 +88,25 @@ def parts_of(label: str, tx: Transform, params: Params) -> list[Listed]:
 
 
 def _mapping_of(label: str, part: Listed) -> Mapping | None:
-    if part.factory in PROXIMAL:
-        return lambda p, g: _beyond(part.arguments["prox"], p, g)
+    if prox := _prox_of(part):
+        return lambda p, g: _beyond(prox, p, g)
     bounds = part.arguments["bounds"] if part.factory in BOUNDED else None
     bounds = (0, None) if part.factory is keep_params_nonnegative else bounds
     return None if bounds is None else lambda p, g: _within_bounds(label, p, g, bounds)
+
+
+def _prox_of(part: Listed) -> Callable[..., Any] | None:
+    if part.factory in PROXIMAL:
+        return part.arguments["prox"]
+    if part.rule is None or part.rule.factory is not mirror_descent:
+        return None
+    axis = part.hyper["axis"]
+
+    def onto_simplex(x: Array) -> Array:
+        rows = x.reshape(-1, x.shape[-1]) if axis is not None and x.ndim else x.reshape(1, -1)
+        return jax.vmap(projection_simplex)(rows).reshape(x.shape)
+
+    return lambda tree, step: jax.tree.map(onto_simplex, tree)
 
 
 def _beyond(prox: Callable[..., Any], params: Params, grads: ArrayTree) -> Any:

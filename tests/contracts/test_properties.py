@@ -195,6 +195,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
     (0, False, 0, "adam_mini scale_by_adam_mini adamc scale_by_came scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
+    (1, False, 0, "nonlinear_cg scale_by_nonlinear_cg"),
     (0, False, 0, "adana scale_by_adana"),
     (0, False, 0, "adafactor/torch adagrad/torch amsgrad/torch nadam/torch adafactor/layers novograd/layers"),
     (
@@ -232,6 +233,8 @@ UNSCALED = {
     "scale_by_apollo scale_by_muon muon/schatten scale_by_normuon scale_by_dion scale_by_dion2",
     "it leads to a number that the parameter holds, and is rounded as that is": "proximal_gradient",
     "a decay or a penalty that does not scale": "scion/constrained proximal",
+    "steps multiply the parameter": "mirror_descent",
+    "steps are mixed with points, which do not scale": "anderson",
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "

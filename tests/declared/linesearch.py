@@ -85,12 +85,35 @@ def _proximal(learning_rate: Any) -> Any:
     return gdjax.proximal(gdjax.adam(learning_rate), gdjax.prox.l1(0.1))
 
 
+def _anderson(learning_rate: Any) -> Any:
+    return gdjax.anderson(gdjax.sgd(learning_rate), 2)
+
+
+@gdjax.transform
+def _on_simplex(learning_rate: Any) -> gdjax.GradientTransformation:
+    """Mirror descent at parameters that are distributions, though those of the tests are not."""
+    tx, onto = gdjax.mirror_descent(learning_rate), lambda ps: jax.tree.map(_softmax, ps)
+    update = lambda updates, state, params=None, **extra: tx.update(updates, state, onto(params), **extra)
+    return gdjax.GradientTransformation(lambda params: tx.init(onto(params)), update)
+
+
+def _softmax(p: Any) -> Any:
+    if isinstance(p, jax.ShapeDtypeStruct) or not jnp.issubdtype(jnp.result_type(p), jnp.floating) or not jnp.size(p):
+        return p
+    wide = jnp.asarray(p).astype(numerics.at_least_float32(jnp.result_type(p)))
+    return jax.nn.softmax(wide, -1 if wide.ndim else None).astype(jnp.result_type(p))
+
+
 CASES = (
+    Case("anderson", _anderson, {"learning_rate": 0.1}, needs_params=True),
+    Case("mirror_descent", _on_simplex, {"learning_rate": 0.1}, needs_params=True, complex=False),
     Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
     Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
     Case("lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("nonlinear_cg", _dense("nonlinear_cg"), {"learning_rate": 0.1}),
+    Case("scale_by_nonlinear_cg", gdjax.scale_by_nonlinear_cg, fixed={"method": "dai-yuan"}, slow=True),
     Case("bfgs", _dense("bfgs"), {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_bfgs", _dense("bfgs", self_scaling=True), {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("bfgs/bounds", _dense("bfgs", bounds=(-3.0, 3.0)), {"learning_rate": 0.1}, needs_params=True, complex=False),
