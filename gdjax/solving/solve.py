@@ -189,7 +189,7 @@ def solve(
       the last steps alone
     """
     how = implicit.checked(LABEL, derivative)
-    params, make, tol = _checked(loss_fn, params, tx, args, steps, tol, check)
+    params, make, tol = checked(loss_fn, params, tx, args, steps, tol, check)
     loss, functions = objective.checked(LABEL, loss_fn, has_aux, None), objective.checked_functions(LABEL, extra_fns)
 
     def problem(args: Any) -> Problem:
@@ -198,7 +198,7 @@ def solve(
 
     def run(params: Params, args: Any) -> tuple[Params, OptState, Array, Array, Array]:
         """The end of the loop; the count and the status as floating numbers."""
-        end = _loop(problem(args), params, steps, tol)
+        end = loop(problem(args), params, steps, tol)
         return end.params, end.state, end.error, end.count.astype(tol.dtype), end.status.astype(tol.dtype)
 
     if isinstance(how, Implicit):
@@ -221,7 +221,7 @@ def solve(
     return Solution(x, value, error, count, status, aux)
 
 
-def _loop(problem: Problem, params: Params, steps: int | Array, tol: Array) -> Loop:
+def loop(problem: Problem, params: Params, steps: int | Array, tol: Array) -> Loop:
     norm = projected_norm(LABEL, problem.tx, params)
 
     def judged(p: Params, value: Array, grads: list[Array]) -> tuple[Array, Array]:
@@ -306,7 +306,7 @@ def _check_fixed_point(tx: Transform, params: Params) -> bool:
     return gradient_mapping(LABEL, tx, params) is not None
 
 
-def _checked(
+def checked(
     loss_fn: Any, params: Params, tx: Any, args: Any, steps: Any, tol: Any, check: Any
 ) -> tuple[Params, Callable[[Any], Transform], Array]:
     """The parameters as arrays, the optimizer as a function of args, and the tolerance."""
