@@ -150,7 +150,9 @@ from gdjax.schedules.powers import *
 from gdjax.schedules.ramp import *
 from gdjax.schedules.warmup import *
 from gdjax.solving.implicit import *
+from gdjax.solving.lagrangian import *
 from gdjax.solving.solve import *
+from gdjax.solving.solve_constrained import *
 from gdjax.training.diloco import *
 from gdjax.training.gradients import *
 from gdjax.training.loop import *

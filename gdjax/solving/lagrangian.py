@@ -100,16 +100,14 @@ def lagrangian(loss_fn: Function, equality: Function | None = None, inequality: 
 
     def loss(variables: dict[str, Any], *args: Any) -> Array:
         params, multipliers = variables["x"], variables["multipliers"]
-        f, c = problem.at(params, args)
-        product = lambda c, m: -m * c
-        return _total(f, each(product, product, c, problem.fit(multipliers, c)))
+        return problem.lagrangian(params, multipliers, args)
 
     return Lagrangian(init, loss)
 
 
 def augmented_lagrangian(
     loss_fn: Function, equality: Function | None = None, inequality: Function | None = None,
-    *, penalty: Scalar | None = None, growth: Scalar = 10.0, decrease: Scalar = 0.5, max_penalty: Scalar | None = None,
+    *, penalty: Scalar = 1.0, growth: Scalar = 10.0, decrease: Scalar = 0.5, max_penalty: Scalar | None = None,
 ) -> AugmentedLagrangian:  # fmt: skip
     """The augmented Lagrangian of Powell, Hestenes and Rockafellar, for the constraints h(x) = 0 and g(x) >= 0.
 
@@ -122,8 +120,7 @@ def augmented_lagrangian(
 
     Args:
       loss_fn, equality, inequality: f, h and g, as for `gdjax.lagrangian`.
-      penalty: the first rho, above 0. None is 10 max(1, |f|) / max(1, |h|^2 / 2 + |min(g, 0)|^2 / 2) at the
-        first parameters, but at least 1e-3 and at most 1e3.
+      penalty: the first rho, above 0.
       growth: above 1.
       decrease: between 0 and 1.
       max_penalty: the largest rho; None is 1 / (100 eps), 8e4 in float32 and 4.5e13 in float64.
@@ -160,10 +157,7 @@ def augmented_lagrangian(
     def init(params: Params, *args: Any) -> AugmentedLagrangianState:
         f, c = problem.at(params, args)
         dtype = widest_real((f, c))
-        broken = each(lambda c: c, lambda c: jnp.minimum(c, 0), c)
-        first = 10 * jnp.maximum(1, jnp.abs(f)) / jnp.maximum(1, tree.norm(broken, squared=True).astype(f.dtype) / 2)
-        first = jnp.clip(jnp.nan_to_num(first, nan=10.0), 1e-3, 1e3)
-        rho = jnp.asarray(first if penalty is None else penalty).astype(dtype)
+        rho = jnp.asarray(penalty).astype(dtype)
         zeros = jax.tree.map(jnp.zeros_like, c)
         return AugmentedLagrangianState(zeros, rho, jnp.full((), jnp.inf, dtype))
 
@@ -185,7 +179,7 @@ def augmented_lagrangian(
         missed = each(lambda c, m: c, lambda c, m: jnp.minimum(c, m / rho(c)), c, multipliers)
         violation = largest(missed, old.dtype)
         number = lambda x: jnp.asarray(x).astype(old.dtype)
-        most = number(1 / (100 * jnp.finfo(old.dtype).eps) if max_penalty is None else max_penalty)
+        most = number(largest_penalty(old.dtype) if max_penalty is None else max_penalty)
         grown = jnp.maximum(state.penalty, jnp.minimum(number(growth) * state.penalty, most))
         enough = violation <= number(decrease) * old
         return AugmentedLagrangianState(new, jnp.where(enough, state.penalty, grown), violation)
@@ -206,6 +200,11 @@ class Constrained(NamedTuple):
 
     def constraints_at(self, params: Params, args: Any) -> dict[str, Any]:
         return {name: f and self.checked(name, f(params, *args)) for name, f in self.constraints.items()}
+
+    def lagrangian(self, params: Params, multipliers: Any, args: Any) -> Array:
+        f, c = self.at(params, args)
+        product = lambda c, m: -m * c
+        return _total(f, each(product, product, c, self.fit(multipliers, c)))
 
     def checked(self, name: str, result: ArrayTree) -> Any:
         """What the constraint returned, as arrays."""
@@ -251,6 +250,10 @@ def each(equal: Function, at_least: Function, *trees: dict[str, Any]) -> dict[st
 def largest(c: ArrayTree, dtype: Any) -> Array:
     """The largest size of a number in a tree; 0 where there is none."""
     return jnp.maximum(tree.norm(c, "inf"), 0).astype(dtype)
+
+
+def largest_penalty(dtype: Any) -> float:
+    return 0.01 / float(jnp.finfo(dtype).eps)
 
 
 def _total(f: Array, terms: ArrayTree) -> Array:
