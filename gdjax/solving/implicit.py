@@ -101,7 +101,7 @@ def implicit(
         x, numbers = root(*primals)
         _, args, _, of_condition = primals
         change = tangents[1], tangents[3]
-        b = jax.jvp(lambda a, c: condition(x, a, *c), (args, of_condition), change)[1]
+        b = jax.jvp(lambda a, c: _together(condition(x, a, *c)), (args, of_condition), change)[1]
 
         def A(v: Reals) -> Reals:
             Av = jax.jvp(lambda x: condition(x, args, *of_condition), (x,), (v,))[1]
@@ -113,6 +113,13 @@ def implicit(
 
     x, numbers = root(start, args, of_run, of_condition)
     return with_real_leaves(start, x), *numbers
+
+
+def _together(xs: Reals) -> Reals:
+    """The same, each a function of all: a leaf that no argument moves has no cotangent, and its equations need one."""
+    gaps: Gaps = [None] * len(xs)
+    ys = as_leaves(as_vector(xs, gaps, widest_real(xs)), xs, gaps)
+    return [y.astype(x.dtype) for x, y in zip(xs, ys, strict=True)]
 
 
 def solved(A: Callable[[Reals], Reals], b: Reals, how: Implicit, symmetric: bool) -> Reals:
