@@ -94,6 +94,7 @@ from gdjax.optimizers.apollo import *
 from gdjax.optimizers.bfgs import *
 from gdjax.optimizers.came import *
 from gdjax.optimizers.cocob import *
+from gdjax.optimizers.constrained import *
 from gdjax.optimizers.dadaptation import *
 from gdjax.optimizers.dion import *
 from gdjax.optimizers.dion2 import *

@@ -136,7 +136,7 @@ def augmented_lagrangian(
       >>> al = gdjax.augmented_lagrangian(lambda x: jnp.sum(x**2), inequality=lambda x: x[0] - 1)
       >>> x = jnp.zeros(2)
       >>> state = al.init(x)
-      >>> for _ in range(5):
+      >>> for _ in range(10):
       ...     x = gdjax.solve(al.loss, x, gdjax.lbfgs(), state).params
       ...     state = al.update(x, state)
       >>> print(x.round(3), state.multipliers["inequality"].round(3))

@@ -129,16 +129,16 @@ def solve_constrained(
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
       >>> def nearest(budget):  # the point of the simplex of size `budget` that is nearest to a
-      ...     a = jnp.array([0.5, 1.0, -1.0])
+      ...     a = jnp.array([0.5, 1.5])
       ...     return gdjax.solve_constrained(
-      ...         lambda x: jnp.sum((x - a) ** 2) / 2, jnp.zeros(3), equality=lambda x: x.sum() - budget,
+      ...         lambda x: jnp.sum((x - a) ** 2) / 2, jnp.zeros(2), equality=lambda x: x.sum() - budget,
       ...         inequality=lambda x: x,
       ...     )
-      >>> solution = jax.jit(nearest)(1.0)
+      >>> solution = jax.jit(nearest)(2.0)
       >>> print(solution.params.round(2), solution.message)
-      [0.25 0.75 0.  ] converged
-      >>> print(jax.jacrev(lambda b: nearest(b).params)(1.0).round(2))
-      [0.5 0.5 0. ]
+      [0.5 1.5] converged
+      >>> print(jax.jacrev(lambda b: nearest(b).params)(2.0).round(2))
+      [0.5 0.5]
 
     Reference:
       Birgin & Martínez 2014, Practical augmented Lagrangian methods for constrained optimization, Algorithm 4.1,
