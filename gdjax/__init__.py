@@ -95,6 +95,7 @@ from gdjax.optimizers.apollo import *
 from gdjax.optimizers.bfgs import *
 from gdjax.optimizers.came import *
 from gdjax.optimizers.cocob import *
+from gdjax.optimizers.constrained import *
 from gdjax.optimizers.dadaptation import *
 from gdjax.optimizers.dion import *
 from gdjax.optimizers.dion2 import *
@@ -153,7 +154,9 @@ from gdjax.schedules.powers import *
 from gdjax.schedules.ramp import *
 from gdjax.schedules.warmup import *
 from gdjax.solving.implicit import *
+from gdjax.solving.lagrangian import *
 from gdjax.solving.solve import *
+from gdjax.solving.solve_constrained import *
 from gdjax.training.diloco import *
 from gdjax.training.gradients import *
 from gdjax.training.loop import *

@@ -102,7 +102,7 @@ def implicit(
         x, numbers = root(*primals)
         _, args, _, of_condition = primals
         change = tangents[1], tangents[3]
-        b = jax.jvp(lambda a, c: condition(x, a, *c), (args, of_condition), change)[1]
+        b = jax.jvp(lambda a, c: _together(condition(x, a, *c)), (args, of_condition), change)[1]
 
         def A(v: Reals) -> Reals:
             Av = jax.jvp(lambda x: condition(x, args, *of_condition), (x,), (v,))[1]
@@ -130,6 +130,13 @@ def without_closures(f: Callable[..., Any], *args: Any) -> tuple[Callable[..., A
         return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, values))(*jax.tree.leaves(own)))
 
     return free, closed.consts
+
+
+def _together(xs: Reals) -> Reals:
+    """The same, each a function of all: a leaf that no argument moves has no cotangent, and its equations need one."""
+    gaps: Gaps = [None] * len(xs)
+    ys = as_leaves(as_vector(xs, gaps, widest_real(xs)), xs, gaps)
+    return [y.astype(x.dtype) for x, y in zip(xs, ys, strict=True)]
 
 
 def solved(A: Callable[[Reals], Reals], b: Reals, how: Implicit, symmetric: bool) -> Reals:

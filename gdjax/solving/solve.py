@@ -191,7 +191,7 @@ def solve(
       the last steps alone
     """
     how = implicit.checked(LABEL, derivative)
-    params, make, tol = _checked(loss_fn, params, tx, args, steps, tol, check)
+    params, make, tol = checked(LABEL, loss_fn, params, tx, args, steps, tol, check)
     loss, functions = objective.checked(LABEL, loss_fn, has_aux, None), objective.checked_functions(LABEL, extra_fns)
 
     def problem(args: Any) -> Problem:
@@ -200,14 +200,14 @@ def solve(
 
     def run(params: Params, args: Any) -> tuple[Params, OptState, Array, Array, Array]:
         """The end of the loop; the count and the status as floating numbers."""
-        end = _loop(problem(args), params, steps, tol)
+        end = loop(problem(args), params, steps, tol)
         return end.params, end.state, end.error, end.count.astype(tol.dtype), end.status.astype(tol.dtype)
 
     if isinstance(how, Implicit):
-        mapped = _check_fixed_point(make(args), params)
+        mapped = check_fixed_point(LABEL, make(args), params)
         run_to_average = lambda p, a: _averaged(make(a), *run(p, a))
         counts = lambda numbers: (check != "nan") | _converged(numbers[-1])
-        condition = lambda x, a: _condition(problem(a), params, x)
+        condition = lambda x, a: gradient_condition(problem(a), params, x)
         x, *numbers = implicit.implicit(run_to_average, condition, params, args, how, not mapped, counts)
     else:
         free, of_run = implicit.without_closures(run, params, args)
@@ -223,7 +223,7 @@ def solve(
     return Solution(x, value, error, count, status, aux)
 
 
-def _loop(problem: Problem, params: Params, steps: int | Array, tol: Array) -> Loop:
+def loop(problem: Problem, params: Params, steps: int | Array, tol: Array) -> Loop:
     norm = projected_norm(LABEL, problem.tx, params)
 
     def judged(p: Params, value: Array, grads: list[Array]) -> tuple[Array, Array]:
@@ -272,7 +272,7 @@ def _converged(status: Array) -> Array:
     return (status == CONVERGED) | (status == STEADY)
 
 
-def _condition(problem: Problem, params: Params, x: Reals) -> Reals:
+def gradient_condition(problem: Problem, params: Params, x: Reals) -> Reals:
     """What is 0 at the solution x: the gradient, or the gradient mapping."""
     p = implicit.with_real_leaves(params, x)
     value, grads = problem.value_and_grad(p)
@@ -296,42 +296,42 @@ def _unrolled(problem: Problem, params: Params, state: OptState, steps: int) -> 
     return jax.lax.scan(step, implicit.constant((params, state)), length=steps)[0]
 
 
-def _check_fixed_point(tx: Transform, params: Params) -> bool:
+def check_fixed_point(label: str, tx: Transform, params: Params) -> bool:
     """Whether the solution is the fixed point of a map and no zero of the gradient; raises where it is neither."""
-    for part in parts_of(LABEL, tx, params):
+    for part in parts_of(label, tx, params):
         decay = (part.hyper if part.rule else part.arguments).get("weight_decay")
         if decay is not None and not (isinstance(decay, checks.NUMBER) and decay == 0):
             raise ValueError(
-                f"{LABEL}: {part.name} decays weights, so that it does not end where the gradient is 0, and "
+                f"{label}: {part.name} decays weights, so that it does not end where the gradient is 0, and "
                 "derivative='implicit' would be wrong: add the penalty weight / 2 |p|^2 to the loss and take "
                 "weight_decay=0, or pass derivative='unrolled'"
             )
-    return gradient_mapping(LABEL, tx, params) is not None
+    return gradient_mapping(label, tx, params) is not None
 
 
-def _checked(
-    loss_fn: Any, params: Params, tx: Any, args: Any, steps: Any, tol: Any, check: Any
+def checked(
+    label: str, loss_fn: Any, params: Params, tx: Any, args: Any, steps: Any, tol: Any, check: Any
 ) -> tuple[Params, Callable[[Any], Transform], Array]:
     """The parameters as arrays, the optimizer as a function of args, and the tolerance."""
     if not callable(loss_fn):
-        raise TypeError(f"{LABEL}: loss_fn must be a function of the parameters, got {loss_fn!r}")
-    checks.leaves(LABEL, "params", params)
+        raise TypeError(f"{label}: loss_fn must be a function of the parameters, got {loss_fn!r}")
+    checks.leaves(label, "params", params)
     if isinstance(steps, checks.NUMBER):
-        checks.structural(LABEL, "steps", steps, 0)
+        checks.structural(label, "steps", steps, 0)
     if check not in (None, "warn", "nan"):
-        raise ValueError(f"{LABEL}: check must be None, 'warn' or 'nan', got {check!r}")
+        raise ValueError(f"{label}: check must be None, 'warn' or 'nan', got {check!r}")
     params = _strong(params)
     if not _floating(params):
         dtypes = ", ".join(sorted({str(x.dtype) for x in jax.tree.leaves(params)})) or "no leaf"
-        raise TypeError(f"{LABEL}: params have no floating number to move ({dtypes}): write 1.0 for 1")
+        raise TypeError(f"{label}: params have no floating number to move ({dtypes}): write 1.0 for 1")
     dtype = widest_real(params)
     if isinstance(tol, checks.NUMBER) and not tol >= 0:
-        raise ValueError(f"{LABEL}: tol must be at least 0, got {tol}")
+        raise ValueError(f"{label}: tol must be at least 0, got {tol}")
     tol = jnp.finfo(dtype).eps ** 0.5 if tol is None else tol
 
     def make(args: Any) -> Transform:
         made: Any = tx if misuse.is_transform(tx) or not callable(tx) else tx(*args)
-        return base.check_transform(LABEL, "tx", made)
+        return base.check_transform(label, "tx", made)
 
     make(args)
     return params, make, jnp.asarray(tol).astype(dtype)

@@ -1,0 +1,182 @@
+"""`solve_constrained` and the Lagrangians: SciPy, the conditions of a minimum, finite differences, plain NumPy."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+import gdjax
+
+START = jnp.array([1.0, 5.0, 5.0, 1.0])
+
+
+def hs71(a: Any, **kwargs: Any) -> Any:
+    """Problem 71 of Hock & Schittkowski, with the right sides multiplied by a."""
+    return gdjax.solve_constrained(
+        lambda x, a: x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2], START.astype(float), a,
+        equality=lambda x, a: jnp.sum(x**2) - 40 * a[0], inequality=lambda x, a: jnp.prod(x) - 25 * a[1],
+        bounds=(1.0, 5.0), **kwargs,
+    )  # fmt: skip
+
+
+def test_hs71_and_its_derivatives():
+    """The value of the book; finite differences; the multipliers are derivatives of the least value."""
+    with jax.enable_x64(True):
+
+        def numbers(a):
+            s = hs71(a, tol=1e-10)
+            return jnp.concatenate([s.params, jnp.stack([*s.multipliers.values(), s.value])]), s
+
+        f = jax.jit(numbers)
+        out, s = f(jnp.ones(2))
+        assert s.message == "converged" and bool(s.converged) and 0 < s.steps < 200 and s.error <= 1e-10
+        assert s.infeasibility <= 1e-10
+        np.testing.assert_allclose(s.value, 17.0140173, atol=1e-7)
+        assert s.params[0] == 1 and s.multipliers["inequality"] > 0
+        h = 1e-4
+        expected = jnp.stack([(f(1 + h * e)[0] - f(1 - h * e)[0]) / (2 * h) for e in jnp.eye(2)], 1)
+        for derivative in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(derivative(lambda a: numbers(a)[0])(jnp.ones(2)), expected, atol=1e-5)
+        slopes = [40 * s.multipliers["equality"], 25 * s.multipliers["inequality"]]
+        np.testing.assert_allclose(expected[-1], slopes, atol=1e-5)
+
+
+def test_trees_in_float32_as_slsqp_and_under_vmap():
+    """An inactive and an active inequality, trees of parameters and constraints, several right sides at once."""
+    weights = np.array([1.0, 2.0, 3.0])
+
+    def loss(p):
+        return jnp.sum(jnp.asarray(weights, jnp.float32) * (p["w"] - 1) ** 2) + jnp.exp(p["b"])
+
+    def found(b):
+        return gdjax.solve_constrained(
+            loss, {"w": jnp.zeros(3), "b": jnp.zeros(()), "n": jnp.arange(2), "none": None},
+            equality=lambda p: {"sum": p["w"].sum() - b}, inequality=lambda p: [p["b"] + 1, 2 - p["w"]],
+        )  # fmt: skip
+
+    solutions = jax.jit(jax.vmap(found))(jnp.array([1.0, 2.0]))
+    for i, b in enumerate((1.0, 2.0)):
+        peer = minimize(
+            lambda x: weights @ (x[:3] - 1) ** 2 + np.exp(x[3]), np.zeros(4), method="SLSQP",
+            constraints=[{"type": "eq", "fun": lambda x, b=b: x[:3].sum() - b}, {"type": "ineq", "fun": lambda x: x[3] + 1}],
+        )  # fmt: skip
+        np.testing.assert_allclose(solutions.params["w"][i], peer.x[:3], atol=2e-3)
+        np.testing.assert_allclose(solutions.params["b"][i], -1, atol=2e-3)
+    assert solutions.params["w"].dtype == jnp.float32 and (solutions.params["n"] == jnp.arange(2)).all()
+    assert (solutions.message == "converged").all() and (solutions.multipliers["inequality"][1] == 0).all()
+    np.testing.assert_allclose(solutions.multipliers["inequality"][0], np.exp(-1), atol=2e-3)
+
+
+def test_the_augmented_lagrangian_is_that_of_the_book():
+    rng = np.random.default_rng(0)
+    h, g, lam, mu, rho = rng.normal(size=2), rng.normal(size=5), rng.normal(size=2), rng.uniform(size=5), 3.0
+    al = gdjax.augmented_lagrangian(
+        lambda x: x, lambda x: jnp.asarray(h, x.dtype) * x, lambda x: {"g": jnp.asarray(g, x.dtype) * x}, penalty=rho
+    )
+    with jax.enable_x64(True):
+        x = jnp.asarray(1.0)
+        first = al.init(x)
+        assert first.penalty == rho and (first.multipliers["equality"] == 0).all()
+        state = first._replace(multipliers={"equality": jnp.asarray(lam), "inequality": {"g": jnp.asarray(mu)}})
+        by_hand = 1 - lam @ h + rho / 2 * h @ h
+        by_hand += sum((max(0, m - rho * c) ** 2 - m**2) / (2 * rho) for c, m in zip(g, mu, strict=True))
+        np.testing.assert_allclose(al.loss(x, state), by_hand, rtol=1e-12)
+        new = al.update(x, state)
+        np.testing.assert_allclose(new.multipliers["equality"], lam - rho * h, rtol=1e-12)
+        np.testing.assert_allclose(new.multipliers["inequality"]["g"], np.maximum(0, mu - rho * g), rtol=1e-12)
+        violation = max(np.abs(h).max(), np.abs(np.minimum(g, mu / rho)).max())
+        np.testing.assert_allclose(new.violation, violation, rtol=1e-12)
+        assert new.penalty == rho  # of the first update there is none to compare with
+        for share, penalty in ((0.51, 10 * rho), (0.49, rho)):
+            before = state._replace(violation=jnp.asarray(violation / share))
+            assert al.update(x, before).penalty == penalty
+        most = al.update(x, state._replace(violation=jnp.asarray(violation), penalty=jnp.asarray(1e13)))
+        np.testing.assert_allclose(most.penalty, 0.01 / np.finfo(float).eps, rtol=1e-12)
+
+
+def test_the_lagrangian():
+    game = gdjax.lagrangian(lambda x, a: a * jnp.sum(x**2), lambda x, a: x[0] - a, lambda x, a: x[1:])
+    tree = game.init(jnp.array([1.0, 2.0, 3.0]), jnp.float32(2.0))
+    assert (tree["multipliers"]["inequality"] == jnp.zeros(2)).all()
+    tree["multipliers"] = {"equality": jnp.float32(5.0), "inequality": jnp.array([1.0, 2.0])}
+    assert game.loss(tree, jnp.float32(2.0)) == 28 - 5 * (1 - 2) - (2 + 6)
+
+
+STATUSES = {
+    "infeasible": (lambda x: jnp.sum(x**2), lambda x: jnp.stack([x[0] - 1, -x[0]]), 5),
+    "not finite at the start": (lambda x: jnp.sum(jnp.log(x - 1)), lambda x: x - 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", STATUSES)
+def test_the_status_of_what_has_no_solution(name):
+    loss, inequality, status = STATUSES[name]
+    with jax.enable_x64(True):
+        s = jax.jit(lambda x: gdjax.solve_constrained(loss, x, inequality=inequality))(jnp.full(2, 0.25))
+    assert s.status == status and not s.converged
+    assert s.infeasibility >= 0.5 and s.message == ("the constraints seem to have no solution", "not finite")[status == 2]
+
+
+def test_a_search_leaves_no_domain_and_a_run_away_is_undone():
+    """log is NaN beyond 0; x^3 falls without end where the penalty is too small for x >= -1."""
+    with jax.enable_x64(True):
+        centre = jax.jit(
+            lambda b: gdjax.solve_constrained(lambda x: -jnp.log(x).sum(), jnp.full(2, 8.0), equality=lambda x: x.sum() - b)
+        )(1.0)
+        assert centre.message == "converged"
+        np.testing.assert_allclose(centre.params, [0.5, 0.5], atol=1e-7)
+        np.testing.assert_allclose(centre.multipliers["equality"], -2, atol=1e-6)
+        cubic = jax.jit(
+            lambda x: gdjax.solve_constrained(lambda x: x**3, x, inequality=lambda x: x + 1, penalty=0.1)
+        )(-0.5)
+        assert cubic.message == "converged"
+        np.testing.assert_allclose([cubic.params, cubic.multipliers["inequality"]], [-1, 3], atol=1e-6)
+
+
+def test_any_optimizer_and_bounds_of_its_own():
+    a = jnp.array([2.0, 0.5])
+    run = lambda **kwargs: gdjax.solve_constrained(
+        lambda x: jnp.sum((x - a) ** 2), jnp.zeros(2), equality=lambda x: x.sum() - 1, **kwargs
+    )
+    np.testing.assert_allclose(run(tx=gdjax.sgd(0.1)).params, [1.25, -0.25], atol=2e-3)
+    np.testing.assert_allclose(run(tx=gdjax.lbfgs(bounds=(0.0, None))).params, [1, 0], atol=2e-3)
+    np.testing.assert_allclose(run(bounds=(0.0, None)).params, [1, 0], atol=2e-3)
+
+
+def good(x):
+    return x.sum()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "match"),
+    [
+        (lambda f: f(good, jnp.ones(2)), ValueError, "there is no constraint"),
+        (lambda f: f(good, jnp.ones(2), equality=3), TypeError, "equality must be a function"),
+        (lambda f: f(good, jnp.ones(2), inequality=lambda x: x > 1), TypeError, "inequality has dtype bool.*difference"),
+        (lambda f: f(good, jnp.ones(2), equality=lambda x: {"a": x * 1j}), TypeError, r"equality\['a'\] has dtype complex"),
+        (lambda f: f(good, jnp.ones(2), equality=lambda x: None), TypeError, "equality returned None"),
+        (lambda f: f(good, jnp.arange(2), equality=good), TypeError, "params have no floating number"),
+        (lambda f: f(lambda x: x, jnp.ones(2), equality=good), TypeError, "must return a real scalar"),
+        (lambda f: f(good, jnp.ones(2), equality=good, tx=gdjax.bfgs(), bounds=(0.0, 1.0)), ValueError, "bounds are those"),
+        (lambda f: f(good, jnp.ones(2), equality=good, derivative="unrolled"), ValueError, "derivative must be"),
+        (lambda f: f(good, jnp.ones(2), equality=good, tol=-1.0), ValueError, "tol must be at least 0"),
+        (lambda f: f(good, jnp.ones(2), equality=good, tx=gdjax.adamw(0.1)), ValueError, "decays weights"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_function(call, kind, match):
+    with pytest.raises(kind, match=f"gdjax.solve_constrained: .*{match}"):
+        jax.eval_shape(lambda: call(gdjax.solve_constrained))
+
+
+def test_errors_of_the_lagrangians():
+    for make in (gdjax.lagrangian, gdjax.augmented_lagrangian):
+        with pytest.raises(ValueError, match=f"gdjax.{make.__name__}: there is no constraint"):
+            make(good)
+    with pytest.raises(ValueError, match="growth must be between 1 and inf, got 1"):
+        gdjax.augmented_lagrangian(good, good, growth=1)
+    al = gdjax.augmented_lagrangian(good, lambda x: x)
+    with pytest.raises(ValueError, match=r"multipliers\['equality'\] has shape \(3,\), and the constraint returns \(2,\)"):
+        al.loss(jnp.ones(2), al.init(jnp.ones(3)))
