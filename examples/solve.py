@@ -22,7 +22,7 @@ TRUE = jnp.array([3.0, -2.0, 1.0, 0.5] + [0.0] * (FEATURES - 4))
 Array = jax.Array
 
 
-def regression(seed: int, n: int = 30) -> tuple[Array, Array]:
+def regression(seed: int, n: int = 18) -> tuple[Array, Array]:
     """Features, and a target that depends on four of them, with noise."""
     x, noise = (jax.random.normal(key, s) for key, s in zip(keys(seed), ((n, FEATURES), (n,)), strict=True))
     return x, x @ TRUE + 2 * noise
@@ -56,13 +56,13 @@ def ridge(log_weight: Array) -> Array:
     return squares(gdjax.solve(loss, jnp.zeros(FEATURES), gdjax.bfgs()).params, *regression(1))
 
 
-def machine(log_c: Array) -> Array:
-    """The validation loss of a support vector machine, by its dual: 0 <= alpha <= C."""
+def machine(log_width: Array) -> Array:
+    """The validation loss of a support vector machine with a Gaussian kernel, by its dual: 0 <= alpha <= 10."""
     (a, s), (b, t) = moons(0), moons(1)
-    kernel = lambda x, y: jnp.exp(-2 * jnp.sum((x[:, None] - y[None]) ** 2, -1))
+    kernel = lambda x, y: jnp.exp(-jnp.exp(-2 * log_width) * jnp.sum((x[:, None] - y[None]) ** 2, -1))
     K = s[:, None] * kernel(a, a) * s[None] + 1e-3 * jnp.eye(len(s))
     dual = lambda alpha: alpha @ K @ alpha / 2 - alpha.sum()
-    tx = gdjax.bfgs(bounds=(0.0, jnp.exp(log_c)))
+    tx = gdjax.bfgs(bounds=(0.0, 10.0))
     alpha = gdjax.solve(dual, jnp.zeros(len(s)), tx, steps=300).params
     return jnp.mean(jax.nn.softplus(-t * (kernel(b, a) @ (s * alpha))))
 
@@ -71,7 +71,9 @@ def descent(loss: Callable[[Array], Array], start: float, rate: float, steps: in
     """(steps + 1, 2) the hyperparameter and the loss after each step."""
     way = []
     note = lambda step, h, state, metrics: way.append((float(h), float(metrics["loss"])))
-    gdjax.minimize(loss, jnp.array(start), gdjax.adam(rate), steps=steps, callback=note)
+    gdjax.minimize(
+        loss, jnp.array(start), gdjax.adam(gdjax.cosine_decay_schedule(rate, steps)), steps=steps, callback=note
+    )
     at = np.array([start, *(h for h, _ in way)])
     return np.stack([at, jax.jit(jax.vmap(loss))(jnp.asarray(at))], 1)
 
@@ -89,7 +91,10 @@ def draw(tiny: bool = False) -> tuple[Figure, dict[str, Any]]:
     left.invert_xaxis()
     plain(left, "The path of the lasso")
     found: dict[str, Any] = {"path": path}
-    tasks = {"ridge": (ridge, -6.0, 3.0, "log of the penalty"), "SVM": (machine, 4.0, 3.0, "log of C")}
+    tasks = {
+        "ridge": (ridge, -6.0, 1.5, "log of the penalty"),
+        "SVM": (machine, -2.0, 1.0, "log of the width of the kernel"),
+    }
     for ax, (name, (loss, start, width, label)) in zip(others, tasks.items(), strict=True):
         way = descent(loss, start, 0.5, steps)
         grid = jnp.linspace(way[:, 0].min() - width, way[:, 0].max() + width, points)

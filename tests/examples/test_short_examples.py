@@ -40,6 +40,7 @@ SHORT = {
     "langevin": "samples of 32 chains",
     "pinn": "SSBroyden",
     "diloco": "H = 32, streaming",
+    "solve": "SVM: validation loss",
 }
 
 
