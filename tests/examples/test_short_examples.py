@@ -41,6 +41,7 @@ SHORT = {
     "pinn": "SSBroyden",
     "diloco": "H = 32, streaming",
     "solve": "SVM: validation loss",
+    "from_jaxopt": "sparse coding: mean squared error",
 }
 
 
