@@ -263,16 +263,20 @@ class OptaxSolver(Solver):
         return self.opt
 
 
+TUPLES = "box hyperplane halfspace affine_set polyhedron box_section".split()
+
+
 def projections() -> dict[str, Any]:
     p = gdjax.projections
+    has = lambda name: hasattr(p, f"projection_{name}")
     plain = "simplex l1_sphere l1_ball l2_sphere l2_ball linf_ball hypercube".split()
     found = {f"projection_{name}": getattr(p, f"projection_{name}") for name in plain}
-    tuples = "box hyperplane halfspace affine_set polyhedron box_section".split()
-    for name in (f"projection_{t}" for t in tuples):
-        if hasattr(p, name):
-            found[name] = lambda x, hyper, f=getattr(p, name): f(x, *hyper)
-    found["projection_non_negative"] = lambda x, hyper=None: p.projection_non_negative(x)
-    return {name: functools.partial(f) for name, f in found.items()}
+    found |= {f"projection_{name}": _unpacked(getattr(p, f"projection_{name}")) for name in TUPLES if has(name)}
+    return found | {"projection_non_negative": lambda x, hyper=None: p.projection_non_negative(x)}
+
+
+def _unpacked(f: Any) -> Any:
+    return lambda x, hyper, **_: f(x, *hyper)
 
 
 def proxes() -> dict[str, Any]:
@@ -297,7 +301,7 @@ def proxes() -> dict[str, Any]:
         "prox_elastic_net": elastic,
         "prox_group_lasso": group,
         "make_prox_from_projection": lambda projection: (
-            lambda x, hyper=None, scaling=1.0: p.from_projection(lambda tree: projection(tree, hyper))(x, scaling)
+            lambda x, hyper=None, scaling=1.0: p.from_projection(projection, *([] if hyper is None else [hyper]))(x)
         ),
     }
 
