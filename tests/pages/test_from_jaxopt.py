@@ -32,7 +32,7 @@ COMING += ["projection_transport", "projection_birkhoff", "solve_constrained"]
 def rows() -> list[tuple[str, str, str]]:
     """The module of the heading, and the first two cells."""
     found = []
-    for part in PAGE.read_text("utf-8").partition("## The names")[2].split("\n### ")[1:]:
+    for part in PAGE.read_text("utf-8").partition("## The names")[2].partition("\n## ")[0].split("\n### ")[1:]:
         heading = part.partition("\n")[0]
         for line in part.splitlines():
             if line.startswith("| `"):
