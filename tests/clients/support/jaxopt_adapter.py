@@ -244,7 +244,7 @@ class LeastSquares(Solver):
         return {"residual_fn": self.residuals}
 
     def optimizer(self, hyper: Any) -> Any:
-        return gdjax.gauss_newton()
+        return gdjax.gauss_newton(decrease_tol=0.0)  # to the tolerance, as JAXopt
 
 
 class PolyakSGD(Solver):
@@ -310,12 +310,12 @@ def losses() -> dict[str, Any]:
     integer = gdjax.softmax_cross_entropy_with_integer_labels
     signed = lambda label: 2 * jnp.asarray(label) - 1
     found = {
-        "huber_loss": lambda target, pred, delta=1.0: gdjax.huber_loss(pred, target, delta=delta),
+        "huber_loss": lambda target, pred, delta=1.0: gdjax.huber_loss(jnp.asarray(pred, float), target, delta=delta),
         "binary_logistic_loss": lambda label, logit: gdjax.sigmoid_binary_cross_entropy(logit, label),
         "binary_sparsemax_loss": lambda label, logit: gdjax.losses.sparsemax_loss(logit, label),
         "binary_hinge_loss": lambda label, score: gdjax.hinge_loss(score, signed(label)),
         "binary_perceptron_loss": lambda label, score: gdjax.losses.perceptron_loss(score, signed(label)),
-        "multiclass_logistic_loss": lambda label, logits: integer(logits, jnp.asarray(label)),
+        "multiclass_logistic_loss": lambda label, logits: integer(jnp.asarray(logits, float), jnp.asarray(label)),
         "make_fenchel_young_loss": lambda f: (
             lambda y, scores, *args, **kwargs: gdjax.losses.make_fenchel_young_loss(f)(scores, y, *args, **kwargs)
         ),
@@ -329,26 +329,30 @@ def losses() -> dict[str, Any]:
 def perturbed() -> dict[str, Any]:
     make = gdjax.perturbations.make_perturbed_fun
 
-    def of(f: Any, num_samples: int = 1000, sigma: Any = 0.1, noise: Any = None, control_variate: bool = True) -> Any:
-        smooth = make(f, num_samples, sigma, noise or gdjax.perturbations.Gumbel(), control_variate)
-        return lambda x, rng: smooth(rng, x)
+    def of(fun: Any, num_samples: int = 1000, sigma: Any = 0.1, noise: Any = None, control_variate: bool = True) -> Any:
+        smooth = make(fun, num_samples, sigma, noise or gdjax.perturbations.Gumbel(), control_variate)
+        return lambda inputs, rng: smooth(rng, inputs)
 
-    def of_max(argmax: Any, num_samples: int = 1000, sigma: Any = 0.1, noise: Any = None, **_: Any) -> Any:
-        return of(lambda x: jnp.sum(argmax(x) * x), num_samples, sigma, noise)
+    def of_argmax(argmax_fun: Any, *args: Any, **kwargs: Any) -> Any:
+        return of(argmax_fun, *args, **kwargs)
+
+    def of_max(argmax_fun: Any, *args: Any, **kwargs: Any) -> Any:
+        return of(lambda x: jnp.sum(argmax_fun(x) * x), *args, **kwargs)
 
     return {
         "Normal": gdjax.perturbations.Normal,
         "Gumbel": gdjax.perturbations.Gumbel,
         "make_perturbed_fun": of,
-        "make_perturbed_argmax": of,
+        "make_perturbed_argmax": of_argmax,
         "make_perturbed_max": of_max,
     }
 
 
 def trees() -> dict[str, Any]:
     t = gdjax.tree
-    found: dict[str, Any] = {f"tree_{n}": getattr(t, n) for n in "add sub mul div vdot sum conj real where".split()}
+    found: dict[str, Any] = {f"tree_{n}": getattr(t, n) for n in "add sub mul div vdot sum conj real".split()}
     return found | {
+        "tree_where": lambda *trees: t.where(*jaxopt.tree_util.broadcast_pytrees(*trees)),
         "tree_zeros_like": t.zeros_like,
         "tree_ones_like": t.ones_like,
         "tree_scalar_mul": t.scale,
