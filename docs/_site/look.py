@@ -55,6 +55,7 @@ WANTED = (
     ("SOAP", "kronecker/", 1),
     ("PyTorch", "from_pytorch/", 1),
     ("Optax", "from_optax/", 1),
+    ("JAXopt", "from_jaxopt/", 1),
 )
 UNWANTED = "benchmarks/results/", "CHANGELOG/"
 # Runs in the browser: each page in a frame of the width asked for, so that it lays itself out as in a window.

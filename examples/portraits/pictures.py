@@ -24,7 +24,7 @@ HEAD = """# Gallery
 Every optimizer on two landscapes, Rosenbrock's curved valley and Beale's flat one: {steps} steps from the square. The
 star is the minimum. The rate is constant, the one of {rates} that gets low soonest and stays there.
 Two numbers without noise show how a method moves, and little of how it trains a network. Below are the
-[schedules](#schedules).
+[schedules](#schedules), and [solutions](#solve).
 
 `python examples/gallery.py` draws the pictures and writes this page. `gdjax.plots` draws your own
 ([train_and_sweep.md](train_and_sweep.md)).
@@ -77,10 +77,19 @@ def curve(file: Path, name: str, schedules: Mapping[str, Any], steps: int) -> No
     save(figure, file)
 
 
+SOLVE = """## Solve
+
+The path of the lasso, and a ridge and a support vector machine tuned by the derivative of a validation loss through
+[`solve`](solve.md). `python examples/solve.py` draws them.
+
+![The path of the lasso, and two machines tuned by gradients](images/examples/solve.png)
+"""
+
+
 def page(optimizers: list[str], schedules: list[str], steps: int, rates: str) -> str:
     """The text of `gallery.md`."""
     parts = [HEAD.format(steps=steps, rates=rates), "## Optimizers\n", _table(optimizers, 2)]
-    return "\n".join([*parts, "\n## Schedules\n", _table(schedules, 2)]) + "\n"
+    return "\n".join([*parts, "\n## Schedules\n", _table(schedules, 2), "\n" + SOLVE])
 
 
 def _table(names: list[str], columns: int) -> str:

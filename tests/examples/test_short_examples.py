@@ -40,6 +40,8 @@ SHORT = {
     "langevin": "samples of 32 chains",
     "pinn": "SSBroyden",
     "diloco": "H = 32, streaming",
+    "solve": "SVM: validation loss",
+    "from_jaxopt": "sparse coding: mean squared error",
 }
 
 
