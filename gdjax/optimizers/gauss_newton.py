@@ -73,7 +73,8 @@ def gauss_newton(
     and a step takes one decomposition, where the search for lambda takes two to ten.
 
     With max_tries=0 a step is one solve, always taken. The residuals are asked for at x alone, so that each step may
-    have a batch of its own; a rate below 1 behind it keeps one from being fitted at once. With mu = `momentum` and phi_0 = 0 this is SPRING, and without momentum minSR:
+    have a batch of its own; a rate below 1 behind it keeps one from being fitted at once. With mu = `momentum` and
+    phi_0 = 0 this is SPRING, and without momentum minSR:
 
         phi_t = argmin_phi |r + J phi|^2 + lambda |phi - mu phi_{t-1}|^2
         x <- x + phi_t min(1, max_norm / |phi_t|)
