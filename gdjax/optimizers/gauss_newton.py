@@ -68,12 +68,13 @@ def gauss_newton(
     Where the residuals are those of a Gaussian likelihood, J^T J is its Fisher information, and s is a damped natural
     gradient. In physics-informed networks it is the energy natural gradient.
 
-    The default is for curve fits, where the parameters may have any units, and for networks on all points in each step.
-    `damping=1e-3` is for networks alone, on points drawn anew too: it is about as good, and often better on new points.
-    A step takes one decomposition, where the search for lambda takes two to ten.
+    The default is for curve fits, where the parameters may have any units, and for networks, on all points in each step
+    or on points drawn anew. `damping=1e-3` is for networks alone: about as good there, better on few points drawn anew,
+    and a step takes one decomposition, where the search for lambda takes two to ten.
 
     With max_tries=0 a step is one solve, always taken. The residuals are asked for at x alone, so that each step may
-    have a batch of its own. With mu = `momentum` and phi_0 = 0 this is SPRING, and without momentum minSR:
+    have a batch of its own; a rate below 1 behind it keeps one from being fitted at once. With mu = `momentum` and
+    phi_0 = 0 this is SPRING, and without momentum minSR:
 
         phi_t = argmin_phi |r + J phi|^2 + lambda |phi - mu phi_{t-1}|^2
         x <- x + phi_t min(1, max_norm / |phi_t|)
