@@ -119,7 +119,7 @@ def _step(memory: _Memory, p: Vector, u: Vector, ridge: Scalar, max_growth: Scal
         return u, memory
     count, norm, slots = memory.count, tree.global_norm(u).astype(memory.norm.dtype), len(memory.X[0])
     finite = jnp.isfinite(norm)
-    grown = (count > 0) & (norm > jnp.asarray(max_growth).astype(norm.dtype) * memory.norm)
+    grown = finite & (count > 0) & (norm > jnp.asarray(max_growth).astype(norm.dtype) * memory.norm)
     X, U = numerics.widen((memory.X, memory.U), norm.dtype)
     known = jnp.arange(slots, dtype=count.dtype) < count
     less = lambda M, v: [jnp.where(known.reshape(-1, *[1] * y.ndim), x - y[None], 0) for x, y in zip(M, v, strict=True)]
