@@ -123,7 +123,8 @@ def _step(memory: _Memory, p: Vector, u: Vector, ridge: Scalar, max_growth: Scal
     X, U = numerics.widen((memory.X, memory.U), norm.dtype)
     known = jnp.arange(slots, dtype=count.dtype) < count
     less = lambda M, v: [jnp.where(known.reshape(-1, *[1] * y.ndim), x - y[None], 0) for x, y in zip(M, v, strict=True)]
-    weights = _weights(less(U, u), u, ridge)
+    as_kept = tree.cast_like(tree.cast_like(u, memory.U), u)
+    weights = _weights(less(U, as_kept), as_kept, ridge)
     ends, end = ([x + y for x, y in zip(*xs, strict=True)] for xs in ((X, U), (p, u)))
     mixed = [v + jnp.tensordot(weights.astype(e.dtype), e, 1) for v, e in zip(u, less(ends, end), strict=True)]
     usable = jnp.isfinite(tree.global_norm(mixed))
@@ -138,11 +139,12 @@ def _step(memory: _Memory, p: Vector, u: Vector, ridge: Scalar, max_growth: Scal
 
 
 def _weights(D: Vector, u: Vector, ridge: Scalar) -> Array:
-    """The w that makes |u + sum_j w_j D_j| least, but for the ridge; 0 for a D_j of 0."""
+    """The w that makes |u + sum_j w_j D_j| least, but for the ridge; about 0 for a D_j that is rounding."""
     unit = quasi_newton.unit([*D, *u])
     D, u = quasi_newton.over(D, unit), quasi_newton.over(u, unit)
     products = jax.vmap(jax.vmap(quasi_newton.dot, (None, 0)), (0, None))(D, D)
-    sizes = numerics.sqrt(jnp.diagonal(products))
+    sizes, least = numerics.sqrt(jnp.diagonal(products)), 16 * float(jnp.finfo(products.dtype).eps)
+    sizes = jnp.where(sizes > least * numerics.sqrt(quasi_newton.square(u)), sizes, 0)
     products = divide(divide(products, sizes[:, None]), sizes[None])
     right = divide(jax.vmap(quasi_newton.dot, (0, None))(D, u), sizes)
     ridge = jnp.where(sizes == 0, 1, jnp.asarray(ridge).astype(sizes.dtype))

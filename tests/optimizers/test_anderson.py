@@ -161,3 +161,14 @@ def test_a_mixture_that_is_not_finite_gives_way_to_the_plain_step():
     _, state = tx.update(g, tx.init(far), far)
     u, _ = tx.update(g / 2, state, -far)
     np.testing.assert_array_equal(u, -g / 2)
+
+
+def test_updates_that_differ_by_rounding_are_the_same():
+    """Of a linear loss every step is the plain one; the difference of two says nothing but its rounding."""
+    tx = gdjax.anderson(gdjax.sgd(1.0), 2)
+    x, state = jnp.zeros(2), tx.init(jnp.zeros(2))
+    for i in range(4):
+        g = jnp.array([1.0, 0.3]) * (1 + (i % 2) * 2.0**-23)
+        u, state = tx.update(g, state, x)
+        np.testing.assert_allclose(u, -g, rtol=1e-5)
+        x = x + u
