@@ -63,7 +63,8 @@ def anderson(
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> loss = lambda x: (x[0] ** 2 + 50 * x[1] ** 2) / 2
-      >>> result = gdjax.minimize(loss, jnp.ones(2), gdjax.anderson(gdjax.sgd(0.02)), steps=10)
+      >>> tx = gdjax.anderson(gdjax.sgd(0.02))
+      >>> result = gdjax.minimize(loss, jnp.ones(2), tx, steps=10)
       >>> bool(jnp.abs(result.params).max() < 1e-3)  # 0.98 ** 10 = 0.8 without
       True
 
@@ -90,6 +91,8 @@ def anderson(
         checks.params(label, params)
         us, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
         fit(label, "updates", us, params)
+        of_slot = lambda memory: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), memory)
+        checks.slots(label, us, params=of_slot(state.params_memory))
         p, u = (numerics.widen(trained(label, x, us), state.norm.dtype) for x in (params, us))
         X, U = (trained(label, x, us) for x in (state.params_memory, state.updates_memory))
         memory = _Memory(state.count, state.norm, X, U)
