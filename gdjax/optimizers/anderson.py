@@ -63,7 +63,8 @@ def anderson(
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> loss = lambda x: (x[0] ** 2 + 50 * x[1] ** 2) / 2
-      >>> result = gdjax.minimize(loss, jnp.ones(2), gdjax.anderson(gdjax.sgd(0.02)), steps=10)
+      >>> tx = gdjax.anderson(gdjax.sgd(0.02))
+      >>> result = gdjax.minimize(loss, jnp.ones(2), tx, steps=10)
       >>> bool(jnp.abs(result.params).max() < 1e-3)  # 0.98 ** 10 = 0.8 without
       True
 
@@ -90,6 +91,8 @@ def anderson(
         checks.params(label, params)
         us, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
         fit(label, "updates", us, params)
+        of_slot = lambda memory: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), memory)
+        checks.slots(label, us, params=of_slot(state.params_memory))
         p, u = (numerics.widen(trained(label, x, us), state.norm.dtype) for x in (params, us))
         X, U = (trained(label, x, us) for x in (state.params_memory, state.updates_memory))
         memory = _Memory(state.count, state.norm, X, U)
@@ -119,11 +122,12 @@ def _step(memory: _Memory, p: Vector, u: Vector, ridge: Scalar, max_growth: Scal
         return u, memory
     count, norm, slots = memory.count, tree.global_norm(u).astype(memory.norm.dtype), len(memory.X[0])
     finite = jnp.isfinite(norm)
-    grown = (count > 0) & (norm > jnp.asarray(max_growth).astype(norm.dtype) * memory.norm)
+    grown = finite & (count > 0) & (norm > jnp.asarray(max_growth).astype(norm.dtype) * memory.norm)
     X, U = numerics.widen((memory.X, memory.U), norm.dtype)
     known = jnp.arange(slots, dtype=count.dtype) < count
     less = lambda M, v: [jnp.where(known.reshape(-1, *[1] * y.ndim), x - y[None], 0) for x, y in zip(M, v, strict=True)]
-    weights = _weights(less(U, u), u, ridge)
+    as_kept = tree.cast_like(tree.cast_like(u, memory.U), u)
+    weights = _weights(less(U, as_kept), as_kept, ridge)
     ends, end = ([x + y for x, y in zip(*xs, strict=True)] for xs in ((X, U), (p, u)))
     mixed = [v + jnp.tensordot(weights.astype(e.dtype), e, 1) for v, e in zip(u, less(ends, end), strict=True)]
     usable = jnp.isfinite(tree.global_norm(mixed))
@@ -138,11 +142,12 @@ def _step(memory: _Memory, p: Vector, u: Vector, ridge: Scalar, max_growth: Scal
 
 
 def _weights(D: Vector, u: Vector, ridge: Scalar) -> Array:
-    """The w that makes |u + sum_j w_j D_j| least, but for the ridge; 0 for a D_j of 0."""
+    """The w that makes |u + sum_j w_j D_j| least, but for the ridge; about 0 for a D_j that is rounding."""
     unit = quasi_newton.unit([*D, *u])
     D, u = quasi_newton.over(D, unit), quasi_newton.over(u, unit)
     products = jax.vmap(jax.vmap(quasi_newton.dot, (None, 0)), (0, None))(D, D)
-    sizes = numerics.sqrt(jnp.diagonal(products))
+    sizes, least = numerics.sqrt(jnp.diagonal(products)), 16 * float(jnp.finfo(products.dtype).eps)
+    sizes = jnp.where(sizes > least * numerics.sqrt(quasi_newton.square(u)), sizes, 0)
     products = divide(divide(products, sizes[:, None]), sizes[None])
     right = divide(jax.vmap(quasi_newton.dot, (0, None))(D, u), sizes)
     ridge = jnp.where(sizes == 0, 1, jnp.asarray(ridge).astype(sizes.dtype))

@@ -66,10 +66,11 @@ def mirror_descent(
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> payoff = jnp.array([[0.0, 2.0], [1.0, 0.0]])
-      >>> x, tx = jnp.full(2, 0.5), gdjax.mirror_descent(0.5)
-      >>> run = gdjax.minimize(lambda x: jnp.sum((payoff @ x - jnp.array([1.0, 0.5])) ** 2), x, tx, steps=50)
-      >>> print(run.params.round(3))
-      [0.5 0.5]
+      >>> loss = lambda x: jnp.sum((payoff @ x - jnp.array([0.5, 0.75])) ** 2)
+      >>> tx = gdjax.mirror_descent(0.5)
+      >>> run = gdjax.minimize(loss, jnp.full(2, 0.5), tx, steps=50)
+      >>> [round(float(x), 3) for x in run.params]
+      [0.75, 0.25]
 
     Reference:
       Beck & Teboulle 2003, Mirror descent and nonlinear projected subgradient methods for convex optimization, section

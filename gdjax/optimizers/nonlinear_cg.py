@@ -112,7 +112,8 @@ def nonlinear_cg(
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> loss = lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # Rosenbrock's
-      >>> result = gdjax.minimize(loss, jnp.array([-1.0, 1.0]), gdjax.nonlinear_cg(), steps=60)
+      >>> tx = gdjax.nonlinear_cg()
+      >>> result = gdjax.minimize(loss, jnp.array([-1.0, 1.0]), tx, steps=60)
       >>> print(result.params.round(2))
       [1. 1.]
 

@@ -115,8 +115,9 @@ def projection_polyhedron(
       >>> import gdjax, jax.numpy as jnp
       >>> A, b = jnp.array([[1.0, 1.0]]), jnp.array([1.0])
       >>> G, h = jnp.array([[-1.0, 0.0]]), jnp.array([-0.75])  # y_0 >= 3 / 4
-      >>> print(gdjax.projections.projection_polyhedron(jnp.zeros(2), A, b, G, h))
-      [0.75 0.25]
+      >>> y = gdjax.projections.projection_polyhedron(jnp.zeros(2), A, b, G, h)
+      >>> [round(float(z), 3) for z in y]
+      [0.75, 0.25]
 
     Reference:
       Lawson & Hanson 1974, Solving least squares problems, chapter 23: algorithms NNLS and LDP,

@@ -38,7 +38,8 @@ def projection_transport(sim_matrix: ArrayLike, marginals: tuple[ArrayLike, Arra
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> a, b = jnp.array([0.5, 0.5]), jnp.array([0.75, 0.25])
-      >>> plan = gdjax.projections.projection_transport(jnp.array([[1.0, 0.0], [0.0, 0.5]]), (a, b))
+      >>> S = jnp.array([[1.0, 0.0], [0.0, 0.5]])
+      >>> plan = gdjax.projections.projection_transport(S, (a, b))
       >>> print(plan.round(3))
       [[0.5  0.  ]
        [0.25 0.25]]

@@ -49,7 +49,7 @@ def mixtures(f: Any, x: np.ndarray, history: int, steps: int) -> np.ndarray:
         n = len(last)
         K = np.block([[residuals.T @ residuals, np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
         a = np.linalg.solve(K, np.eye(n + 1)[n])[:n]
-        xs.append(sum(w * f(x) for w, x in zip(a, last, strict=True)))
+        xs.append(a @ np.stack([f(x) for x in last]))
     return np.stack(xs)
 
 
@@ -153,3 +153,22 @@ def test_errors_name_what_is_wrong():
     tx = gdjax.anderson(gdjax.sgd(0.1))
     with pytest.raises(ValueError, match=r"^gdjax.anderson: this transform needs params"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+def test_a_mixture_that_is_not_finite_gives_way_to_the_plain_step():
+    tx = gdjax.anderson(gdjax.sgd(1.0))
+    far, g = jnp.array([3e38, 0.0]), jnp.array([1.0, 0.5])
+    _, state = tx.update(g, tx.init(far), far)
+    u, _ = tx.update(g / 2, state, -far)
+    np.testing.assert_array_equal(u, -g / 2)
+
+
+def test_updates_that_differ_by_rounding_are_the_same():
+    """Of a linear loss every step is the plain one; the difference of two says nothing but its rounding."""
+    tx = gdjax.anderson(gdjax.sgd(1.0), 2)
+    x, state = jnp.zeros(2), tx.init(jnp.zeros(2))
+    for i in range(4):
+        g = jnp.array([1.0, 0.3]) * (1 + (i % 2) * 2.0**-23)
+        u, state = tx.update(g, state, x)
+        np.testing.assert_allclose(u, -g, rtol=1e-5)
+        x = x + u
