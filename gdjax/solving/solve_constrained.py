@@ -167,7 +167,7 @@ def solve_constrained(
     def condition(x: Reals, args: Any) -> Reals:
         return _condition(problem, make(args), implicit.with_real_leaves(start, x), args)
 
-    start = {"params": params, "multipliers": al.init(params, *args).multipliers}
+    start = {"params": params, "multipliers": jax.tree.map(jnp.zeros_like, problem.at(params, args)[1])}
     if how is None:
         x, *numbers = implicit.constant(run(start, args))
     else:
