@@ -189,9 +189,7 @@ def _condition(problem: Constrained, tx: Transform, x: dict[str, Any], args: Any
     return [*jax.tree.leaves(of_constraints), *of_params]  # in the order of the keys of x
 
 
-def _rounds(
-    al: AugmentedLagrangian, tx: Transform, params: Params, args: Any, steps: int | Array, tol: Array
-) -> Round:
+def _rounds(al: AugmentedLagrangian, tx: Transform, params: Params, args: Any, steps: int | Array, tol: Array) -> Round:
     def round(t: Round) -> Round:
         rho = t.state.penalty
         loss = jax.tree_util.Partial(lambda state, args, p: al.loss(p, state, *args), t.state, args)

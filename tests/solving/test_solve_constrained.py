@@ -127,7 +127,9 @@ def test_a_search_leaves_no_domain_and_a_run_away_is_undone():
     """log is NaN beyond 0; x^3 falls without end where the penalty is too small for x >= -1."""
     with jax.enable_x64(True):
         centre = jax.jit(
-            lambda b: gdjax.solve_constrained(lambda x: -jnp.log(x).sum(), jnp.full(2, 8.0), equality=lambda x: x.sum() - b)
+            lambda b: gdjax.solve_constrained(
+                lambda x: -jnp.log(x).sum(), jnp.full(2, 8.0), equality=lambda x: x.sum() - b
+            )
         )(1.0)
         assert centre.message == "converged"
         np.testing.assert_allclose(centre.params, [0.5, 0.5], atol=1e-7)
@@ -150,6 +152,10 @@ def test_an_optimizer_with_bounds_of_its_own():
     np.testing.assert_allclose(found(jnp.zeros(2)).params, [1, 0], atol=2e-3)
 
 
+def in_plane(x):
+    return {"a": jax.lax.complex(x, x)}
+
+
 def good(x):
     return x.sum()
 
@@ -159,12 +165,12 @@ def good(x):
     [
         (lambda f: f(good, jnp.ones(2)), ValueError, "there is no constraint"),
         (lambda f: f(good, jnp.ones(2), equality=3), TypeError, "equality must be a function"),
-        (lambda f: f(good, jnp.ones(2), inequality=lambda x: x > 1), TypeError, "inequality has dtype bool.*difference"),
-        (lambda f: f(good, jnp.ones(2), equality=lambda x: {"a": jax.lax.complex(x, x)}), TypeError, r"equality\['a'\] has dtype complex"),
+        (lambda f: f(good, jnp.ones(2), inequality=lambda x: x > 1), TypeError, "inequality has dtype bool.*differ"),
+        (lambda f: f(good, jnp.ones(2), equality=in_plane), TypeError, r"equality\['a'\] has dtype complex"),
         (lambda f: f(good, jnp.ones(2), equality=lambda x: None), TypeError, "equality returned None"),
         (lambda f: f(good, jnp.arange(2), equality=good), TypeError, "params have no floating number"),
         (lambda f: f(lambda x: x, jnp.ones(2), equality=good), TypeError, "must return a real scalar"),
-        (lambda f: f(good, jnp.ones(2), equality=good, tx=gdjax.bfgs(), bounds=(0.0, 1.0)), ValueError, "bounds are those"),
+        (lambda f: f(good, jnp.ones(2), equality=good, tx=PLAIN, bounds=(0.0, 1.0)), ValueError, "bounds are those"),
         (lambda f: f(good, jnp.ones(2), equality=good, derivative="unrolled"), ValueError, "derivative must be"),
         (lambda f: f(good, jnp.ones(2), equality=good, tol=-1.0), ValueError, "tol must be at least 0"),
         (lambda f: f(good, jnp.ones(2), equality=good, tx=gdjax.adamw(0.1)), ValueError, "decays weights"),
@@ -182,5 +188,5 @@ def test_errors_of_the_lagrangians():
     with pytest.raises(ValueError, match="growth must be between 1 and inf, got 1"):
         gdjax.augmented_lagrangian(good, good, growth=1)
     al = gdjax.augmented_lagrangian(good, lambda x: x)
-    with pytest.raises(ValueError, match=r"multipliers\['equality'\] has shape \(3,\), and the constraint returns \(2,\)"):
+    with pytest.raises(ValueError, match=r"multipliers\['equality'\] has shape \(3,\), and .* returns \(2,\)"):
         al.loss(jnp.ones(2), al.init(jnp.ones(3)))
