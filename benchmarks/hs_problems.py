@@ -1,7 +1,7 @@
 """Problems of Hock & Schittkowski 1981, Test examples for nonlinear programming codes, by their numbers there.
 
-Those with constraints beside bounds, a start and a known minimum. Inequalities are at least 0, as in the book. Of 47 the
-book has another minimum than 0; it is left out, as are problems of long tables.
+Those with constraints beside bounds, a start and a known minimum. Inequalities are at least 0, as in the book. Left out
+are problems of long tables, and 47, which falls below the book's minimum.
 """
 
 import math
@@ -233,7 +233,8 @@ for number, best, most in ((74, 5126.4981, 0.55), (75, 5174.4129, 0.48)):
     problem(
         number, [0] * 4, best, lambda a, b, c, d: 3 * a + 1e-6 * a**3 + 2 * b + 2e-6 / 3 * b**3,
         lambda a, b, c, d: (
-            1000 * (sin(-c - 0.25) + sin(-d - 0.25)) + 894.8 - a, 1000 * (sin(c - 0.25) + sin(c - d - 0.25)) + 894.8 - b,
+            1000 * (sin(-c - 0.25) + sin(-d - 0.25)) + 894.8 - a,
+            1000 * (sin(c - 0.25) + sin(c - d - 0.25)) + 894.8 - b,
             1000 * (sin(d - 0.25) + sin(d - c - 0.25)) + 1294.8,
         ),
         lambda a, b, c, d, most=most: (d - c + most, c - d + most),
@@ -324,7 +325,8 @@ problem(
     104, [6, 3, 0.4, 0.2, 6, 6, 1, 0.5], 3.9511634396, _reactors, None,
     lambda a, b, c, d, e, f, g, h: (
         1 - 0.0588 * e * g - 0.1 * a, 1 - 0.0588 * f * h - 0.1 * a - 0.1 * b,
-        1 - 4 * c / e - 2 * c**-0.71 / e - 0.0588 * c**-1.3 * g, 1 - 4 * d / f - 2 * d**-0.71 / f - 0.0588 * d**-1.3 * h,
+        1 - 4 * c / e - 2 * c**-0.71 / e - 0.0588 * c**-1.3 * g,
+        1 - 4 * d / f - 2 * d**-0.71 / f - 0.0588 * d**-1.3 * h,
         _reactors(a, b, c, d, e, f, g, h) - 1, 4.2 - _reactors(a, b, c, d, e, f, g, h),
     ), 0.1, 10,
 )  # fmt: skip

@@ -64,7 +64,9 @@ def test_trees_in_float32_as_slsqp_and_under_vmap():
     for i, b in enumerate((1.0, 2.0)):
         peer = minimize(
             lambda x: weights @ (x[:3] - 1) ** 2 + np.exp(x[3]), np.zeros(4), method="SLSQP",
-            constraints=[{"type": "eq", "fun": lambda x, b=b: x[:3].sum() - b}, {"type": "ineq", "fun": lambda x: x[3] + 1}],
+            constraints=[
+                {"type": "eq", "fun": lambda x, b=b: x[:3].sum() - b}, {"type": "ineq", "fun": lambda x: x[3] + 1}
+            ],
         )  # fmt: skip
         np.testing.assert_allclose(solutions.params["w"][i], peer.x[:3], atol=2e-3)
         np.testing.assert_allclose(solutions.params["b"][i], -1, atol=2e-3)
