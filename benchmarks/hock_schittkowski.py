@@ -100,8 +100,8 @@ def report(results: Results) -> None:
     rows = sorted(results.rows, key=lambda r: r["problem"])
     lines = [
         f"SciPy {scipy.__version__}. Solved: value within 1e-6 max(1, |f*|) of the minimum f* or below it, no",
-        "constraint or bound broken by more than 1e-6. A gap is (f - f*) / max(1, |f*|). Steps are updates of the parameters; an",
-        "iteration of SLSQP solves a quadratic program. Seconds are of one run with its compilation.",
+        "constraint or bound broken by more than 1e-6. A gap is (f - f*) / max(1, |f*|). Steps are updates of the",
+        "parameters; an iteration of SLSQP solves a quadratic program. Seconds are of one run with its compilation.",
         "",
     ]
     counts = []

@@ -110,8 +110,9 @@ def solve_constrained(
       inequality: g, likewise, to be at least 0.
       bounds: lower and upper bounds of the parameters, as in `bfgs`. They hold at every step; the start is moved to
         them.
-      tx: an optimizer with a line search, as the penalty grows, with bounds of its own; or a function of
-        `*args` that makes it. None is `bfgs` for up to 256 numbers, else `lbfgs`. It starts anew after at most 200 updates, when the multipliers change.
+      tx: an optimizer with a line search, as the penalty grows, with bounds of its own; or a function of `*args` that
+        makes it. None is `bfgs` for up to 256 numbers, else `lbfgs`. It starts anew after at most 200 updates, when the
+        multipliers change.
       steps: the most updates of the parameters; it may be traced.
       tol: the error to stop at, of the gradient of the Lagrangian as in `solve`, of h, and of min(g, mu / rho). None is
         the square root of the precision: 3.5e-4 in float32, 1.5e-8 in float64.

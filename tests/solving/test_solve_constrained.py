@@ -57,7 +57,7 @@ def test_trees_in_float32_as_slsqp_and_under_vmap():
     def found(b):
         return gdjax.solve_constrained(
             loss, {"w": jnp.zeros(3), "b": jnp.zeros(()), "n": jnp.arange(2), "none": None},
-            equality=lambda p: {"sum": p["w"].sum() - b}, inequality=lambda p: [p["b"] + 1, 2 - p["w"]], tx=PLAIN,
+            equality=lambda p: {"sum": p["w"].sum() - b}, inequality=lambda p: [p["b"] + 1, 2 - p["w"]],
         )  # fmt: skip
 
     solutions = jax.jit(jax.vmap(found))(jnp.array([1.0, 2.0]))
