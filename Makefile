@@ -22,7 +22,7 @@ PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema vendor.
 EXAMPLES := $(filter-out examples/_%,$(wildcard examples/*.py))
 BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py hints.py compile_only.py matrix_methods.py \
-  matrix_compile.py bfloat16.py release.py codes.py continuity.py coded_state.py coded_training.py minimizers.py transfer.py spikes.py)
+  matrix_compile.py bfloat16.py release.py codes.py continuity.py coded_state.py coded_training.py minimizers.py hock_schittkowski.py transfer.py spikes.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -2,11 +2,11 @@
 
     python benchmarks/hock_schittkowski.py [--quick] [--problems 71 117] [--again]
 
-All in float64, `solve_constrained` with default settings but for 10,000 steps. SciPy gets exact gradients, Jacobians and,
-for trust-constr, Hessians, and tolerances of 1e-10 or less: with its own trust-constr stops far from the minimum where an
-inequality holds. A problem is solved where the value is within 1e-6 max(1, |f*|) of the known minimum f*, or below it, and no
-constraint or bound is broken by more than 1e-6. Writes hock_schittkowski.json and .md, and goes on where it was broken
-off unless --again is given.
+All in float64, `solve_constrained` with its defaults. SciPy gets exact gradients, Jacobians and, for trust-constr,
+Hessians, and tolerances of 1e-10 or less: by default trust-constr stops far from the minimum where an inequality holds.
+A problem is solved where the value is within 1e-6 max(1, |f*|) of the known minimum f*, or below it, and no constraint
+or bound is broken by more than 1e-6. Writes hock_schittkowski.json and .md, and goes on where it was broken off unless
+--again is given.
 """
 
 import argparse
@@ -90,7 +90,8 @@ def row_of(number: int) -> dict[str, Any]:
             x, steps, message = method(p)
             runs[name] = {**judged(p, x), "steps": steps, "message": message}
         except ValueError as e:  # SciPy's, of a NaN
-            runs[name] = {"gap": math.nan, "infeasibility": math.nan, "solved": False, "steps": 0, "message": str(e)}
+            none = {"gap": math.nan, "infeasibility": math.nan, "solved": False, "steps": 0}
+            runs[name] = {**none, "message": str(e)}
         runs[name]["seconds"] = time.perf_counter() - start
     return {"problem": number, "n": int(p.start.size), "best": p.best, "runs": runs}
 
@@ -98,9 +99,9 @@ def row_of(number: int) -> dict[str, Any]:
 def report(results: Results) -> None:
     rows = sorted(results.rows, key=lambda r: r["problem"])
     lines = [
-        f"SciPy {scipy.__version__}. Solved: value within 1e-6 max(1, |f*|) of the minimum f* or below it, no constraint",
-        "or bound broken by more than 1e-6. A gap is (f - f*) / max(1, |f*|). Steps are updates of the parameters; an",
-        "iteration of SLSQP solves a quadratic program. Seconds are of one run with its compilation.",
+        f"SciPy {scipy.__version__}. Solved: value within 1e-6 max(1, |f*|) of the minimum f* or below it, no",
+        "constraint or bound broken by more than 1e-6. A gap is (f - f*) / max(1, |f*|). Steps are updates of the",
+        "parameters; an iteration of SLSQP solves a quadratic program. Seconds are of one run with its compilation.",
         "",
     ]
     counts = []

@@ -1,7 +1,7 @@
 """Problems of Hock & Schittkowski 1981, Test examples for nonlinear programming codes, by their numbers there.
 
-Those with constraints beside bounds, a start and a known minimum. Inequalities are at least 0, as in the book. Of 47 the
-book has another minimum than 0; it is left out, as are problems of long tables.
+Those with constraints beside bounds, a start and a known minimum. Inequalities are at least 0, as in the book. Left out
+are problems of long tables, and 47, which falls below the book's minimum.
 """
 
 import math
@@ -58,9 +58,7 @@ problem(8, [2, 1], -1, lambda x, y: -1.0, lambda x, y: (x**2 + y**2 - 25, x * y 
 problem(9, [0, 0], -0.5, lambda x, y: sin(pi * x / 12) * cos(pi * y / 16), lambda x, y: 4 * x - 3 * y)
 problem(10, [-10, 10], -1, lambda x, y: x - y, None, lambda x, y: -3 * x**2 + 2 * x * y - y**2 + 1)
 problem(11, [4.9, 0.1], -8.498464223, lambda x, y: (x - 5) ** 2 + y**2 - 25, None, lambda x, y: y - x**2)
-problem(
-    12, [0, 0], -30, lambda x, y: x**2 / 2 + y**2 - x * y - 7 * x - 7 * y, None, lambda x, y: 25 - 4 * x**2 - y**2
-)
+problem(12, [0, 0], -30, lambda x, y: x**2 / 2 + y**2 - x * y - 7 * x - 7 * y, None, lambda x, y: 25 - 4 * x**2 - y**2)
 problem(13, [-2, -2], 1, lambda x, y: (x - 2) ** 2 + y**2, None, lambda x, y: (1 - x) ** 3 - y, 0)
 problem(
     14, [2, 2], 9 - 2.875 * math.sqrt(7), lambda x, y: (x - 2) ** 2 + (y - 1) ** 2, lambda x, y: x - 2 * y + 1,
@@ -69,9 +67,7 @@ problem(
 problem(15, [-2, 1], 306.5, rosenbrock, None, lambda x, y: (x * y - 1, x + y**2), -INF, [0.5, INF])
 problem(16, [-2, 1], 0.25, rosenbrock, None, lambda x, y: (x + y**2, x**2 + y), [-0.5, -INF], [0.5, 1])
 problem(17, [-2, 1], 1, rosenbrock, None, lambda x, y: (y**2 - x, x**2 - y), [-0.5, -INF], [0.5, 1])
-problem(
-    18, [2, 2], 5, lambda x, y: 0.01 * x**2 + y**2, None, lambda x, y: (x * y - 25, x**2 + y**2 - 25), [2, 0], 50
-)
+problem(18, [2, 2], 5, lambda x, y: 0.01 * x**2 + y**2, None, lambda x, y: (x * y - 25, x**2 + y**2 - 25), [2, 0], 50)
 problem(
     19, [20.1, 5.84], -6961.813875580, lambda x, y: (x - 10) ** 3 + (y - 20) ** 3, None,
     lambda x, y: ((x - 5) ** 2 + (y - 5) ** 2 - 100, 82.81 - (x - 6) ** 2 - (y - 5) ** 2), [13, 0], 100,
@@ -80,9 +76,7 @@ problem(
     20, [-2, 1], 81.5 - 25 * ROOT3, rosenbrock, None, lambda x, y: (x + y**2, x**2 + y, x**2 + y**2 - 1),
     [-0.5, -INF], [0.5, INF],
 )  # fmt: skip
-problem(
-    21, [-1, -1], -99.96, lambda x, y: 0.01 * x**2 + y**2 - 100, None, lambda x, y: 10 * x - y - 10, [2, -50], 50
-)
+problem(21, [-1, -1], -99.96, lambda x, y: 0.01 * x**2 + y**2 - 100, None, lambda x, y: 10 * x - y - 10, [2, -50], 50)
 problem(22, [2, 2], 1, lambda x, y: (x - 2) ** 2 + (y - 1) ** 2, None, lambda x, y: (2 - x - y, y - x**2))
 problem(
     23, [3, 1], 2, lambda x, y: x**2 + y**2, None,
@@ -92,17 +86,11 @@ problem(
     24, [1, 0.5], -1, lambda x, y: ((x - 3) ** 2 - 9) * y**3 / (27 * ROOT3), None,
     lambda x, y: (x / ROOT3 - y, x + ROOT3 * y, 6 - x - ROOT3 * y), 0,
 )  # fmt: skip
-problem(
-    26, [-2.6, 2, 2], 0, lambda x, y, z: (x - y) ** 2 + (y - z) ** 4, lambda x, y, z: (1 + y**2) * x + z**4 - 3
-)
+problem(26, [-2.6, 2, 2], 0, lambda x, y, z: (x - y) ** 2 + (y - z) ** 4, lambda x, y, z: (1 + y**2) * x + z**4 - 3)
 problem(27, [2, 2, 2], 0.04, lambda x, y, z: 0.01 * (x - 1) ** 2 + (y - x**2) ** 2, lambda x, y, z: x + z**2 + 1)
 problem(28, [-4, 1, 1], 0, lambda x, y, z: (x + y) ** 2 + (y + z) ** 2, lambda x, y, z: x + 2 * y + 3 * z - 1)
-problem(
-    29, [1, 1, 1], -16 * ROOT2, lambda x, y, z: -x * y * z, None, lambda x, y, z: 48 - x**2 - 2 * y**2 - 4 * z**2
-)
-problem(
-    30, [1, 1, 1], 1, lambda x, y, z: x**2 + y**2 + z**2, None, lambda x, y, z: x**2 + y**2 - 1, [1, -10, -10], 10
-)
+problem(29, [1, 1, 1], -16 * ROOT2, lambda x, y, z: -x * y * z, None, lambda x, y, z: 48 - x**2 - 2 * y**2 - 4 * z**2)
+problem(30, [1, 1, 1], 1, lambda x, y, z: x**2 + y**2 + z**2, None, lambda x, y, z: x**2 + y**2 - 1, [1, -10, -10], 10)
 problem(
     31, [1, 1, 1], 6, lambda x, y, z: 9 * x**2 + y**2 + 9 * z**2, None, lambda x, y, z: x * y - 1,
     [-10, 1, -10], [10, 10, 1],
@@ -220,9 +208,7 @@ problem(
     65, [-5, 5, 0], 0.9535288567, lambda x, y, z: (x - y) ** 2 + (x + y - 10) ** 2 / 9 + (z - 5) ** 2, None,
     lambda x, y, z: 48 - x**2 - y**2 - z**2, [-4.5, -4.5, -5], [4.5, 4.5, 5],
 )  # fmt: skip
-problem(
-    66, [0, 1.05, 2.9], 0.5181632741, lambda x, y, z: 0.2 * z - 0.8 * x, None, exponentials, 0, [100, 100, 10]
-)
+problem(66, [0, 1.05, 2.9], 0.5181632741, lambda x, y, z: 0.2 * z - 0.8 * x, None, exponentials, 0, [100, 100, 10])
 problem(
     71, [1, 5, 5, 1], 17.0140173, lambda a, b, c, d: a * d * (a + b + c) + c,
     lambda a, b, c, d: a**2 + b**2 + c**2 + d**2 - 40, lambda a, b, c, d: a * b * c * d - 25, 1, 5,
@@ -247,7 +233,8 @@ for number, best, most in ((74, 5126.4981, 0.55), (75, 5174.4129, 0.48)):
     problem(
         number, [0] * 4, best, lambda a, b, c, d: 3 * a + 1e-6 * a**3 + 2 * b + 2e-6 / 3 * b**3,
         lambda a, b, c, d: (
-            1000 * (sin(-c - 0.25) + sin(-d - 0.25)) + 894.8 - a, 1000 * (sin(c - 0.25) + sin(c - d - 0.25)) + 894.8 - b,
+            1000 * (sin(-c - 0.25) + sin(-d - 0.25)) + 894.8 - a,
+            1000 * (sin(c - 0.25) + sin(c - d - 0.25)) + 894.8 - b,
             1000 * (sin(d - 0.25) + sin(d - c - 0.25)) + 1294.8,
         ),
         lambda a, b, c, d, most=most: (d - c + most, c - d + most),
@@ -338,7 +325,8 @@ problem(
     104, [6, 3, 0.4, 0.2, 6, 6, 1, 0.5], 3.9511634396, _reactors, None,
     lambda a, b, c, d, e, f, g, h: (
         1 - 0.0588 * e * g - 0.1 * a, 1 - 0.0588 * f * h - 0.1 * a - 0.1 * b,
-        1 - 4 * c / e - 2 * c**-0.71 / e - 0.0588 * c**-1.3 * g, 1 - 4 * d / f - 2 * d**-0.71 / f - 0.0588 * d**-1.3 * h,
+        1 - 4 * c / e - 2 * c**-0.71 / e - 0.0588 * c**-1.3 * g,
+        1 - 4 * d / f - 2 * d**-0.71 / f - 0.0588 * d**-1.3 * h,
         _reactors(a, b, c, d, e, f, g, h) - 1, 4.2 - _reactors(a, b, c, d, e, f, g, h),
     ), 0.1, 10,
 )  # fmt: skip

@@ -52,6 +52,7 @@ PLACES = {
     "matrices.slots": "rules/matrixwise", "matrices.together": "rules/stacks", "core.paths": "combine/paths",
     "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles", "recipes": "combine/recipes",
     "solving.solve": "training/solve", "solving.implicit": "training/solve",
+    "solving.lagrangian": "training/constraints", "solving.solve_constrained": "training/constraints",
 }  # fmt: skip
 
 TITLES = {
@@ -59,7 +60,8 @@ TITLES = {
     "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stacks": "Stacks of matrices",
     "rules/matrixwise": "Rules of one matrix",
     "types/annotations": "For annotations", "combine/hyperparams": "Hyperparameters in the state",
-    "training/loop": "minimize", "training/solve": "solve", "training/sharded_step": "Steps on a mesh",
+    "training/loop": "minimize", "training/solve": "solve", "training/constraints": "Constraints",
+    "training/sharded_step": "Steps on a mesh",
     "training/release": "Gradient release",
     "combine/roles": "Leaves by role", "combine/conditional": "On a condition",
     "combine/paths": "Leaves by path", "tree/states": "States", "combine/sharding": "State over devices",

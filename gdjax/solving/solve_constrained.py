@@ -93,8 +93,8 @@ def solve_constrained(
 
         min f(p, *args)    with h(p, *args) = 0,    g(p, *args) >= 0,    lower <= p <= upper
 
-    `solve` minimizes the augmented Lagrangian over the parameters, `augmented_lagrangian` updates the multipliers, and so
-    on until gradient and constraints are within the tolerance. Compile it, with `jax.jit`; a thousand problems are
+    `solve` minimizes the augmented Lagrangian over the parameters, `augmented_lagrangian` updates the multipliers,
+    until gradient and constraints are within the tolerance. Compile it, with `jax.jit`; a thousand problems are
     `jax.vmap` of one.
 
     The derivative of parameters and multipliers by `args`, and by whatever else the functions are made from, comes from
@@ -110,8 +110,9 @@ def solve_constrained(
       inequality: g, likewise, to be at least 0.
       bounds: lower and upper bounds of the parameters, as in `bfgs`. They hold at every step; the start is moved to
         them.
-      tx: any optimizer, with bounds of its own, or a function of `*args` that makes it. None is `bfgs` for up to 256
-        numbers, else `lbfgs`. It starts anew after at most 200 updates, when the multipliers change.
+      tx: an optimizer with a line search, as the penalty grows, with bounds of its own; or a function of `*args` that
+        makes it. None is `bfgs` for up to 256 numbers, else `lbfgs`. It starts anew after at most 200 updates, when the
+        multipliers change.
       steps: the most updates of the parameters; it may be traced.
       tol: the error to stop at, of the gradient of the Lagrangian as in `solve`, of h, and of min(g, mu / rho). None is
         the square root of the precision: 3.5e-4 in float32, 1.5e-8 in float64.
@@ -167,7 +168,7 @@ def solve_constrained(
     def condition(x: Reals, args: Any) -> Reals:
         return _condition(problem, make(args), implicit.with_real_leaves(start, x), args)
 
-    start = {"params": params, "multipliers": al.init(params, *args).multipliers}
+    start = {"params": params, "multipliers": jax.tree.map(jnp.zeros_like, problem.at(params, args)[1])}
     if how is None:
         x, *numbers = implicit.constant(run(start, args))
     else:
@@ -189,9 +190,7 @@ def _condition(problem: Constrained, tx: Transform, x: dict[str, Any], args: Any
     return [*jax.tree.leaves(of_constraints), *of_params]  # in the order of the keys of x
 
 
-def _rounds(
-    al: AugmentedLagrangian, tx: Transform, params: Params, args: Any, steps: int | Array, tol: Array
-) -> Round:
+def _rounds(al: AugmentedLagrangian, tx: Transform, params: Params, args: Any, steps: int | Array, tol: Array) -> Round:
     def round(t: Round) -> Round:
         rho = t.state.penalty
         loss = jax.tree_util.Partial(lambda state, args, p: al.loss(p, state, *args), t.state, args)

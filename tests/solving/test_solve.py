@@ -142,6 +142,12 @@ def test_derivatives_outside_of_a_jit_inside_of_which_the_loss_closes_over_integ
         np.testing.assert_allclose(derivative(fit)(0.1, rows, jnp.int32(5000)), expected, rtol=1e-2)
 
 
+def test_a_reverse_derivative_by_what_moves_one_leaf_alone():
+    loss = lambda p, a: (p["moved"] - a) ** 2 + p["still"] ** 2
+    fit = lambda a: gdjax.solve(loss, {"moved": jnp.zeros(()), "still": jnp.ones(())}, gdjax.sgd(0.4), a).params
+    np.testing.assert_allclose(jax.grad(lambda a: sum(fit(a).values()))(2.0), 1, rtol=1e-5)
+
+
 def test_the_value_has_the_derivative_of_the_envelope():
     with jax.enable_x64(True):
         value = lambda w: gdjax.solve(ridge, start(), PLAIN, w, steps=5000, tol=1e-10).value
