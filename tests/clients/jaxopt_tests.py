@@ -33,8 +33,9 @@ BEGIN, END = "<!-- tests -->\n", "<!-- end -->"
 LIMIT = 900  # seconds for a file
 # Why a test fails, by a part of its name.
 REASONS = {
-    "test_n_calls": "counts calls of the loss without `jit`; `solve` traces it a few times, whatever the number of steps",
-    "test_projection_hyperplane": "<a, p> is off by 3e-6 in float32, where the test asks for 1e-6",
+    "ProjectedGradientTest::test_n_calls": "JAXopt's polyhedron, which wants concrete arrays; and it counts calls",
+    "test_n_calls": "counts calls of the loss without `jit`; `solve` traces it a few times, however many steps",
+    "test_projection_hyperplane": "the product with a is off by 3e-6 in float32, where the test asks for 1e-6",
     "test_tree_where": "one condition for all leaves here; of a tree of them `jax.tree.map(jnp.where, c, x, y)`",
     "BfgsTest::test_correctness": "the first H is 1 / |g| here, where JAXopt's is the identity",
 }
