@@ -32,7 +32,13 @@ PAGE = ROOT / "docs" / "from_jaxopt.md"
 BEGIN, END = "<!-- tests -->\n", "<!-- end -->"
 LIMIT = 900  # seconds for a file
 # Why a test fails, by a part of its name.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "ProjectedGradientTest::test_n_calls": "JAXopt's polyhedron, which wants concrete arrays; and it counts calls",
+    "test_n_calls": "counts calls of the loss without `jit`; `solve` traces it a few times, however many steps",
+    "test_projection_hyperplane": "the product with a is off by 3e-6 in float32, where the test asks for 1e-6",
+    "test_tree_where": "one condition for all leaves here; of a tree of them `jax.tree.map(jnp.where, c, x, y)`",
+    "BfgsTest::test_correctness": "the first H is 1 / |g| here, where JAXopt's is the identity",
+}
 
 
 def tested(name: str, source: Path) -> tuple[dict[str, Result], set[str]]:
@@ -65,7 +71,7 @@ def report(found: dict[str, tuple[dict[str, Result], set[str]]]) -> str:
         ran = {test: r for test, r in results.items() if test in ours and r.outcome != "skipped"}
         good = sum(r.outcome == "passed" for r in ran.values())
         rows.append(f"| `{name}_test.py` | {len(ran)} | {good} |")
-        failed += [(test.rpartition("::")[2], r) for test, r in ran.items() if r.outcome != "passed"]
+        failed += [(test.rpartition(".")[2], r) for test, r in ran.items() if r.outcome != "passed"]
         total, passed = total + len(ran), passed + good
     head = f"Of the {total} tests that call what is replaced, {passed} pass, {passed / max(total, 1):.1%}.\n"
     table = ["| file | tests | pass |", "| --- | ---: | ---: |", *rows]
