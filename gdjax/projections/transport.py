@@ -97,9 +97,8 @@ def _transport(label: str, sim_matrix: ArrayLike, a: ArrayLike, b: ArrayLike) ->
     f, g = _with_zeros_known(S, a, b, jax.lax.stop_gradient(above))
     plan = jnp.maximum(jnp.where(above, S + f[:, None] + g[None], 0), 0)
     rounding = float(jnp.finfo(S.dtype).eps) ** 0.5
-    possible = jnp.all(a >= 0) & jnp.all(b >= 0) & (jnp.abs(jnp.sum(a) - jnp.sum(b)) <= rounding * jnp.sum(a))
     error = jnp.maximum(jnp.max(jnp.abs(plan.sum(1) - a)), jnp.max(jnp.abs(plan.sum(0) - b)))
-    possible &= error <= rounding * (jnp.max(a) + jnp.max(jnp.abs(S)) * float(jnp.finfo(S.dtype).eps) ** 0.25)
+    possible = error <= rounding * (jnp.max(a) + jnp.max(jnp.abs(S)) * float(jnp.finfo(S.dtype).eps) ** 0.25)
     return jnp.where(possible, plan, jnp.nan).astype(floating_dtype(sim_matrix))
 
 

@@ -129,6 +129,15 @@ def test_sets_without_a_point_give_nan(dtype: str):
         assert jnp.isfinite(compiled("box_section")(x, 0 * x, 0.5 * x, x, 1.0)).all()
 
 
+def test_equations_from_far_away_and_inequalities_along_them():
+    """The one point of a full rank, to its own digits; and what the equations imply, in float32."""
+    a, b, g, h = (jnp.asarray(x, "float32") for x in (A[:2, :2], B[:2], A, B + 1))
+    y = compiled("affine_set")(jnp.full(2, 1e6), a, b)
+    np.testing.assert_allclose(y, np.linalg.solve(A[:2, :2], B[:2]), rtol=1e-4)
+    x, a, b = (jnp.asarray(x, "float32") for x in (X, A, B))
+    np.testing.assert_allclose(compiled("polyhedron")(x, a, b, g, h), compiled("affine_set")(x, a, b), atol=1e-6)
+
+
 def test_a_section_through_a_corner_or_along_a_bound():
     """Equal bounds, a sum that only the corner has, and no bounds at all."""
     section = compiled("box_section")
