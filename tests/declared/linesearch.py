@@ -81,7 +81,23 @@ def _proximal(learning_rate: Any) -> Any:
     return gdjax.proximal(gdjax.adam(learning_rate), gdjax.prox.l1(0.1))
 
 
+@gdjax.transform
+def _without_multipliers(tx: Any) -> gdjax.GradientTransformation:
+    inside = lambda tree: None if tree is None else {"x": tree, "multipliers": {}}
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        updates, state = tx.update(inside(updates), state, inside(params))
+        return updates["x"], state
+
+    return gdjax.GradientTransformation(lambda params: tx.init(inside(params)), update)
+
+
+def _constrained(learning_rate: Any) -> Any:
+    return _without_multipliers(gdjax.constrained(gdjax.sgd(learning_rate), gdjax.sgd(0.1)))
+
+
 CASES = (
+    Case("constrained", _constrained, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
     Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
