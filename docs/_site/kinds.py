@@ -59,6 +59,7 @@ def kinds(name: str) -> dict[str, dict[str, None]]:
 def names() -> list[str]:
     """The optimizers, in the order of the tables of `docs/optimizers.md`."""
     own = {symbol.short for symbol in catalogue.symbols() if catalogue.is_optimizer(symbol)}
+    own -= {"constrained"}  # which is for another tree than `PARAMS`, and keeps nothing of its own
     return [name for group in catalogue.groups().values() for name in group if name in own]
 
 

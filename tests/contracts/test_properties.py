@@ -177,7 +177,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "stateless stateless_with_tree_map named_chain measure_with_ema monitor snapshot mechanize"),
     (1, False, 0, "add_decayed_weights centralize centralize/last zero_nans reduce_on_plateau dog/learning_rate"),
     (1, False, 0, "optimistic_gradient_descent scale_by_optimistic_gradient scale_by_param_block_norm"),
-    (1, False, 0, "scale_by_param_block_rms ema_nesterov sgld sghmc for_length"),
+    (1, False, 0, "scale_by_param_block_rms ema_nesterov sgld sghmc for_length constrained"),
     (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd gpa"),
     (0, False, 0, "adam adam/nesterov adam/mu_bfloat16 adamw adamw/mask nadam nadamw adamax adamaxw amsgrad adabelief"),
     (

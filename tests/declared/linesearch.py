@@ -104,9 +104,25 @@ def _softmax(p: Any) -> Any:
     return jax.nn.softmax(wide, -1 if wide.ndim else None).astype(jnp.result_type(p))
 
 
+@gdjax.transform
+def _without_multipliers(tx: Any) -> gdjax.GradientTransformation:
+    inside = lambda tree: None if tree is None else {"x": tree, "multipliers": {}}
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        updates, state = tx.update(inside(updates), state, inside(params))
+        return updates["x"], state
+
+    return gdjax.GradientTransformation(lambda params: tx.init(inside(params)), update)
+
+
+def _constrained(learning_rate: Any) -> Any:
+    return _without_multipliers(gdjax.constrained(gdjax.sgd(learning_rate), gdjax.sgd(0.1)))
+
+
 CASES = (
     Case("anderson", _anderson, {"learning_rate": 0.1}, needs_params=True),
     Case("mirror_descent", _on_simplex, {"learning_rate": 0.1}, needs_params=True, complex=False),
+    Case("constrained", _constrained, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient", _proximal_gradient, {"learning_rate": 0.1}, needs_params=True),
     Case("proximal_gradient/search", _proximal_gradient, needs_params=True, reverse=False),
     Case("proximal", _proximal, {"learning_rate": 0.1}, quiet={"learning_rate": 0.0}, needs_params=True),
