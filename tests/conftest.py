@@ -137,9 +137,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--draw", default="", metavar="KEY", help="of a sample: other tests for each key")
 
 
-# A test with so many cases is a sweep, of which one case in 40 is in the ordinary suite: fewer of a method's own.
+# A test with so many cases is a sweep, of which one case in 80 is in the ordinary suite: fewer of a method's own.
 # A test over the entries of a table of methods is one for each of them.
-WIDE, OF_METHODS, ONE_IN = 2, 3, 40
+WIDE, OF_METHODS, ONE_IN = 2, 3, 80
 METHODS = "optimizers transforms schedules losses golden linesearch".split()
 WHOLE = "repository pages".split()  # folders whose tests are about one file or page each
 
