@@ -42,7 +42,7 @@ def anderson(
 
     For steps that are one map x -> x + u of the point, such as `sgd` and `proximal_gradient(rate, prox,
     accelerate=False)` with the gradient of all data: it ends where they end, in fewer steps. On a quadratic with
-    gradient descent inside, each step is about one of GMRES, restarted never. Momentum, moments and noise make each
+    gradient descent inside, each step is about one of GMRES without restarts. Momentum, moments and noise make each
     step another map; a line search inside leaves its value at another point.
 
     Args:
