@@ -16,7 +16,7 @@ __all__ = ["projection_affine_set", "projection_box_section", "projection_polyhe
 def projection_affine_set(x: ArrayTree, A: ArrayLike, b: ArrayLike) -> Any:
     """The nearest tree y with A y = b.
 
-        y = x - A^+ (A x - b),    A^+ the pseudoinverse
+        y = x - pinv(A) (A x - b)
 
     Args:
       x: any pytree of arrays, n numbers in the order of `jax.tree.leaves`.

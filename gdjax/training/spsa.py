@@ -51,17 +51,12 @@ def spsa_gradient(
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
-      >>> loss = lambda x, target: jnp.sum(jnp.abs(x - target))
-      >>> tx, x, target = gdjax.adam(0.1), jnp.zeros(3), jnp.array([1.0, -2.0, 0.5])
-      >>> state = tx.init(x)
-      >>> @jax.jit
-      ... def step(x, state, key):
-      ...     value, g = gdjax.spsa_gradient(loss, key)(x, target)
-      ...     u, state = tx.update(g, state, x)
-      ...     return gdjax.apply_updates(x, u), state
-      >>> for key in jax.random.split(jax.random.key(0), 100):
-      ...     x, state = step(x, state, key)
-      >>> bool(loss(x, target) < 0.5)
+      >>> loss = lambda x: jnp.sum(jnp.abs(x - jnp.array([1.0, -2.0, 0.5])))
+      >>> x, rate = jnp.zeros(3), 0.02
+      >>> for key in jax.random.split(jax.random.key(0), 200):
+      ...     value, g = gdjax.spsa_gradient(loss, key)(x)
+      ...     x = x - rate * g
+      >>> bool(loss(x) < 0.5)
       True
 
     Reference:
@@ -127,14 +122,12 @@ def mezo_step(
       ValueError: `scale` is not above 0, or `noise` unknown.
 
     Example:
-      >>> import functools, gdjax, jax, jax.numpy as jnp
-      >>> loss = lambda w, target: jnp.sum((w - target) ** 2)
-      >>> @functools.partial(jax.jit, donate_argnums=0)
-      ... def step(w, key, target):
-      ...     return gdjax.mezo_step(loss, key, 0.02)(w, target)
-      >>> w, target = jnp.zeros(4), jnp.arange(4.0)
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda w: jnp.sum((w - jnp.arange(4.0)) ** 2)
+      >>> step = jax.jit(lambda w, key: gdjax.mezo_step(loss, key, 0.02)(w), donate_argnums=0)
+      >>> w = jnp.zeros(4)
       >>> for key in jax.random.split(jax.random.key(0), 200):
-      ...     value, w = step(w, key, target)
+      ...     value, w = step(w, key)
       >>> bool(value < 1e-2)
       True
 
