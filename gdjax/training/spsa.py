@@ -52,10 +52,10 @@ def spsa_gradient(
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
       >>> loss = lambda x: jnp.sum(jnp.abs(x - jnp.array([1.0, -2.0, 0.5])))
+      >>> gradient = jax.jit(lambda x, key: gdjax.spsa_gradient(loss, key)(x)[1])
       >>> x, rate = jnp.zeros(3), 0.02
       >>> for key in jax.random.split(jax.random.key(0), 200):
-      ...     value, g = gdjax.spsa_gradient(loss, key)(x)
-      ...     x = x - rate * g
+      ...     x = x - rate * gradient(x, key)
       >>> bool(loss(x) < 0.5)
       True
 
