@@ -41,6 +41,8 @@ def spsa_gradient(
       A function `(params, *args, **kwargs) -> (value, gradient)`. The value is the mean of those computed. The gradient
       is that of `jax.grad`, conjugate for complex leaves, and float0 for integers.
 
+    Compile it: a call outside of `jax.jit` compiles its loops anew.
+
     z is drawn anew from its key, leaf by leaf, wherever it is needed: `samples` costs no memory. Compiled, the memory
     beside the gradient is one moved copy of the parameters and a few arrays as large as the largest leaf. Divided
     parameters have the noise that whole ones have, on every mesh, by JAX's default `jax_threefry_partitionable`.
