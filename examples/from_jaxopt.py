@@ -35,24 +35,12 @@ def regression(n: int = 20, features: int = 10, seed: int = 0) -> tuple[Array, A
     return jnp.asarray(x), jnp.asarray(x[:, :3] @ np.array([1.0, -1.0, 0.5]) + rng.normal(size=n))
 
 
-def box_section(v: Array, low: Array, high: Array) -> Array:
-    """The nearest x with sum(x) = 0 between bounds: v moved by one number, found by halving, and clipped."""
-    at = lambda tau: jnp.clip(v + tau, low, high)
-
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        above = jnp.sum(at(middle)) > 0
-        return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
-
-    first, last = jax.lax.fori_loop(0, 60, halve, (jnp.min(low - v), jnp.max(high - v)))
-    return at((first + last) / 2)
-
-
 def kernel_svm(x: Array, signs: Array, c: float) -> Array:
     """The dual of a support vector machine with an intercept: signed multipliers, whose sum is 0."""
     dual = lambda b: jnp.sum((x.T @ b) ** 2) / 2 - b @ signs
     low, high = jnp.minimum(c * signs, 0), jnp.maximum(c * signs, 0)
-    tx = gdjax.proximal_gradient(prox=prox.from_projection(lambda b: box_section(b, low, high)))
+    section = lambda b: projections.projection_box_section(b, low, high, jnp.ones_like(b), 0.0)
+    tx = gdjax.proximal_gradient(prox=prox.from_projection(section))
     return gdjax.solve(dual, jnp.zeros_like(signs), tx, steps=5000).params
 
 

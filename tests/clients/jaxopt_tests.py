@@ -24,10 +24,11 @@ from sources import checkout
 
 FILES = (
     "prox projection loss tree_util perturbations proximal_gradient projected_gradient gradient_descent block_cd bfgs "
-    "lbfgs lbfgsb gauss_newton levenberg_marquardt polyak_sgd optax_wrapper"
+    "lbfgs lbfgsb nonlinear_cg gauss_newton levenberg_marquardt mirror_descent anderson anderson_wrapper polyak_sgd "
+    "optax_wrapper"
 ).split()
 # What gdjax has not, so that JAXopt's own would run.
-LEFT_OUT = "polyhedron affine_set box_section transport birkhoff sparse_simplex inv_hessian_product"
+LEFT_OUT = "sparse_simplex inv_hessian_product residuals_minimizer"
 PAGE = ROOT / "docs" / "from_jaxopt.md"
 BEGIN, END = "<!-- tests -->\n", "<!-- end -->"
 LIMIT = 900  # seconds for a file
