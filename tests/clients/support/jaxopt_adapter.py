@@ -343,8 +343,8 @@ def projections() -> dict[str, Any]:
     plain = "simplex l1_sphere l1_ball l2_sphere l2_ball linf_ball hypercube".split()
     found = {f"projection_{name}": getattr(p, f"projection_{name}") for name in plain}
     found |= {f"projection_{name}": _unpacked(getattr(p, f"projection_{name}")) for name in TUPLES}
-    found["projection_transport"] = lambda S, marginals, **_: p.projection_transport(S, marginals)
-    found["projection_birkhoff"] = lambda S, **_: p.projection_birkhoff(S)
+    found["projection_transport"] = lambda S, marginals, *_, **__: p.projection_transport(S, marginals)
+    found["projection_birkhoff"] = lambda S, *_, **__: p.projection_birkhoff(S)
     return found | {"projection_non_negative": lambda x, hyper=None: p.projection_non_negative(x)}
 
 
