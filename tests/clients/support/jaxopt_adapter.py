@@ -321,11 +321,11 @@ class AndersonAcceleration(Solver):
         def fixed(_: Any, v: Any) -> Any:
             more = lambda carry: (jnp.linalg.norm(carry[3]) > self.tol) & (carry[2] < self.maxiter)
             v, _, count, g = jax.lax.while_loop(more, step, (v, tx.init(v), jnp.zeros((), jnp.int32), gap(v)))
-            return v, (count, jnp.linalg.norm(g))
+            return v, (count * 1.0, jnp.linalg.norm(g))  # aux has to be floating
 
         solved = lambda linear, y: jnp.linalg.solve(jax.jacobian(linear)(y), y)
         v, (count, error) = jax.lax.custom_root(gap, start, fixed, solved, has_aux=True)
-        return jaxopt.OptStep(back(v), State(count, error, None, None))
+        return jaxopt.OptStep(back(v), State(count.astype(int), error, None, None))
 
 
 def anderson_wrapper(solver: Solver, history_size: int = 5, **_: Any) -> Solver:
