@@ -410,7 +410,10 @@ def perturbed() -> dict[str, Any]:
         return of(argmax_fun, *args, **kwargs)
 
     def of_max(argmax_fun: Any, *args: Any, **kwargs: Any) -> Any:
-        return of(lambda x: jnp.sum(argmax_fun(x) * x), *args, **kwargs)
+        """The derivative of a maximum is where it is attained."""
+        value, at = of(lambda x: jnp.sum(argmax_fun(x) * x), *args, **kwargs), of(argmax_fun, *args, **kwargs)
+        fixed = jax.lax.stop_gradient
+        return lambda x, rng: fixed(value(x, rng)) + jnp.sum(fixed(at(x, rng)) * (x - fixed(x)))
 
     return {
         "Normal": gdjax.perturbations.Normal,
