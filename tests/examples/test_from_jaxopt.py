@@ -91,6 +91,17 @@ def test_tuned_hyperparameters(name: str, peer: Any):
     assert got[-1] < 0.995 * got[0]
 
 
+def test_accelerated(peer: Any):
+    train = ported.regression()
+    rate = len(train[1]) / jnp.linalg.norm(train[0], 2) ** 2
+    slope = jax.grad(lambda w: peer.objective.least_squares(w, train))
+    solver = peer.AndersonAcceleration(lambda w: w - rate * slope(w), maxiter=2000, tol=1e-9)
+    wanted = solver.run(jnp.zeros(10)).params
+    plain, got = ported.accelerated(train, 30)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert jnp.max(jnp.abs(plain - wanted)) > 1e-2
+
+
 def test_sparse_coding(peer: Any):
     x = ported.data()[0]
     d0 = jnp.linalg.svd(x, full_matrices=False)[2][:3]

@@ -4,6 +4,7 @@ What gdjax has no counterpart of stays JAXopt's. Each call of an adapter is coun
 told apart ("gdjax_calls" among the properties of a result).
 """
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable
@@ -205,6 +206,15 @@ class BFGS(Quasi):
     defaults = {"linesearch": "zoom"}
 
 
+class NonlinearCG(Quasi):
+    """With the search of gdjax's, whichever is named: some methods need the strong Wolfe conditions."""
+
+    defaults = {"method": "polak-ribiere", "maxiter": 100}
+
+    def optimizer(self, hyper: Any) -> Any:
+        return gdjax.nonlinear_cg(method=self.method)
+
+
 class LBFGS(Quasi):
     make = staticmethod(gdjax.lbfgs)
     defaults = {"linesearch": "zoom", "history_size": 10, "use_gamma": True}
@@ -247,6 +257,29 @@ class LeastSquares(Solver):
         return gdjax.gauss_newton(decrease_tol=0.0)  # to the tolerance, as JAXopt
 
 
+class GaussNewton(LeastSquares):
+    """Steps without a trial. JAXopt's tolerance is of the length of a step, which is longer than the gradient."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        new = copy.copy(self)
+        new.tol = self.tol / 100
+        return super(GaussNewton, new).run(*args, **kwargs)
+
+    def optimizer(self, hyper: Any) -> Any:
+        return gdjax.gauss_newton(1e-12, max_tries=0)
+
+
+class MirrorDescent(Solver):
+    """With the entropy, whichever map is named."""
+
+    hyper = "hyperparams_proj"
+    defaults = {"projection_grad": None, "stepsize": None, "maxiter": 500, "tol": 1e-2}
+    make_projection_grad = jaxopt.MirrorDescent.make_projection_grad
+
+    def optimizer(self, hyper: Any) -> Any:
+        return gdjax.mirror_descent(self.stepsize)
+
+
 class PolyakSGD(Solver):
     defaults = {"max_stepsize": 1.0, "momentum": 0.0, "fun_min": 0.0, "variant": "SPS_max"}
 
@@ -263,20 +296,60 @@ class OptaxSolver(Solver):
         return self.opt
 
 
+class AndersonAcceleration(Solver):
+    """A loop around the steps, as the map need be no gradient, and its derivative by `jax.lax.custom_root`."""
+
+    defaults = {"history_size": 5, "mixing_frequency": 1, "beta": 1.0, "maxiter": 100, "tol": 1e-5, "ridge": 1e-5}
+
+    def __init__(self, fixed_point_fun: Any, *args: Any, **options: Any) -> None:
+        super().__init__(fixed_point_fun, *args, **options)
+
+    def run(self, init_params: Any = None, *args: Any, **kwargs: Any) -> Any:
+        tx = gdjax.anderson(gdjax.sgd(1.0), self.history_size, ridge=self.ridge)
+        start, back = ravel_pytree(init_params)
+
+        def gap(v: Any) -> Any:
+            out = self.fun(back(v), *args, **kwargs)
+            return v - ravel_pytree(out[0] if self.has_aux else out)[0]
+
+        def step(carry: Any) -> Any:
+            v, state, count, g = carry
+            u, state = tx.update(g, state, v)
+            v = gdjax.apply_updates(v, u)
+            return v, state, count + 1, gap(v)
+
+        def fixed(_: Any, v: Any) -> Any:
+            more = lambda carry: (jnp.linalg.norm(carry[3]) > self.tol) & (carry[2] < self.maxiter)
+            v, _, count, g = jax.lax.while_loop(more, step, (v, tx.init(v), jnp.zeros((), jnp.int32), gap(v)))
+            return v, (count * 1.0, jnp.linalg.norm(g))  # aux has to be floating
+
+        solved = lambda linear, y: jnp.linalg.solve(jax.jacobian(linear)(y), y)
+        v, (count, error) = jax.lax.custom_root(gap, start, fixed, solved, has_aux=True)
+        return jaxopt.OptStep(back(v), State(count.astype(int), error, None, None))
+
+
+def anderson_wrapper(solver: Solver, history_size: int = 5, **_: Any) -> Solver:
+    new, inner = copy.copy(solver), solver.optimizer
+    new.optimizer = lambda hyper: gdjax.anderson(inner(hyper), history_size)
+    new._jitted = jax.jit(new._step)
+    return new
+
+
 TUPLES = "box hyperplane halfspace affine_set polyhedron box_section".split()
 
 
 def projections() -> dict[str, Any]:
     p = gdjax.projections
-    has = lambda name: hasattr(p, f"projection_{name}")
     plain = "simplex l1_sphere l1_ball l2_sphere l2_ball linf_ball hypercube".split()
     found = {f"projection_{name}": getattr(p, f"projection_{name}") for name in plain}
-    found |= {f"projection_{name}": _unpacked(getattr(p, f"projection_{name}")) for name in TUPLES if has(name)}
+    found |= {f"projection_{name}": _unpacked(getattr(p, f"projection_{name}")) for name in TUPLES}
+    found["projection_transport"] = lambda S, marginals, *_, **__: p.projection_transport(S, marginals)
+    found["projection_birkhoff"] = lambda S, *_, **__: p.projection_birkhoff(S)
     return found | {"projection_non_negative": lambda x, hyper=None: p.projection_non_negative(x)}
 
 
 def _unpacked(f: Any) -> Any:
-    return lambda x, hyper, **_: f(x, *hyper)
+    return lambda x, hyperparams, *_, **__: f(x, *hyperparams)
 
 
 def proxes() -> dict[str, Any]:
@@ -337,7 +410,10 @@ def perturbed() -> dict[str, Any]:
         return of(argmax_fun, *args, **kwargs)
 
     def of_max(argmax_fun: Any, *args: Any, **kwargs: Any) -> Any:
-        return of(lambda x: jnp.sum(argmax_fun(x) * x), *args, **kwargs)
+        """The derivative of a maximum is where it is attained."""
+        value, at = of(lambda x: jnp.sum(argmax_fun(x) * x), *args, **kwargs), of(argmax_fun, *args, **kwargs)
+        fixed = jax.lax.stop_gradient
+        return lambda x, rng: fixed(value(x, rng)) + jnp.sum(fixed(at(x, rng)) * (x - fixed(x)))
 
     return {
         "Normal": gdjax.perturbations.Normal,
@@ -366,9 +442,10 @@ def trees() -> dict[str, Any]:
 
 def install() -> None:
     solvers = (ProximalGradient, BlockCoordinateDescent, ProjectedGradient, GradientDescent, BFGS, LBFGS, LBFGSB)
-    for solver in (*solvers, PolyakSGD, OptaxSolver):
+    more = (NonlinearCG, MirrorDescent, AndersonAcceleration, GaussNewton, PolyakSGD, OptaxSolver)
+    for solver in (*solvers, *more):
         setattr(jaxopt, solver.__name__, solver)
-    jaxopt.GaussNewton = jaxopt.LevenbergMarquardt = LeastSquares
+    jaxopt.LevenbergMarquardt, jaxopt.AndersonWrapper = LeastSquares, counted(anderson_wrapper)
     modules = {"projection": projections(), "prox": proxes(), "loss": losses()}
     for module, found in (modules | {"perturbations": perturbed(), "tree_util": trees()}).items():
         for name, f in found.items():
