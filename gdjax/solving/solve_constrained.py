@@ -202,16 +202,13 @@ def _rounds(al: AugmentedLagrangian, tx: Transform, params: Params, args: Any, s
         met = state.violation <= tol
         top = jnp.asarray(largest_penalty(rho.dtype)).astype(rho.dtype)
         last = rho >= top
-        stuck = end.status == solving.NO_LOWER_POINT
-        settled = (end.error <= t.tol) | stuck  # else what is missed is no matter of the penalty
-        still = stuck & (end.count <= 3)
+        still = (end.status == solving.NO_LOWER_POINT) & (end.count <= 3)
         status = jnp.select(
-            [lost & last, lost, met & (end.error <= tol), met & still, ~met & last & settled],
+            [lost & last, lost, met & (end.error <= tol), met & still, ~met & last],
             [solving.NOT_FINITE, solving.RUNNING, solving.CONVERGED, solving.NO_LOWER_POINT, INFEASIBLE],
             solving.RUNNING,
         ).astype(jnp.int32)
         harder = t.state._replace(penalty=jnp.minimum(10 * rho, top))
-        state = state._replace(penalty=jnp.where(settled, state.penalty, rho))
         p, state = tree.where(lost, (t.params, harder), (end.params, state))
         next_tol = jnp.where(end.error <= t.tol, jnp.maximum(t.tol / 10, tol), t.tol)
         return Round(p, state, next_tol, end.error, t.count + end.count, status)
