@@ -12,7 +12,7 @@ import gdjax
 
 SEARCH = gdjax.scale_by_backtracking_linesearch(30, store_grad=True)  # compiles quickly
 PLAIN = gdjax.bfgs(linesearch=SEARCH)
-START = jnp.array([1.0, 5.0, 5.0, 1.0])
+START = jnp.array([0.0, 6.0, 5.0, 1.0])  # beyond the bounds
 
 
 def hs71(a: Any, **kwargs: Any) -> Any:
@@ -28,23 +28,32 @@ def test_hs71_and_its_derivatives():
     """The value of the book; finite differences; the multipliers are derivatives of the least value."""
     with jax.enable_x64(True):
 
-        def numbers(a):
-            s = hs71(a, tol=1e-10)
-            return jnp.concatenate([s.params, jnp.stack([*s.multipliers.values(), s.value])]), s
+        @jax.jit
+        def f(a, steps=1000):
+            """Also the derivatives, forward and back, of one run."""
 
-        f = jax.jit(numbers)
-        out, s = f(jnp.ones(2))
+            def numbers(a):
+                s = hs71(a, tol=1e-10, steps=steps)
+                return jnp.concatenate([s.params, jnp.stack([*s.multipliers.values(), s.value])]), s
+
+            out, push, s = jax.linearize(numbers, a, has_aux=True)
+            (back,) = jax.vmap(jax.linear_transpose(push, a))(jnp.eye(7))
+            return out, s, [jax.vmap(push, out_axes=1)(jnp.eye(2)), back]
+
+        out, s, derivatives = f(jnp.ones(2))
         assert s.message == "converged" and bool(s.converged) and 0 < s.steps < 200 and s.error <= 1e-10
         assert s.infeasibility <= 1e-10
         np.testing.assert_allclose(s.value, 17.0140173, atol=1e-7)
         assert s.params[0] == 1 and s.multipliers["inequality"] > 0
         h = 1e-4
         expected = jnp.stack([(f(1 + h * e)[0] - f(1 - h * e)[0]) / (2 * h) for e in jnp.eye(2)], 1)
-        for derivative in (jax.jacfwd, jax.jacrev):
-            found = jax.jit(derivative(lambda a: numbers(a)[0]))(jnp.ones(2))
+        for found in derivatives:
             np.testing.assert_allclose(found, expected, atol=1e-5)
         slopes = [40 * s.multipliers["equality"], 25 * s.multipliers["inequality"]]
         np.testing.assert_allclose(expected[-1], slopes, atol=1e-5)
+        before, short = f(jnp.ones(2), 0)[1], f(jnp.ones(2), 15)[1]
+        assert before.params.tolist() == [1, 5, 5, 1] and before.steps == 0
+        assert short.steps == 15 and short.message == "all steps done"
 
 
 def test_trees_in_float32_as_slsqp_and_under_vmap():
@@ -100,6 +109,10 @@ def test_the_augmented_lagrangian_is_that_of_the_book():
             assert al.update(x, before).penalty == penalty
         most = al.update(x, state._replace(violation=jnp.asarray(violation), penalty=jnp.asarray(1e13)))
         np.testing.assert_allclose(most.penalty, 0.01 / np.finfo(float).eps, rtol=1e-12)
+        al = gdjax.augmented_lagrangian(lambda x: x, lambda x: x, lambda x: x, penalty=rho, max_penalty=5.0)
+        far = al.init(x)._replace(multipliers={"equality": jnp.asarray(-1e20), "inequality": jnp.asarray(1e20)})
+        new = al.update(x, far._replace(violation=x))
+        assert (*new.multipliers.values(), new.penalty) == (-1e16, 1e16, 5)
 
 
 def test_the_lagrangian():
@@ -141,6 +154,57 @@ def test_a_search_leaves_no_domain_and_a_run_away_is_undone():
         )(-0.5)
         assert cubic.message == "converged"
         np.testing.assert_allclose([cubic.params, cubic.multipliers["inequality"]], [-1, 3], atol=1e-6)
+
+
+def test_what_is_set_of_one_round():
+    """x = 3/4 is the minimum of x^2 / 2 + 3 / 2 (x - b)^2 with b = 1."""
+
+    def found(b):
+        s = gdjax.solve_constrained(
+            lambda x: x**2 / 2, 0.75, equality=lambda x: x - b, tx=PLAIN, tol=0.3, penalty=3.0, derivative=None
+        )
+        return (s.params, s.multipliers["equality"]), s
+
+    _, slopes, s = jax.jit(lambda b: jax.jvp(found, (b,), (b,), has_aux=True))(1.0)
+    assert s.steps == 0 and s.converged and s.multipliers["equality"] == 0.75 and s.infeasibility == 0.25
+    assert slopes == (0, 0)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_no_member_of_a_batch_runs_on(x64):
+    """x^2 = b from where the gradient is 0, to where it is 0, and with a solution."""
+    with jax.enable_x64(x64):
+        s = jax.jit(
+            jax.vmap(lambda x, b: gdjax.solve_constrained(jnp.zeros_like, x, equality=lambda x: x**2 - b, tx=PLAIN))
+        )(jnp.array([0.0, 1.0, 1.0]), jnp.array([-1.0, -1.0, 4.0]))
+        assert s.message.tolist() == [*["the constraints seem to have no solution"] * 2, "converged"]
+        assert s.steps[0] == 0 and (s.steps < 200).all()
+        np.testing.assert_allclose(s.params, [0, 0, 2], atol=1e-3)
+
+
+def test_no_lower_point():
+    """Where the tolerance is below the rounding of the loss."""
+    s = jax.jit(
+        lambda x: gdjax.solve_constrained(
+            lambda x: jnp.sum(jnp.cosh(x - 0.3)), x, inequality=lambda x: x + 9, tx=PLAIN, tol=0.0, steps=2000
+        )
+    )(jnp.arange(3.0))
+    assert s.message == "the line search finds no lower point" and s.steps < 200
+    np.testing.assert_allclose(s.params, 0.3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [(jnp.bfloat16, 0.1), (jnp.float32, 1e-3)])
+def test_parameters_over_devices(dtype, tol):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    x = jax.device_put(jnp.zeros(4, dtype), jax.NamedSharding(mesh, jax.P("d")))
+    s = jax.jit(
+        lambda x: gdjax.solve_constrained(
+            lambda x: jnp.sum((x - 1) ** 2), x, equality=lambda x: x.astype(jnp.float32).sum() - 2, tx=PLAIN, tol=tol
+        )
+    )(x)
+    assert s.converged and s.params.dtype == dtype and s.multipliers["equality"].dtype == jnp.float32
+    np.testing.assert_allclose(s.params.astype(jnp.float32), 0.5, atol=tol)
+    np.testing.assert_allclose(s.multipliers["equality"], -1, atol=3 * tol)
 
 
 def good_sum(x):
