@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import gdjax
 from gdjax.solving.solve import WORDS
+from tests.linesearch.problems import enable_x64
 
 N, M = 8, 20
 KEYS = jax.random.split(jax.random.key(3), 3)
@@ -52,7 +53,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_finds_the_minimum_with_any_optimizer(name):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         found = jax.jit(lambda w: gdjax.solve(ridge, start(), OPTIMIZERS[name](), w, steps=3000, tol=1e-5))(0.1)
         np.testing.assert_allclose(found.params, closed(0.1), atol=2e-4)
         assert found.message == "converged" and bool(found.converged)
@@ -73,7 +74,7 @@ def test_stops_at_the_first_step_within_the_tolerance():
     run = gdjax.minimize(lambda x: ridge(x, 0.1), start(), tx, steps=2000, grad_tol=1e-3)
     found = gdjax.solve(ridge, start(), tx, 0.1, steps=2000, tol=1e-3)
     assert int(found.steps) == run.steps
-    np.testing.assert_allclose(found.error, run.history["grad_norm"][-1], rtol=1e-4)
+    np.testing.assert_allclose(found.error, run.history["grad_norm"][-1], atol=1e-6)  # sums of numbers of size 1
 
 
 def test_reads_value_and_gradient_where_a_search_left_them():
@@ -97,7 +98,7 @@ def test_reads_value_and_gradient_where_a_search_left_them():
 @pytest.mark.parametrize("tx", [PLAIN, gdjax.lbfgs(), gdjax.bfgs()], ids=["sgd", "lbfgs", "bfgs"])
 @pytest.mark.parametrize("kind", ["dense", "cg", "gmres"])
 def test_implicit_derivative_is_that_of_the_closed_form(tx, kind):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         how = gdjax.Implicit(kind, tol=1e-12)
         fit = lambda w: gdjax.solve(ridge, start(), tx, w, steps=5000, tol=1e-9, derivative=how).params
         for derivative in (jax.jacfwd, jax.jacrev):
@@ -105,7 +106,7 @@ def test_implicit_derivative_is_that_of_the_closed_form(tx, kind):
 
 
 def test_second_derivatives():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         fit = lambda w: gdjax.solve(ridge, start(), PLAIN, w, steps=5000, tol=1e-10).params.sum()
         expected = jax.hessian(lambda w: closed(w).sum())(0.1)
         np.testing.assert_allclose(jax.hessian(fit)(0.1), expected, rtol=1e-6)
@@ -113,7 +114,7 @@ def test_second_derivatives():
 
 
 def test_derivative_by_what_the_loss_closes_over_and_by_trees():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         loss = lambda x, data: ridge(x, data["weights"][0]) + data["shift"] @ x
         data = {"weights": [jnp.asarray(0.1)], "shift": jnp.linspace(0, 1, N), "count": jnp.arange(3), "none": None}
         long = {"steps": 5000, "tol": 1e-10}
@@ -149,14 +150,14 @@ def test_a_reverse_derivative_by_what_moves_one_leaf_alone():
 
 
 def test_the_value_has_the_derivative_of_the_envelope():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         value = lambda w: gdjax.solve(ridge, start(), PLAIN, w, steps=5000, tol=1e-10).value
         np.testing.assert_allclose(jax.grad(value)(0.1), jnp.sum(closed(0.1) ** 2), rtol=1e-6)
         assert jax.grad(lambda w: gdjax.solve(ridge, start(), PLAIN, w).error)(0.1) == 0
 
 
 def test_bounds_hold_numbers_in_the_derivative_too():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         tx = gdjax.lbfgs(bounds=(-0.3, 0.5))
         fit = jax.jit(lambda w: gdjax.solve(ridge, start(), tx, w, tol=1e-9).params)
         x, h = fit(0.1), 1e-5
@@ -169,7 +170,7 @@ def test_bounds_hold_numbers_in_the_derivative_too():
 @pytest.mark.parametrize("accelerate", [True, False])
 def test_a_lasso_and_its_derivative(accelerate):
     """The condition at the solution, and finite differences."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         a, b = A.astype(float), B.astype(float)
         loss = lambda x: jnp.sum((a @ x - b) ** 2) / 2
         tx = lambda w: gdjax.proximal_gradient(None, gdjax.prox.l1(w), accelerate=accelerate)
@@ -229,7 +230,7 @@ def test_what_rounding_hides_is_no_minimum():
 
 
 def test_unrolled_derivative_nears_the_implicit_one():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         tx = gdjax.sgd(0.2)
         fit = lambda how: (
             lambda w: gdjax.solve(ridge, start(), tx, w, steps=5000, tol=1e-9, derivative=how).params.sum()
@@ -264,7 +265,7 @@ def test_under_scan_and_as_a_function_of_traced_settings():
 
 
 def test_trees_with_integers_and_complex_numbers():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         to = jnp.array([1 + 2j, -1j])
 
         def loss(p, c):
@@ -288,7 +289,7 @@ def test_float32_and_bfloat16():
 
 
 def test_auxiliary_results_and_least_squares():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         a, b = A.astype(float), B.astype(float)
         residuals = lambda x, w: a @ x - b * w
         loss = lambda x, w: (jnp.sum(residuals(x, w) ** 2) / 2, {"first": x[0] * w})
@@ -328,7 +329,7 @@ def test_check_warns_or_makes_the_derivative_nan():
 
 
 def test_a_ridge_makes_the_derivative_of_a_flat_minimum_finite():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         flat = lambda x, t: (x[0] + x[1] - t) ** 2
         fit = lambda how: lambda t: gdjax.solve(flat, jnp.zeros(2), gdjax.sgd(0.1), t, derivative=how).params
         slope = jax.jacfwd(fit(gdjax.Implicit("dense", ridge=1e-6)))(1.0)
@@ -337,7 +338,7 @@ def test_a_ridge_makes_the_derivative_of_a_flat_minimum_finite():
 
 @pytest.mark.parametrize("kind", ["dense", "cg", "gmres"])
 def test_a_ridge_is_added_to_the_hessian(kind):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         how = gdjax.Implicit(kind, ridge=0.5, tol=1e-12)
         fit = lambda w: gdjax.solve(ridge, start(), gdjax.bfgs(), w, tol=1e-9, derivative=how).params
         hessian = 2 * (A.T.astype(float) @ A.astype(float) / M + 0.1 * np.eye(N))
@@ -390,10 +391,11 @@ def test_the_compiled_loop_costs_what_one_by_hand_does():
     assert cost[0] <= 1.1 * cost[1], cost
 
 
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX has no jax.shard_map")
 def test_over_devices():
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     fit = lambda x, w: gdjax.solve(ridge, x, gdjax.lbfgs(), w, tol=1e-3).params
-    sharded = jax.device_put(start(), jax.NamedSharding(mesh, P("d")))
+    sharded = jax.device_put(start(), jax.sharding.NamedSharding(mesh, P("d")))
     found = jax.jit(fit)(sharded, 0.1)
     np.testing.assert_allclose(found, closed(jnp.asarray(0.1)), atol=1e-3)
 

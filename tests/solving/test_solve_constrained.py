@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from scipy.optimize import minimize
 
 import gdjax
+from tests.linesearch.problems import enable_x64
 
 SEARCH = gdjax.scale_by_backtracking_linesearch(30, store_grad=True)  # compiles quickly
 PLAIN = gdjax.bfgs(linesearch=SEARCH)
@@ -26,7 +28,7 @@ def hs71(a: Any, **kwargs: Any) -> Any:
 
 def test_hs71_and_its_derivatives():
     """The value of the book; finite differences; the multipliers are derivatives of the least value."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
 
         @jax.jit
         def f(a, steps=1000):
@@ -90,7 +92,7 @@ def test_the_augmented_lagrangian_is_that_of_the_book():
     al = gdjax.augmented_lagrangian(
         lambda x: x, lambda x: jnp.asarray(h, x.dtype) * x, lambda x: {"g": jnp.asarray(g, x.dtype) * x}, penalty=rho
     )
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.asarray(1.0)
         first = al.init(x)
         assert first.penalty == rho and (first.multipliers["equality"] == 0).all()
@@ -132,7 +134,7 @@ STATUSES = {
 @pytest.mark.parametrize("name", STATUSES)
 def test_the_status_of_what_has_no_solution(name):
     loss, inequality, status = STATUSES[name]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         s = jax.jit(lambda x: gdjax.solve_constrained(loss, x, inequality=inequality, tx=PLAIN))(jnp.full(2, 0.25))
         assert s.status == status and not s.converged and s.infeasibility >= 0.49
         assert s.message == ("the constraints seem to have no solution", "not finite")[status == 2]
@@ -140,7 +142,7 @@ def test_the_status_of_what_has_no_solution(name):
 
 def test_a_search_leaves_no_domain_and_a_run_away_is_undone():
     """log is NaN beyond 0; x^3 falls without end where the penalty is too small for x >= -1."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         centre = jax.jit(
             lambda b: gdjax.solve_constrained(
                 lambda x: -jnp.log(x).sum(), jnp.full(2, 8.0), equality=lambda x: x.sum() - b
@@ -173,7 +175,7 @@ def test_what_is_set_of_one_round():
 @pytest.mark.parametrize("x64", [False, True])
 def test_no_member_of_a_batch_runs_on(x64):
     """x^2 = b from where the gradient is 0, to where it is 0, and with a solution."""
-    with jax.enable_x64(x64):
+    with enable_x64(x64):
         s = jax.jit(
             jax.vmap(lambda x, b: gdjax.solve_constrained(jnp.zeros_like, x, equality=lambda x: x**2 - b, tx=PLAIN))
         )(jnp.array([0.0, 1.0, 1.0]), jnp.array([-1.0, -1.0, 4.0]))
@@ -196,7 +198,7 @@ def test_no_lower_point():
 @pytest.mark.parametrize(("dtype", "tol"), [(jnp.bfloat16, 0.1), (jnp.float32, 1e-3)])
 def test_parameters_over_devices(dtype, tol):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
-    x = jax.device_put(jnp.zeros(4, dtype), jax.NamedSharding(mesh, jax.P("d")))
+    x = jax.device_put(jnp.zeros(4, dtype), jax.sharding.NamedSharding(mesh, P("d")))
     s = jax.jit(
         lambda x: gdjax.solve_constrained(
             lambda x: jnp.sum((x - 1) ** 2), x, equality=lambda x: x.astype(jnp.float32).sum() - 2, tx=PLAIN, tol=tol

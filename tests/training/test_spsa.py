@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import gdjax
 from gdjax.training import spsa
@@ -108,7 +109,7 @@ def test_the_memory_of_a_step():
 def test_noise_is_the_same_on_every_mesh():
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     p = {"w": jnp.arange(32.0).reshape(8, 4) / 32, "b": jnp.ones(8)}
-    how = {"w": jax.P("a", "b"), "b": jax.P("a")}
+    how = {"w": P("a", "b"), "b": P("a")}
     divided = jax.tree.map(lambda x, s: jax.device_put(x, jax.sharding.NamedSharding(mesh, s)), p, how)
     step = jax.jit(lambda p, k: gdjax.mezo_step(loss, k, 0.01)(p)[1])
     alone, together = step(p, jax.random.key(0)), step(divided, jax.random.key(0))
