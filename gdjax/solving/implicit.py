@@ -109,7 +109,7 @@ def implicit(
             return [y + jnp.asarray(how.ridge).astype(u.dtype) * u for y, u in zip(Av, v, strict=True)]
 
         share = jnp.where(converged(numbers), 1.0, jnp.nan)  # a factor, so that it counts backward too
-        dx = [share.astype(y.dtype) * y for y in solved(A, [-y for y in b], how, symmetric)]
+        dx = [share.astype(y.dtype) * y for y in _together(solved(A, [-y for y in b], how, symmetric))]
         return (x, numbers), (dx, [jnp.zeros_like(n) for n in numbers])
 
     x, numbers = root(start, args, of_run, of_condition)
@@ -133,7 +133,11 @@ def without_closures(f: Callable[..., Any], *args: Any) -> tuple[Callable[..., A
 
 
 def _together(xs: Reals) -> Reals:
-    """The same, each a function of all: a leaf that no argument moves has no cotangent, and its equations need one."""
+    """The same, each a function of all.
+
+    A leaf of the solution that nothing uses has no cotangent, nor has one that no argument moves, and the transpose of
+    the linear equations needs all: the first in JAX 0.5, the second in every JAX.
+    """
     gaps: Gaps = [None] * len(xs)
     ys = as_leaves(as_vector(xs, gaps, widest_real(xs)), xs, gaps)
     return [y.astype(x.dtype) for x, y in zip(xs, ys, strict=True)]

@@ -147,6 +147,7 @@ def test_a_reverse_derivative_by_what_moves_one_leaf_alone():
     loss = lambda p, a: (p["moved"] - a) ** 2 + p["still"] ** 2
     fit = lambda a: gdjax.solve(loss, {"moved": jnp.zeros(()), "still": jnp.ones(())}, gdjax.sgd(0.4), a).params
     np.testing.assert_allclose(jax.grad(lambda a: sum(fit(a).values()))(2.0), 1, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda a: fit(a)["moved"])(2.0), 1, rtol=1e-5)  # nothing uses the other
 
 
 def test_the_value_has_the_derivative_of_the_envelope():
@@ -366,6 +367,7 @@ def test_the_loss_is_traced_a_few_times_however_many_steps():
     assert traces[0] == traces[1] <= 6
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA copies more: 1.105")
 def test_the_compiled_loop_costs_what_one_by_hand_does():
     """Bytes and operations of the body, by XLA's account of a loop that runs once."""
     tx, x = gdjax.adam(0.1), jnp.zeros(4096)
