@@ -129,7 +129,8 @@ def _step(memory: _Memory, p: Vector, u: Vector, ridge: Scalar, max_growth: Scal
     as_kept = tree.cast_like(tree.cast_like(u, memory.U), u)
     weights = _weights(less(U, as_kept), as_kept, ridge)
     ends, end = ([x + y for x, y in zip(*xs, strict=True)] for xs in ((X, U), (p, u)))
-    mixed = [v + jnp.tensordot(weights.astype(e.dtype), e, 1) for v, e in zip(u, less(ends, end), strict=True)]
+    mixture = lambda e: jnp.tensordot(weights.astype(e.dtype), e, 1, precision="highest")
+    mixed = [v + mixture(e) for v, e in zip(u, less(ends, end), strict=True)]
     usable = jnp.isfinite(tree.global_norm(mixed))
     back = [e[(count - 1) % slots] - x for e, x in zip(ends, p, strict=True)]
     new = tree.where(grown, back, tree.where(usable, mixed, u))

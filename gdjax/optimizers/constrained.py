@@ -24,8 +24,7 @@ def constrained(tx: Transform, dual_tx: Transform, optimism: Finite = 0.0) -> Gr
         x <- x + tx(g_x),    lambda <- lambda + dual_tx(-g_lambda),    mu <- max(0, mu + dual_tx(-g_mu))
 
     with g the gradient of the Lagrangian, or with optimism g_t + optimism (g_t - g_{t-1}) in its place. For constraints
-    in training, with batches and any optimizer; where a loss without noise is to be minimized `solve_constrained` is
-    faster and exact.
+    in training, with batches and any optimizer; for a loss without noise there is `solve_constrained`.
 
     Args:
       tx: moves the parameters "x".

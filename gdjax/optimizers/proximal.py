@@ -336,14 +336,8 @@ DIRECTIONS: Mapping[str, Callable[[Slots, Slots, Any], Any]] = {
     "scale_by_schedule": lambda s, h, t: abs(h["step_size_fn"]),
 }  # fmt: skip
 RATES = "scale_by_learning_rate", "scale", "scale_by_schedule"
-NEUTRAL = (
-    "identity",
-    "_decay",
-    "_cautious_decay",
-    "_weight_decay",
-    "_weight_decay_to_start",
-    "ema",
-)  # wherever they stand
+# Wherever they stand.
+NEUTRAL = "identity _decay _cautious_decay _weight_decay _weight_decay_to_start ema".split()
 BEFORE = "clip clip_by_global_norm clip_by_block_rms adaptive_grad_clip zero_nans centralize add_noise".split()
 Found = dict[int, list[tuple[Any, Any]]]  # by the identity of a leaf: whose factors, and these
 

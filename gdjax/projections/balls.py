@@ -49,12 +49,12 @@ def projection_simplex(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     def projected(v: Array) -> Array:
         if jnp.iscomplexobj(v):
             raise TypeError(f"{label}: a leaf is complex ({v.dtype}), and has no order")
-        return _simplex(v, scale)
+        return simplex(v, scale)
 
     return of_vector(projected, tree)
 
 
-def _simplex(v: Array, scale: ArrayLike) -> Array:
+def simplex(v: Array, scale: ArrayLike) -> Array:
     scale = jnp.asarray(scale, v.dtype)
     # What lies more than scale below the largest is not in the support: the sums stay as small as they can be.
     z = jnp.maximum(v - jax.lax.stop_gradient(largest(v)), -jax.lax.stop_gradient(scale))
@@ -91,9 +91,9 @@ def projection_l1_sphere(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
 def _l1_sphere(v: Array, scale: ArrayLike) -> Array:
     size = jnp.abs(v)
     if not jnp.iscomplexobj(v):  # the derivative of v / |v| would square |v|
-        return jnp.where(v < 0, -1, 1) * _simplex(size, scale)
+        return jnp.where(v < 0, -1, 1) * simplex(size, scale)
     with jax.numpy_dtype_promotion("standard"):  # v may be complex
-        return jnp.where(size == 0, 1, v / jnp.where(size == 0, 1, size)) * _simplex(size, scale)
+        return jnp.where(size == 0, 1, v / jnp.where(size == 0, 1, size)) * simplex(size, scale)
 
 
 def projection_l1_ball(tree: ArrayTree, scale: ArrayLike = 1) -> Any:

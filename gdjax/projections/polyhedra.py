@@ -165,7 +165,6 @@ def _active(v: Array, equal: System, below: System) -> Array:
         return jnp.zeros(0, bool)
     inverse = jnp.linalg.pinv(equal.M)
     M = below.M - jnp.matmul(jnp.matmul(below.M, inverse, precision="highest"), equal.M, precision="highest")
-    M = jnp.where(jnp.linalg.norm(M, axis=1, keepdims=True) <= 64 * v.size * eps, 0, M)  # of parallel rows
     r = -_excess(_onto(v, equal), below)
     r = r / jnp.maximum(jnp.max(jnp.abs(r)), jnp.finfo(v.dtype).tiny)
     E = jnp.concatenate([M.T, r[None]])

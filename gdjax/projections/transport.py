@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.core.types import ArrayLike
-from gdjax.projections.balls import _simplex
+from gdjax.projections.balls import simplex
 from gdjax.projections.common import Array, floating_dtype, wide
 
 __all__ = ["projection_birkhoff", "projection_transport"]
@@ -135,7 +135,7 @@ def _dual(S: Array, a: Array, b: Array) -> tuple[Array, Array]:
             low, high = ends
             t = (low + high) / 2
             _, of_f, of_g = slopes(f + t * df, g + t * dg)
-            falls = of_f @ df + of_g @ dg < 0
+            falls = jnp.sum(of_f * df) + jnp.sum(of_g * dg) < 0
             return jnp.where(falls, t, low), jnp.where(falls, high, t)
 
         t, _ = meshes.fori_loop(24, narrowed, (jnp.zeros((), S.dtype), jnp.full((), 2, S.dtype)))
@@ -152,7 +152,7 @@ def _dual(S: Array, a: Array, b: Array) -> tuple[Array, Array]:
 
 def _level(v: Array, total: Array) -> Array:
     """The number to add to v, so that what is above 0 sums to the total."""
-    return jnp.max(_simplex(v, total)) - jnp.max(v)
+    return jnp.max(simplex(v, total)) - jnp.max(v)
 
 
 def _matrix(support: Array) -> Array:

@@ -126,8 +126,8 @@ def without_closures(f: Callable[..., Any], *args: Any) -> tuple[Callable[..., A
     structure, jaxpr, count = jax.tree.structure(shapes), closed.jaxpr, len(args)
 
     def free(*args_and_values: Any) -> Any:
-        own, values = args_and_values[:count], list(args_and_values[count:])
-        return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, values))(*jax.tree.leaves(own)))
+        args, values = args_and_values[:count], list(args_and_values[count:])
+        return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, values))(*jax.tree.leaves(args)))
 
     return free, closed.consts
 

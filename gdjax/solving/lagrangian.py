@@ -96,7 +96,7 @@ def lagrangian(loss_fn: Function, equality: Function | None = None, inequality: 
     problem = problem_of("gdjax.lagrangian", loss_fn, equality, inequality)
 
     def init(params: Params, *args: Any) -> dict[str, Any]:
-        return {"x": params, "multipliers": jax.tree.map(jnp.zeros_like, problem.at(params, args)[1])}
+        return {"x": params, "multipliers": jax.tree.map(jnp.zeros_like, problem.constraints_at(params, args))}
 
     def loss(variables: dict[str, Any], *args: Any) -> Array:
         params, multipliers = variables["x"], variables["multipliers"]
@@ -169,7 +169,7 @@ def augmented_lagrangian(
         return _total(f, each(equal, at_least, c, problem.fit(state.multipliers, c)))
 
     def update(params: Params, state: AugmentedLagrangianState, *args: Any) -> AugmentedLagrangianState:
-        _, c = problem.at(params, args)
+        c = problem.constraints_at(params, args)
         multipliers, old = problem.fit(state.multipliers, c), state.violation
         rho = lambda c: state.penalty.astype(c.dtype)
         new = each(
