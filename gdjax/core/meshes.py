@@ -133,7 +133,7 @@ def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], sta
     return jax.lax.while_loop(unfinished, lambda x: varying(body(x), varying_axes(start)), start)
 
 
-def fori_loop(number: int, body: Callable[[Any, Any], Any], start: Any) -> Any:
+def fori_loop(number: int | Array, body: Callable[[Any, Any], Any], start: Any) -> Any:
     """`jax.lax.fori_loop` from 0, for a body whose arrays may vary over more axes than the start."""
     if not _in_shard_map():
         return jax.lax.fori_loop(0, number, body, start)

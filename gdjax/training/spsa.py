@@ -11,6 +11,7 @@ from gdjax import numerics, tree
 from gdjax.core import argument_kinds, checks, meshes
 from gdjax.core.arrays import fresh_key, required_key, shape_of
 from gdjax.core.types import Array, KeyLike, Params, Scalar
+from gdjax.xla.write_order import in_one_turn
 
 __all__ = ["mezo_step", "spsa_gradient"]
 
@@ -189,20 +190,15 @@ def _value(label: str, value: Any) -> Array:
 
 
 def _moved(leaves: list[Array], key: Array, by: Array, noise: Noise) -> list[Array]:
-    """Every leaf x plus by z.
-
-    Each is moved in a loop of one turn, of which the compiler does not know the number, so that it neither draws the
-    noise of all leaves at once nor keeps it for the next time.
-    """
+    """Every leaf x plus by z, with the noise of one leaf in memory at a time."""
     word = jnp.ravel(jax.random.key_data(key))[0]
-    turns = jnp.where((word | 1) > 0, 1, 0)
 
     def move(i: int, x: Array) -> Array:
         def turn(count: Array, x: Array) -> Array:
             z = _direction(jax.random.fold_in(jax.random.fold_in(key, i), count), x, noise)
             return (x.astype(z.dtype) + by.astype(z.dtype) * z).astype(x.dtype)
 
-        return jax.lax.fori_loop(0, turns, turn, x)
+        return in_one_turn(turn, x, word)
 
     return [move(i, x) for i, x in enumerate(leaves)]
 

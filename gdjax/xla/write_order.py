@@ -186,6 +186,15 @@ def own_zero(x: Array) -> Array | int:
     return never(x).astype(jnp.uint32) if writes_several() else 0
 
 
+def in_one_turn(turn: Callable[[Array, Any], Any], x: Any, word: Array) -> Any:
+    """`turn(0, x)`, in a loop of which XLA does not know that it has one turn; `word` is any unsigned integer.
+
+    What the turn makes of the count is then neither computed before the loop, together with that of other loops, nor
+    kept for a later one.
+    """
+    return meshes.fori_loop(jnp.where((word | 1) > 0, 1, 0), turn, x)
+
+
 def _floating(x: Array) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
 
