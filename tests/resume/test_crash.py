@@ -22,9 +22,11 @@ class Crash(NamedTuple):
 
 
 def read(process: subprocess.Popen[str], log: Log) -> Iterator[tuple[str, int]]:
-    """What the program says, line by line; it is in `log` too."""
+    """What the program says, line by line; it is in `log` too. A kill can cut the last line: it is left out."""
     assert process.stdout is not None
     for line in process.stdout:
+        if not line.endswith("\n"):
+            return
         word, n, *rest = line.split()
         log.setdefault(word, {})[int(n)] = tuple(rest)
         yield word, int(n)
