@@ -72,7 +72,6 @@ def page() -> dict[str, Any]:
     return names
 
 
-@pytest.mark.programs
 def test_the_port_finds_the_same(page: dict[str, Any]):
     for theirs, ours in zip(page["theirs"], page["ours"], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3)
@@ -84,12 +83,14 @@ def is_call(cell: str) -> bool:
     return len(codes(cell)) == 1 and cell == f"`{codes(cell)[0]}`" and "(" in cell
 
 
-def name_of(row: tuple[str, str, str]) -> str:
-    return re.match(r"\w+", codes(row[1])[0])[0]
+def case(row: tuple[str, str, str]) -> Any:
+    """Solvers compile for seconds."""
+    name = re.match(r"\w+", codes(row[1])[0])[0]
+    slow = re.search(r"\bsolve(_constrained)?\(", row[2]) is not None
+    return pytest.param(row, id=name, marks=[pytest.mark.programs] * slow)
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize("row", [row for row in ROWS if is_call(row[1]) and is_call(row[2])], ids=name_of)
+@pytest.mark.parametrize("row", [case(row) for row in ROWS if is_call(row[1]) and is_call(row[2])])
 def test_both_calls_of_a_row_give_the_same(row: tuple[str, str, str], page: dict[str, Any]):
     heading, theirs, ours = row
     shared = {k: x for k, x in page.items() if k not in ("gdjax", "jaxopt")}
