@@ -55,6 +55,7 @@ def projection_simplex(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
 
 
 def simplex(v: Array, scale: ArrayLike) -> Array:
+    """The point of the simplex that is nearest to a real vector."""
     scale = jnp.asarray(scale, v.dtype)
     # What lies more than scale below the largest is not in the support: the sums stay as small as they can be.
     z = jnp.maximum(v - jax.lax.stop_gradient(largest(v)), -jax.lax.stop_gradient(scale))
