@@ -26,7 +26,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py hints.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-pages test-oldest test-newest test-fused mutants clients patches lint types examples notebooks bench race docs look clean
+.PHONY: help train test test-slow test-programs test-oldest test-newest test-fused mutants clients patches lint types examples notebooks bench race docs look clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -40,8 +40,8 @@ test: $(VENV)/.stamp-test ## Run the tests, the long sweeps left out
 test-slow: $(VENV)/.stamp-test ## Run the long sweeps only; ARGS="--sample 20" takes 20 of them
 	$(VENV)/bin/python $(PYTEST) -m slow $(ARGS)
 
-test-pages: $(VENV)/.stamp-test ## Run the long programs of the pages only
-	$(VENV)/bin/python $(PYTEST) -m programs $(ARGS)
+test-programs: $(VENV)/.stamp-test ## Run the programs: of pages and docstrings, examples, interrupted runs
+	$(VENV)/bin/python $(PYTEST) -m "programs and not slow" $(ARGS)
 
 test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supported
 	$(OLDEST)/bin/python $(PYTEST) $(ARGS)

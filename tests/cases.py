@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from tests.declare import LONG, SAMPLE, WRAPPERS, Case, Twin, one_in
+from tests.declare import SAMPLE, WRAPPERS, Case, Twin, one_in
 
 _MODULES = [
     importlib.import_module(f"tests.declared.{path.stem}")
     for path in sorted((Path(__file__).parent / "declared").glob("*.py"))
 ]
-__all__ = ["CASES", "LONG", "SAMPLE", "TWINS", "WRAPPERS", "Case", "by_name", "derived", "every"]
+__all__ = ["CASES", "SAMPLE", "TWINS", "WRAPPERS", "Case", "by_name", "derived", "every"]
 DECLARED: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
 TWINS: tuple[Twin, ...] = tuple(twin for module in _MODULES for twin in module.TWINS)
 

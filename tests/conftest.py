@@ -5,6 +5,7 @@ import gc
 import hashlib
 import importlib.metadata
 import os
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -56,6 +57,17 @@ class Compiled:
 
 
 jax.monitoring.register_event_duration_secs_listener(Compiled.count)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_compiled_once() -> Iterator[None]:
+    """A folder of this process has what it dropped from memory. Processes share none: JAX's writes are not atomic."""
+    with tempfile.TemporaryDirectory(prefix="compiled") as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        yield
+        jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module", autouse=True)

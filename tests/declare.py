@@ -15,10 +15,9 @@ import gdjax
 # Those that differ in kind: what `make test` asks of these alone is asked of the others in the slow sweeps.
 SAMPLE = (
     "adamw noisy_sgd chain partition inject_hyperparams lion adafactor prodigy muon "
-    "lbfgs MultiSteps apply_if_finite sam schedule_free mechanize"
+    "MultiSteps apply_if_finite sam schedule_free"
 ).split()
-# Of these, those that hand each leaf on as it is: what a property of one leaf costs is not spent on them.
-LONG = ("lbfgs", "mechanize")  # their programs: many tests that compile them are among the slow sweeps
+# Of the sample, those that hand each leaf on as it is: what a property of one leaf costs is not spent on them.
 WRAPPERS = ("chain", "partition", "inject_hyperparams", "MultiSteps", "apply_if_finite", "sam")
 
 

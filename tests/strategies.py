@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from tests.cases import CASES, LONG, WRAPPERS, Case
+from tests.cases import CASES, WRAPPERS, Case
 from tests.trees import Pair
 
 FEW, MANY = 2, 50  # examples in the ordinary run and in the slow sweeps
@@ -35,7 +35,7 @@ def swept(
 
     In `make test` it is not run for those in `but`.
     """
-    others = (*WRAPPERS, *LONG, *but)
+    others = (*WRAPPERS, *but)
     return pytest.mark.parametrize(
         ("case", argument),
         [

@@ -455,6 +455,7 @@ FACTORS = {
 }
 
 
+@pytest.mark.programs
 def test_kronecker_factors():
     params = {"w": jax.random.normal(jax.random.key(0), (128, 96))}
     g = jax.tree.map(lambda p: p * jnp.linspace(0.01, 1, 96)[None], params)

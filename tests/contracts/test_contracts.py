@@ -13,7 +13,7 @@ import pytest
 
 import gdjax
 from gdjax.numerics import at_least_float32
-from tests.cases import CASES, LONG, SAMPLE, Case, by_name, derived, every
+from tests.cases import CASES, SAMPLE, Case, by_name, derived, every
 from tests.trees import (
     Pair,
     assert_close,
@@ -95,7 +95,7 @@ def test_five_steps_are_one_trace(case: Case, kind: str):
     assert traces == 1
 
 
-@every(sampled=True, but=LONG)
+@every(sampled=True)
 def test_eager_equals_compiled(case: Case):
     tx, params = case.make(), random_tree(0)
     one_step = jax.jit(lambda params, state, g: tx.update(g, state, params))
@@ -159,7 +159,7 @@ def stackable(x: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
-@every(sampled=True, but=LONG)
+@every(sampled=True)
 def test_vmap_equals_a_loop(case: Case):
     tx, params = case.make(), random_tree(0, lead=(3,))
     gradients = [random_tree(seed, lead=(3,)) for seed in (1, 2)]
@@ -205,7 +205,7 @@ def test_init_takes_shapes(case: Case):
     assert signature(tx.init(wanted)) == signature(tx.init(params))
 
 
-@every(sampled=True, but=LONG)
+@every(sampled=True)
 def test_extra_arguments_are_accepted(case: Case):
     tx, params, g = case.make(), random_tree(0), GRADIENTS[0]
     state = tx.init(params)
@@ -251,7 +251,7 @@ def contained(seed: int) -> Any:
     return flax.core.freeze({"chex": ChexParams(x=a, y=(b, None)), "flax": [flax_params]})
 
 
-@every(sampled=True, but=LONG)
+@every(sampled=True)
 def test_any_container_of_any_leaf(case: Case):
     tx, params, g = case.make(), contained(0), contained(1)
     state = tx.init(params)

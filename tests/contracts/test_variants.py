@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from absl.testing import parameterized
 
-from tests.cases import CASES, LONG, Case, every
+from tests.cases import CASES, Case, every
 from tests.trees import assert_close, random_tree, steps
 
 DEVICES = 8
@@ -46,7 +46,7 @@ def test_there_are_eight_devices():
     assert jax.device_count() == DEVICES
 
 
-@every(sampled=True, but=LONG)
+@every(sampled=True)
 def test_pmap_with_pmean_equals_one_device(case: Case):
     tx, params = case.make(), random_tree(0)
     gradients = [random_tree(seed, lead=(DEVICES,)) for seed in (1, 2)]

@@ -213,6 +213,7 @@ def bits_of(tree: Any) -> str:
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(tree))).hexdigest()[:16]
 
 
+@pytest.mark.programs
 def test_bits_do_not_depend_on_what_the_process_did_before():
     """Two processes; in one of them twenty other optimizers of the same factories were called before."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

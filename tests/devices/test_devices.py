@@ -57,6 +57,7 @@ def here() -> dict[str, Any]:
     return {name: run(name) for name in NAMES.split()}
 
 
+@pytest.mark.programs
 @pytest.mark.filterwarnings("ignore:gdjax.muon")  # that the tree has stacks of biases
 @pytest.mark.usefixtures("elsewhere")
 def test_the_way_of_other_devices_gives_the_same(here: dict[str, Any]):

@@ -193,6 +193,7 @@ def test_numbers_on_explicit_axes(case: Case, explicit_mesh: Any):
     )
 
 
+@pytest.mark.programs
 def test_without_a_mesh_in_context():
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(sharding.AxisType.Explicit,) * 2)
     for name in ("lion", "muon", "adafactor", "scale_by_lbfgs", "galore"):

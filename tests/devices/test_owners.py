@@ -102,10 +102,10 @@ def distance(x: Any, y: Any) -> float:
 
 
 def cases() -> Any:
-    """Every method on one axis of eight; every layout with SOAP. The rest is slow."""
+    """Every method on one axis of eight, data or fsdp in turn. The rest is slow."""
     for i, name in enumerate(METHODS):
         for layout in LAYOUTS:
-            ordinary = name == "soap" or (layout == "data" and i % 2) or (layout == "fsdp" and i % 2 == 0)
+            ordinary = layout == ("data" if i % 2 else "fsdp")
             yield pytest.param(name, layout, marks=[] if ordinary else [pytest.mark.slow])
 
 
@@ -173,6 +173,7 @@ def test_matrices_go_home_and_back_and_nothing_else_moves(name: str):
     assert sum(r.kind == "all-to-all" for r in rows) == 2
 
 
+@pytest.mark.programs
 def test_the_plan_is_exact_and_exchanges_grow_with_nothing():
     few, many = (sent(gdjax.soap(LR), params_of(n)) for n in (2, 6))
     longer = sent(gdjax.soap(LR, precondition_frequency=2), params_of(6))
@@ -180,6 +181,7 @@ def test_the_plan_is_exact_and_exchanges_grow_with_nothing():
     assert many[0] == longer[0]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_a_device_has_its_matrices_alone(devices: int):
     """Of 8 and 2 matrices, with room for a multiple of the devices."""
@@ -362,6 +364,7 @@ def test_matrices_without_elements(name: str):
         assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(there))
 
 
+@pytest.mark.programs
 def test_dealing_copies_no_stack_to_every_device():
     """XLA warns where it does, on two axes: "Involuntary full rematerialization"."""
     program = Path(__file__).with_name("dealing.py")

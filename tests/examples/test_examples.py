@@ -16,6 +16,8 @@ import pytest
 
 import gdjax
 
+pytestmark = pytest.mark.programs
+
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 own = importlib.import_module("own_optimizer")
 shampoo = importlib.import_module("own_shampoo")

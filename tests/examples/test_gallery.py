@@ -12,6 +12,8 @@ import pytest
 import gdjax
 from tests.repository import test_layout
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "examples"))
 portraits = importlib.import_module("portraits.methods")

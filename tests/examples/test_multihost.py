@@ -17,6 +17,8 @@ import pytest
 from tests.resume.target import TAKES_SHAPES_OF_KEYS
 from tests.support import QUICK, quick_compilation
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "examples"))
 multihost, demonstration, launch, losses, text = map(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.programs
+
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 resume = importlib.import_module("resume")
 

@@ -17,6 +17,8 @@ import pytest
 
 from tests.support import relaxed
 
+pytestmark = pytest.mark.programs
+
 NEEDED = "matplotlib", "PIL", "sklearn", "flax", "equinox"
 if not all(importlib.util.find_spec(name) for name in NEEDED):
     pytest.skip("no extra `examples`", allow_module_level=True)

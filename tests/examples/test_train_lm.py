@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.programs
+
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 train_lm, text, model, checkpoint = map(importlib.import_module, ("train_lm", "lm.text", "lm.model", "lm.checkpoint"))
 

@@ -180,6 +180,7 @@ MODELS: dict[str, Any] = {
 }
 
 
+@pytest.mark.programs
 @pytest.mark.whole
 @pytest.mark.parametrize("name", MODELS)
 def test_it_trains_a_model_of_its_kind(name: str):

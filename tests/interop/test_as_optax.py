@@ -20,6 +20,8 @@ from tests.contracts.test_surface import surface
 from tests.support import relaxed
 from tests.trees import assert_close, assert_equal
 
+pytestmark = pytest.mark.programs
+
 PARAMS = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}
 GRADIENTS = jax.tree.map(lambda p: 0.1 * p + 0.3, PARAMS)
 INSTALLED = "from gdjax import as_optax\nas_optax.install()\n"

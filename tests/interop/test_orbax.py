@@ -33,6 +33,7 @@ def restored(path: Any, *target: Any) -> Any:
         return checkpointer.restore(path, *target)
 
 
+@pytest.mark.programs
 def test_every_state_is_saved_and_restored(tmp_path: Any):
     state = {case.name.replace("/", "_"): filled(case.make(), PARAMS) for case in CASES}
     saved(state, tmp_path / "state")

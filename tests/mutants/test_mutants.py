@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.mutants.machine_room import BUGS, path_of_test, source_of
 from tests.mutants.mutate import mutants
 from tests.mutants.run import MODULES, ROOT, equivalent, stages
@@ -58,6 +60,7 @@ def test_the_kinds_of_changes():
     assert texts["return debias(mu, b1, t) / (sqrt(nu) + eps) if t > 1 else abs(b2)"] == "sign"
 
 
+@pytest.mark.programs
 def test_the_runner_kills_what_changes_and_keeps_what_does_not(tmp_path: Path):
     for name, text in {"gdjax/optimizers/rule": RULE, "tests/optimizers/test_rule": TEST}.items():
         (tmp_path / name).parent.mkdir(parents=True)

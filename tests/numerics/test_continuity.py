@@ -194,6 +194,7 @@ def divided(spec: P) -> Any:
     return lambda x: jax.device_put(jnp.asarray(x), NamedSharding(mesh, spec))
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("every", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", [P("d"), pytest.param(P(None, "d"), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ NARROW = ANOTHER["rounded to bfloat16"].split()  # so are what derivatives are m
 REASONS = {name: reason for reason, names in ANOTHER.items() for name in names.split()}
 
 # Of those the ordinary suite has some that had no derivatives.
-ORDINARY = "adafactor stable_adamw zclip normuon spectral soap soap_muon".split()
+ORDINARY = "adafactor stable_adamw zclip spectral".split()
 
 
 def sweep(ordinary: Sequence[str]) -> Any:

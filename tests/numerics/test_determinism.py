@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gdjax
-from tests.cases import LONG, WRAPPERS, Case, by_name, every
+from tests.cases import WRAPPERS, Case, by_name, every
 from tests.strategies import swept
 from tests.trees import assert_equal, epsilon, numbers, random_tree
 
@@ -85,6 +86,7 @@ def digests() -> dict[str, str]:
     return {name: hashlib.sha256(b"".join(x.tobytes() for x in xs)).hexdigest() for name, xs in bits.items()}
 
 
+@pytest.mark.programs
 def test_another_process_gives_the_same_bits():
     code = (
         "import json, tests.conftest; from tests.numerics import test_determinism as t; print(json.dumps(t.digests()))"
@@ -132,7 +134,7 @@ def least_of(case: Case) -> float:
     return 1.0 if case.name in FOUND else 0.0
 
 
-@every(sampled=True, but=(*WRAPPERS, *LONG, "noisy_sgd", "prodigy", "muon"))
+@every(sampled=True, but=(*WRAPPERS, "noisy_sgd", "prodigy", "muon"))
 def test_with_and_without_jit(case: Case):
     tx, _, wanted = reference(case.name)
     # `update` alone is a compiled call; what the caller adds to the parameters is rounded once more than inside jit.
@@ -191,7 +193,7 @@ FUSED_ANEW = (
 
 
 # At a minimum a rounding decides where the search ends.
-@every(lambda case: case.name not in FOUND, sampled=True, but=(*WRAPPERS, *LONG, "lion", "prodigy", "muon"))
+@every(lambda case: case.name not in FOUND, sampled=True, but=(*WRAPPERS, "lion", "prodigy", "muon"))
 def test_eight_devices_equal_one(case: Case):
     tx, one_step, wanted = reference(case.name)
     mesh = Mesh(np.asarray(jax.devices()), ("data",))

@@ -14,7 +14,7 @@ import pytest
 
 import gdjax
 from gdjax.linalg import newton_schulz, polar
-from tests.cases import CASES, LONG, WRAPPERS, Case, by_name, every
+from tests.cases import CASES, WRAPPERS, Case, by_name, every
 from tests.extremes import SHAPES, compiled, replaced, sizes, with_one
 from tests.hazards import missing
 from tests.trees import assert_close, assert_equal, finite, is_key, numbers, precision, random_tree, signature
@@ -30,7 +30,6 @@ ELSEWHERE = {  # a number of the list whose test stands with what it tests
     25: "contracts/test_contracts.py::test_state_is_a_fixed_point_of_control_flow",
 }
 MAX = float(jnp.finfo("float32").max)
-OTHERS = *WRAPPERS, *LONG  # of which the ordinary suite does not ask what is asked of rules
 
 
 def test_every_number_has_its_test():
@@ -42,7 +41,7 @@ def zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-@every(sampled=True, but=OTHERS, few=1, dtype=["float16", "float32", "bfloat16", "float64"])
+@every(sampled=True, but=WRAPPERS, few=1, dtype=["float16", "float32", "bfloat16", "float64"])
 def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
     with precision(dtype):
         params = random_tree(0, dtype)
@@ -61,7 +60,7 @@ UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt", "schedule_free_plus"
 
 
 @every(
-    lambda case: case.name not in UNBOUNDED, sampled=True, but=OTHERS, few=1, dtype=["float16", "float32", "bfloat16"]
+    lambda case: case.name not in UNBOUNDED, sampled=True, but=WRAPPERS, few=1, dtype=["float16", "float32", "bfloat16"]
 )
 def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
     c = compiled(case, dtype)
@@ -100,7 +99,7 @@ def of_small_gradients(case: Case) -> Iterator[tuple[Any, Any, Any]]:
         not case.random and not case.name.endswith("search") and case.name not in ("scale_by_galore", *LANDING)
     ),
     sampled=True,
-    but=OTHERS,
+    but=WRAPPERS,
 )
 def test_n2_small_float16_gradients_are_computed_in_float32(case: Case):
     for _, updates, wanted in of_small_gradients(case):
@@ -129,7 +128,7 @@ def widened(case: Case) -> bool:
     return any(x.shape in SHAPES.values() and x.dtype == jnp.float32 for x in kept(case.name))
 
 
-@every(widened, sampled=True, but=OTHERS)
+@every(widened, sampled=True, but=WRAPPERS)
 def test_a74_n3_second_moments_of_bfloat16_parameters(case: Case):
     """3,000 gradients of 1, then 3,000 of 0: the moments are what they are with parameters in float32."""
 
@@ -209,7 +208,7 @@ ROUNDED = {"shampoo/qr": 1e-2}
 OF_THE_DTYPE = "gauss_newton", "scale_by_zoom_linesearch", "proximal_gradient/search"
 
 
-@every(lambda case: not case.random and case.name not in OF_THE_DTYPE, sampled=True, but=OTHERS)
+@every(lambda case: not case.random and case.name not in OF_THE_DTYPE, sampled=True, but=WRAPPERS)
 def test_n5_a_gradient_of_1e20_counts_as_exact_arithmetic_says(case: Case):
     """As in float64, for the gradient as it is or as large as a bound on it, of a leaf's own: in its step and later."""
     c, exact = compiled(case), compiled(case, "float64")
@@ -355,7 +354,7 @@ def test_n9_a_guard_leaves_no_trace(case: Case):
         assert finite(updates)
 
 
-@every(lambda case: case.reverse, sampled=True, but=OTHERS)
+@every(lambda case: case.reverse, sampled=True, but=WRAPPERS)
 def test_n10_derivatives_through_an_update_at_a_zero_gradient(case: Case):
     tx, params = case.make(), {"a": jnp.ones((2,)), "b": jnp.zeros(())}
     state = tx.init(params)
@@ -387,7 +386,7 @@ KINKED = (
 ).split()
 
 
-@every(lambda case: not {case.covers, case.name} & {*KINKED} and case.reverse, sampled=True, but=OTHERS)
+@every(lambda case: not {case.covers, case.name} & {*KINKED} and case.reverse, sampled=True, but=WRAPPERS)
 def test_n10_derivatives_equal_finite_differences(case: Case):
     c = compiled(case, "float64")
     with precision("float64"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests.cases import CASES, LONG, SAMPLE, WRAPPERS, Case, by_name
+from tests.cases import CASES, SAMPLE, WRAPPERS, Case, by_name
 from tests.support import quick_compilation
 from tests.trees import precision
 
@@ -53,7 +53,7 @@ def swept() -> Any:
             if case.name not in PROBING
             for dtype in DTYPES
             for sizes, marks in ((FEW_SIZES, []), (SIZES, [pytest.mark.slow]))
-            if sizes is SIZES or case.sampled and case.name not in (*WRAPPERS, *LONG) and dtype == dtype_of(case)
+            if sizes is SIZES or case.sampled and case.name not in WRAPPERS and dtype == dtype_of(case)
         ],
     )
 

@@ -283,6 +283,7 @@ def test_leaves_alike_add_no_products():
     assert counts[0] == counts[1]
 
 
+@pytest.mark.programs
 def test_zeros_and_small_and_huge_gradients():
     params = {"w": jnp.ones((4, 3)), "row": jnp.ones((1, 5)), "column": jnp.ones((5, 1)), "none": jnp.ones((0, 3))}
     for form in whitening.FORMS:

@@ -82,6 +82,7 @@ def failures(symbol: Any) -> str:
     return "".join(said)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("module", MODULES)
 def test_examples(module: str):
     held = [s for s in CHECKED if s.module == module and s.name not in WITHOUT]

@@ -61,6 +61,7 @@ def test_the_others_are_tested_elsewhere(place: str):
 OF_BOTH = [(row, i) for row, claims in CLAIMS.items() for i in range(len(claims))]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("row", "i"), OF_BOTH, ids=[f"{CLAIMS[row][i].program.__name__}-{row[:30]}" for row, i in OF_BOTH]
 )

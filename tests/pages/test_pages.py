@@ -254,6 +254,7 @@ def check_the_game(names: dict[str, Any]) -> None:
     assert jnp.abs(game[0]["shift"] - 3) > 3, "plain steps do not circle"
 
 
+@pytest.mark.programs
 def test_the_page_on_frameworks():
     if OLD_FLAX:
         pytest.skip("Flax before 0.11 updates without the model, as the page says")

@@ -22,6 +22,7 @@ def programs(module: Any) -> list[Any]:
     return [pytest.param(f, id=name, marks=[pytest.mark.slow] * (i % 2)) for i, (name, f) in enumerate(taken)]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("program", [p for m in (training, problems) for p in programs(m) if p.id != "loss_fn"])
 def test_runs_with_either_library(program: Callable[[Any], dict[str, Any]]):
     with relaxed():

@@ -13,6 +13,8 @@ import pytest
 
 from tests.resume import child
 
+pytestmark = pytest.mark.programs
+
 Log = dict[str, dict[int, tuple[str, ...]]]  # what was said, by its first word and the step
 
 

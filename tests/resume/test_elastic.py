@@ -21,6 +21,8 @@ from tests.resume.bits import bits
 from tests.resume.target import TAKES_SHAPES_OF_KEYS, metadata
 from tests.trees import is_key, numbers, random_tree
 
+pytestmark = pytest.mark.programs
+
 # Two kernels of one shape, so that a stack has several matrices. On eight devices a kernel has 32 numbers on each: of
 # 16 and fewer XLA:CPU rounds the same formula otherwise.
 SHAPES = {"dense": {"kernel": (32, 8), "bias": (8,)}, "other": (32, 8), "scale": ()}

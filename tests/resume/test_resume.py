@@ -21,6 +21,8 @@ from tests.resume.bits import Leaf, bits
 from tests.resume.target import target
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
+pytestmark = pytest.mark.programs
+
 FEW = ("adamw", "chain", "muon", "MultiSteps")  # in the ordinary suite
 OTHERS = [case.name for case in CASES if case.name not in FEW]
 SIZE = 24  # cases of one program

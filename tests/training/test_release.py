@@ -227,6 +227,7 @@ class NnxNet(nnx.Module):
         return self.head(run(self.layers, self.embed(x)))
 
 
+@pytest.mark.programs
 def test_a_stack_of_nnx():
     tx = clipped(gdjax.adamw(1e-2))
     with relaxed():
