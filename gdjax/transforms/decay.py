@@ -1,6 +1,7 @@
 """Weight decay."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,10 +11,22 @@ from gdjax.combine.chain import chain
 from gdjax.combine.masking import mask_of, masked
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, check_transform, part_of, transform
-from gdjax.core.types import Mask, Params, PerLeaf, Positive, Rate, ScalarOrSchedule, Size, Transform, base_of, per_leaf
+from gdjax.core.types import (
+    Decay,
+    Mask,
+    Params,
+    PerLeaf,
+    Positive,
+    Rate,
+    ScalarOrSchedule,
+    Size,
+    Transform,
+    base_of,
+    per_leaf,
+)
 from gdjax.lift.leafwise import Hyper, hyper, leafwise
-from gdjax.lift.slots import initial_parameter
-from gdjax.numerics import Array, real_product
+from gdjax.lift.slots import Hyperparameters, initial_parameter
+from gdjax.numerics import Array, real_product, widen, widest_real
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 __all__ = ["WeightDecaySchedule", "WeightDecayState", "add_decayed_weights", "with_weight_decay"]
@@ -26,10 +39,10 @@ class WeightDecaySchedule(NamedTuple):
 
 
 class WeightDecayState(NamedTuple):
-    """State of the decay of `with_weight_decay` towards the start."""
+    """State of the decay of `with_weight_decay` towards the start or an average."""
 
     count: Array  # () int32, updates made so far
-    start: Params  # like params, what `init` was given
+    reference: Params  # like params, what `init` was given; or the average, float32 at least
 
 
 @leafwise(scheduled=WeightDecaySchedule, growth="decay")
@@ -56,18 +69,30 @@ def _weight_decay(
     return _beside(g, p, rate, weight_decay, peak, kind, cautious), s
 
 
-@leafwise(WeightDecayState, start=initial_parameter, growth="same")
+@leafwise(WeightDecayState, reference=initial_parameter, growth="same")
 def _weight_decay_to_start(
     g: Array, s: WeightDecayState, p: Array, t: Array,
     rate: Hyper, weight_decay: hyper.Size, peak: Hyper, kind: str, cautious: bool,
 ) -> tuple[Array, WeightDecayState]:  # fmt: skip
-    away = p - s.start
-    if kind == "coupled":
-        return decayed(g, away, weight_decay), s
-    return _beside(g, away, rate, weight_decay, peak, kind, cautious), s
+    return _beside(g, p - s.reference, rate, weight_decay, peak, kind, cautious), s
+
+
+def _wide_start(p: Array, hyper: Hyperparameters) -> Array:
+    return widen(initial_parameter(p, hyper), widest_real(p))
+
+
+@leafwise(WeightDecayState, reference=_wide_start, growth="same")
+def _weight_decay_to_average(
+    g: Array, s: WeightDecayState, p: Array, t: Array,
+    rate: Hyper, weight_decay: hyper.Size, peak: Hyper, kind: str, cautious: bool, average_decay: hyper.Decay,
+) -> tuple[Array, WeightDecayState]:  # fmt: skip
+    average = average_decay * s.reference + (1 - average_decay) * p
+    return _beside(g, p - average, rate, weight_decay, peak, kind, cautious), s._replace(reference=average)
 
 
 def _beside(g: Array, p: Array, rate: Hyper, weight_decay: Hyper, peak: Hyper, kind: str, cautious: bool) -> Array:
+    if kind == "coupled":
+        return decayed(g, p, weight_decay)
     share = 1 if kind == "decoupled" else rate / jnp.where(peak == 0, 1, peak)
     eta = share if kind == "independent" else rate * share
     if cautious:
@@ -131,14 +156,14 @@ def descending(
 
 
 Kind = Literal["decoupled", "coupled", "independent", "corrected"]
-Towards = Literal["zero", "start"]
+Towards = Literal["zero", "start", "average"]
 
 
 @transform
 def with_weight_decay(
     inner: Transform, learning_rate: Rate, weight_decay: Size, mask: Mask = None,
     *, kind: Kind = "decoupled", cautious: bool = False, peak_learning_rate: Positive | None = None,
-    towards: Towards = "zero",
+    towards: Towards = "zero", average_decay: Decay = 0.999,
 ) -> GradientTransformation:  # fmt: skip
     """An optimizer, and weight decay of one of four kinds beside it.
 
@@ -165,7 +190,9 @@ def with_weight_decay(
         be left out where `learning_rate` is a number. Factors of `per_leaf` apply to it too.
       towards: "start" decays x_t - x_0 in place of x_t in all of these formulas, for fine-tuning; "coupled" is L2-SP
         then. The state keeps x_0, what `init` was given: a copy of each leaf that decays, saved and divided as they
-        are. For a reference other than the start call `init` with that tree.
+        are. For a reference other than the start call `init` with that tree. "average" decays x_t - a_t, where
+        a_t = b a_{t-1} + (1 - b) x_t from a_0 = x_0; the state keeps a_t, float32 at least.
+      average_decay: b, in [0, 1), or a schedule. Only "average" reads it.
 
     It comes after all that changes updates, inside of averages such as `params_ema`. The state is that of
     `chain(inner, decay)`, of "coupled" that of `chain(decay, inner)`.
@@ -196,21 +223,23 @@ def with_weight_decay(
       transfer learning with convolutional networks, equation 2, https://arxiv.org/abs/1802.01483 (`towards`)
     """
     label = "gdjax.with_weight_decay"
-    return decaying(label, inner, learning_rate, weight_decay, mask, kind, cautious, peak_learning_rate, towards)
+    to_average = functools.partial(_weight_decay_to_average, average_decay=average_decay)
+    rule = {"zero": None, "start": _weight_decay_to_start, "average": to_average}[towards]
+    return decaying(label, inner, learning_rate, weight_decay, mask, kind, cautious, peak_learning_rate, rule)
 
 
 def decaying(
     label: str, inner: Transform, rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, mask: Mask, kind: Kind,
-    cautious: bool, peak: ScalarOrSchedule | None, towards: Towards = "zero",
+    cautious: bool, peak: ScalarOrSchedule | None, towards: Callable[..., Transform] | None = None,
 ) -> GradientTransformation:  # fmt: skip
-    """`with_weight_decay`; errors begin with `label`."""
+    """`with_weight_decay`, by the rule of a reference where that is not 0; errors begin with `label`."""
     check_transform(label, "inner", inner)
     if kind == "coupled":
         if cautious:
             raise ValueError(f"{label}: cautious decay looks at the update, and kind='coupled' comes before it")
-        if towards == "zero":
+        if towards is None:
             return chain(add_decayed_weights(weight_decay, mask), inner)
-    make = _weight_decay if towards == "zero" else _weight_decay_to_start
+    make = towards or _weight_decay
     decay = part_of(make(rate, weight_decay, _peak(label, kind, rate, peak), kind, cautious)).labelled(label)
     decay = decay if mask is None else masked(decay, mask)
     return chain(decay, inner) if kind == "coupled" else chain(inner, decay)

@@ -134,8 +134,8 @@ def clip(tree: ArrayTree, min_value: ArrayLike | None = None, max_value: ArrayLi
     return _leaves("clip", _wide(f, *bounds.values()), tree)
 
 
-def where(condition: ArrayLike, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
-    """x where the condition is true, y elsewhere, leaf by leaf.
+def where(condition: ArrayTree, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
+    """x where the condition is true, y elsewhere, leaf by leaf; a tree of conditions has one for each leaf.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -144,7 +144,10 @@ def where(condition: ArrayLike, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
       [1. 1.]
     """
     with jax.numpy_dtype_promotion("standard"):
-        return _leaves("where", lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
+        if jax.tree_util.all_leaves([condition]):
+            return _leaves("where", lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
+        checks.flatten_like("gdjax.tree.where", ("tree_x", "condition"), jax.tree.structure(tree_x), tree_x, condition)
+        return _leaves("where", lambda x, y, c: jnp.where(c, x, y), tree_x, tree_y, condition)
 
 
 def zeros_like(tree: ArrayTree, dtype: DTypeLike | None = None) -> Any:

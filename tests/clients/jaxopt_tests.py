@@ -42,7 +42,6 @@ REASONS = {
     "test_n_calls": "counts calls of the loss without `jit`; `solve` traces it a few times, however many steps",
     "test_projection_hyperplane": "the product with a is off by 3e-6 in float32, where the test asks for 1e-6",
     "test_noise_iid": "other samples: their noise was 1.04e-2, where the test asks for 1e-2",
-    "test_tree_where": "one condition for all leaves here; of a tree of them `jax.tree.map(jnp.where, c, x, y)`",
     "BfgsTest::test_correctness": "the first H is 1 / |g| here, where JAXopt's is the identity",
 }
 

@@ -213,7 +213,8 @@ POWERS: list[tuple[float, bool, float, str]] = [
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
     (0, False, EPS, "split_real_and_imaginary skip_spikes cautious update_floor radial_brake grokfast"),
-    (0, False, EPS, "with_weight_decay with_weight_decay/start hyperball spectral params_ema swa tail_ema snoo"),
+    (0, False, EPS, "with_weight_decay with_weight_decay/start with_weight_decay/average hyperball spectral"),
+    (0, False, EPS, "params_ema swa tail_ema snoo"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
     (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer apollo apollo/tensor"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact

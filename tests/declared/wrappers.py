@@ -95,6 +95,11 @@ def _decay_to_start(learning_rate: Any, weight_decay: Any) -> Any:
     return gdjax.with_weight_decay(gdjax.adam(learning_rate), learning_rate, weight_decay, towards="start")
 
 
+def _decay_to_average(learning_rate: Any, weight_decay: Any, average_decay: Any) -> Any:
+    tx = gdjax.adam(learning_rate)
+    return gdjax.with_weight_decay(tx, learning_rate, weight_decay, towards="average", average_decay=average_decay)
+
+
 def _cautious(learning_rate: Any, eps: Any, clamp: Any) -> Any:
     return gdjax.cautious(gdjax.adamw(learning_rate, weight_decay=0.0), eps, clamp)
 
@@ -232,6 +237,9 @@ CASES = (
          needs_params=True),
     Case("with_weight_decay/start", _decay_to_start, {"learning_rate": 0.1, "weight_decay": 1e-2},
          quiet={"weight_decay": 0.0}, needs_params=True),
+    Case("with_weight_decay/average", _decay_to_average,
+         {"learning_rate": 0.1, "weight_decay": 1e-2, "average_decay": 0.9}, quiet={"weight_decay": 0.0},
+         needs_params=True),
     Case("cautious", _cautious, {"learning_rate": 0.1, "eps": 0.01, "clamp": 1e-3}),
     Case("conditionally_mask", _mask, {"learning_rate": 0.1}, slow=True),
     Case("conditionally_transform", _transform, {"learning_rate": 0.1}),

@@ -123,17 +123,19 @@ def test_the_kinds_of_decay_beside_an_optimizer(kind: str, cautious: bool):
     oracles.assert_follows(tx, oracle, "float32")
 
 
+@pytest.mark.parametrize("b", [None, 0.75])
 @pytest.mark.parametrize(
     ("kind", "cautious"), [*((kind, i) for kind in KINDS for i in (False, True)), ("coupled", False)]
 )
-def test_decay_towards_the_start(kind: str, cautious: bool):
-    """L2-SP is the coupled one."""
+def test_decay_towards_the_start_or_an_average(kind: str, cautious: bool, b: float | None):
+    """L2-SP is the coupled one towards the start."""
 
     def oracle(x, gradient):
-        m, start = 0.0, x
+        m, reference = 0.0, x
         for t in range(1, oracles.STEPS + 1):
             lr, weight_decay = oracles.at(oracles.fall, t), 0.125 * (np.ndim(x) > 1)
-            away = x - start
+            reference = reference if b is None else b * reference + (1 - b) * x
+            away = x - reference
             m = 0.5 * m + gradient(t, x) + (weight_decay * away if kind == "coupled" else 0)
             decays = (away * m >= 0) if cautious else 1.0
             eta = 0.0 if kind == "coupled" else KINDS[kind](lr) * weight_decay
@@ -141,11 +143,20 @@ def test_decay_towards_the_start(kind: str, cautious: bool):
             yield x, {"trace": m}
 
     given = {} if kind == "coupled" else {"peak_learning_rate": PEAK}
+    given |= {"towards": "start"} if b is None else {"towards": "average", "average_decay": b}
     tx = gdjax.with_weight_decay(
-        gdjax.sgd(oracles.fall, 0.5), oracles.fall, 0.125, MATRICES, kind=kind, cautious=cautious, towards="start",
-        **given,
-    )  # fmt: skip
+        gdjax.sgd(oracles.fall, 0.5), oracles.fall, 0.125, MATRICES, kind=kind, cautious=cautious, **given
+    )
     oracles.assert_follows(tx, oracle, "float32", some=True)
+
+
+def test_the_average_of_16_bit_parameters_is_float32():
+    """Where it would stall in theirs: 1 - b is less than their last place."""
+    tx = gdjax.with_weight_decay(gdjax.sgd(1.0), 1.0, 1.0, towards="average", average_decay=1 - 2.0**-10)
+    state, x = tx.init(jnp.ones(2, jnp.bfloat16)), jnp.full(2, 2, jnp.bfloat16)
+    u, state = tx.update(jnp.zeros_like(x), state, x)
+    np.testing.assert_array_equal(state[-1].reference, np.float32(1 + 2.0**-10))
+    assert u.dtype == jnp.bfloat16 and (u == -1).all()  # to the average, 1 away
 
 
 def test_the_start_is_a_copy_of_what_init_was_given():
@@ -153,7 +164,7 @@ def test_the_start_is_a_copy_of_what_init_was_given():
     x, reference = {"w": jnp.ones(2), "b": jnp.ones(2)}, {"w": jnp.full(2, 3.0), "b": jnp.ones(2)}
     tx = gdjax.with_weight_decay(gdjax.sgd(1.0), 1.0, 0.5, {"w": True, "b": False}, towards="start")
     state = jax.jit(tx.init)(reference)
-    start = state[-1].inner_state.start
+    start = state[-1].inner_state.reference
     assert start["w"] is not reference["w"] and jax.tree.leaves(start["b"]) == []
     u, _ = jax.jit(tx.update, donate_argnums=1)(jax.tree.map(jnp.zeros_like, x), state, x)
     np.testing.assert_array_equal(u["w"], 1.0)  # half the way to 3

@@ -140,6 +140,14 @@ def test_where_selects_the_whole_tree():
     np.testing.assert_array_equal(each[0], [1, 0])
 
 
+def test_where_takes_a_condition_for_each_leaf():
+    x, y = {"a": jnp.ones(2), "b": jnp.ones(2)}, {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    got = tree.where({"a": True, "b": jnp.array([False, True])}, x, y)
+    assert_close(got, {"a": jnp.ones(2), "b": jnp.array([0.0, 1.0])}, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"gdjax\.tree\.where: condition\['b'\] is missing"):
+        tree.where({"a": True}, x, y)
+
+
 def test_errors_name_the_function_and_the_leaf():
     with pytest.raises(ValueError, match=r"gdjax\.tree\.add: tree_y\['b'\] is missing"):
         tree.add({"a": jnp.ones(2), "b": jnp.ones(2)}, {"a": jnp.ones(2)})
