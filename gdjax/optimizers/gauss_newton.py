@@ -116,7 +116,7 @@ def gauss_newton(
       trained; it need not be that of f, and may be of any multiple.
 
     Compile the step. s is as exact as the dtype allows: J^T J has the squares of the condition numbers of J, so float64
-    reaches much smaller residuals. lambda is at least 1000 eps of the curvature (plain: eps), and R at least eps of the
+    reaches much smaller residuals. lambda is at least 1000 eps of the curvature (plain eps^2), R at least eps of the
     Cauchy step, with eps the precision of the dtype, so that J may have columns that are 0 or depend on each other, and
     fewer rows than columns. Where r or J is not finite, or J too large to be squared, the update is NaN and the state
     stays; a step to residuals that are not finite is refused. With "cg" and more than 16 residuals D is estimated by 16
@@ -402,8 +402,9 @@ def _nielsen(linear: Linear, r: Array, share: Array) -> Rule:
         solve = linear.solver(damping)
         return solve(r, linear.g), damping > eps * size, solve
 
+    low = jnp.maximum(eps**2 * size, jnp.finfo(share.dtype).tiny)
     high = jnp.minimum(size / eps, jnp.finfo(share.dtype).max)
-    return Rule(share * size, eps * size, high, step, following)
+    return Rule(share * size, low, high, step, following)
 
 
 def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from datetime import date
 from pathlib import Path
 
 from results import Result, read
@@ -42,7 +43,11 @@ REASONS = {
     "test_n_calls": "counts calls of the loss without `jit`; `solve` traces it a few times, however many steps",
     "test_projection_hyperplane": "the product with a is off by 3e-6 in float32, where the test asks for 1e-6",
     "test_noise_iid": "other samples: their noise was 1.04e-2, where the test asks for 1e-2",
-    "BfgsTest::test_correctness": "the first H is 1 / |g| here, where JAXopt's is the identity",
+    "BfgsTest::test_correctness": "the first H is 1 / \\|g\\| here, where JAXopt's is the identity",
+    "LbfgsTest::test_correctness": "the first H is 1 / \\|g\\| here, where JAXopt's is the identity",
+    "LbfgsTest::test_complex": "the points agree; it then compares the histories in JAXopt's own state",
+    "test_zero_history": "a history of no steps is refused, as by Optax",
+    "test_rosenbrock_x32": "wants JAXopt's own point after 14 steps, 5e-5 from the minimum; this one is 1e-5 from it",
 }
 
 
@@ -78,7 +83,8 @@ def report(found: dict[str, tuple[dict[str, Result], set[str]]]) -> str:
         rows.append(f"| `{name}_test.py` | {len(ran)} | {good} |")
         failed += [(test.rpartition(".")[2], r) for test, r in ran.items() if r.outcome != "passed"]
         total, passed = total + len(ran), passed + good
-    head = f"Of the {total} tests that call what is replaced, {passed} pass, {passed / max(total, 1):.1%}.\n"
+    share = passed / max(total, 1)
+    head = f"On {date.today()}: of the {total} tests that call what is replaced, {passed} pass, {share:.1%}.\n"
     table = ["| file | tests | pass |", "| --- | ---: | ---: |", *rows]
     why = [
         "| test that fails | reason |",

@@ -273,6 +273,18 @@ def test_solvers_reach_one_minimum(solver: str):
         assert (np.diff(after) <= 0).all() and float(after[-1]) < 1e-7
 
 
+def test_plain_damping_follows_a_bent_valley_in_float32():
+    """Meyer's problem with parameters of one size: J^T J has a condition number of 1e9, and lambda gets small."""
+    residuals = lambda x: 1e-3 * meyer(x * np.float32([1e3 * np.exp(-13), 1e3, 100]))
+    run = jax.jit(
+        lambda x: gdjax.solve(
+            lambda x: jnp.sum(residuals(x) ** 2) / 2, x, gauss_newton(10.0, geodesic=True, decrease_tol=0.0),
+            steps=100, tol=1e-3, extra_fns={"residual_fn": residuals},
+        )
+    )(jnp.array([40.0, 50, 30]))  # fmt: skip
+    np.testing.assert_allclose(run.params, [2.482, 6.1813, 3.4522], rtol=1e-3)
+
+
 @pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
 def test_float32_fits_a_network(damping: float | None):
     params, t = small_network("float32"), jnp.linspace(-1, 1, 40)

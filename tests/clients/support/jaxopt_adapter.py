@@ -87,6 +87,8 @@ class Solver:
         return (args[0], args[1:], kwargs) if args else (None, args, kwargs)
 
     def run(self, init_params: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(init_params, jaxopt.OptStep):
+            init_params = init_params.params
         split = self._split(args, kwargs)
         found = gdjax.solve(
             self.loss, _floating(init_params), lambda hyper, *_: self.optimizer(hyper), *split,
@@ -240,7 +242,9 @@ class LBFGSB(LBFGS):
 
 
 class LeastSquares(Solver):
-    defaults = {"maxiter": 30, "tol": 1e-5}
+    """To the tolerance, as JAXopt."""
+
+    defaults = {"maxiter": 30, "tol": 1e-5, "damping_parameter": 1e-6, "geodesic": False}
 
     def residuals(self, params: Any, hyper: Any, args: Any, kwargs: Any) -> Any:
         out = self.fun(params, *args, **kwargs)
@@ -254,7 +258,7 @@ class LeastSquares(Solver):
         return {"residual_fn": self.residuals}
 
     def optimizer(self, hyper: Any) -> Any:
-        return gdjax.gauss_newton(decrease_tol=0.0)  # to the tolerance, as JAXopt
+        return gdjax.gauss_newton(self.damping_parameter, geodesic=self.geodesic, decrease_tol=0.0)
 
 
 class GaussNewton(LeastSquares):
