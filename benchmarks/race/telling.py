@@ -298,40 +298,32 @@ def picture_of_fine_tuning(records: dict[str, dict[str, Record]]) -> None:
 
 
 def picture_of_steps(cells: dict[str, Record]) -> None:
-    """Where runs of each length end; of tuned AdamW and NadamW where the whole run does, as lines."""
+    """Where runs of each length end, and how soon the recipe is where AdamW with two rates ends; NadamW as a line."""
     from matplotlib.figure import Figure
 
     rows = {row.method: row for row in figures.table(cells)}
-    first = figures.baseline(cells)
-    if first is None:
+    names = {TWO_RATES: "AdamW, two rates", "soap": "SOAP", "recipe": "transformer_optimizer", "normuon": "NorMuon"}
+    if not {"nadamw", *names} <= set(rows):
         return
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     ax = figure.subplots()
-    whole = rows[first].record.about["steps"]
-    names = {
-        "recipe": "transformer_optimizer",
-        TWO_RATES: "AdamW, two rates",
-        "soap": "SOAP",
-        "normuon": "NorMuon",
-    }
-    for method in (name for name in names if name in rows):
+    whole, ends = rows["recipe"].record.about["steps"], {}
+    for method in names:
         lengths = figures.lengths_of(rows[method].record)
-        means = [figures.mean(ends) for ends in lengths.values()]
-        ax.plot(lengths.keys(), means, ".-", color=COLOURS[method], linewidth=1.4, label=names[method])
-    for method in figures.BASELINES:
-        goal = rows[method].mean
-        ax.axhline(goal, color=COLOURS[method], linewidth=1, linestyle="--")
-        label = f"{ {'adamw': 'AdamW', 'nadamw': 'NadamW'}[method] }, tuned, after {whole} steps"
-        ax.text(whole, goal + 0.004, label, ha="right", va="bottom", fontsize=8, color="0.25")
-    if "recipe" in rows and math.isfinite(rows["recipe"].sooner):
-        at = rows["recipe"].sooner * whole
-        low = ax.get_ylim()[0]
-        ax.set_ylim(low, None)
-        ax.plot([at, at], [low, rows[first].mean], color="0.6", linewidth=0.8, linestyle=":")
-        ax.text(at + 8, low, f"{rows['recipe'].sooner:.2f} of the steps", fontsize=8, va="bottom", color="0.25")
-    ax.set_xlabel("steps of the run, each with its whole schedule")
-    ax.set_ylabel("nats a byte, held out, at its end")
-    ax.legend(frameon=False, fontsize=8)
+        means = [figures.mean(x) for x in lengths.values()]
+        ax.plot(lengths.keys(), means, ".-", color=COLOURS[method], linewidth=1.6)
+        ends[method] = means[-1]
+    share = figures.how_soon(rows["recipe"].record, figures.scaled(rows[TWO_RATES].record, "final"))[0]
+    goal, at = ends[TWO_RATES], share * whole
+    ax.annotate("", (at, goal), (whole, goal), arrowprops={"arrowstyle": "->", "color": "0.35"})
+    ax.text((at + whole) / 2, goal + 0.006, f"{share:.2f} of the steps", ha="center", fontsize=10)
+    for method, below in {TWO_RATES: 0.0, "recipe": 0.02, "soap": -0.005, "normuon": -0.025}.items():
+        ax.text(whole + 12, ends[method] + below, names[method], color=COLOURS[method], fontsize=10, va="center")
+    ax.axhline(rows["nadamw"].mean, color="0.6", linewidth=1, linestyle="--")
+    ax.text(whole, rows["nadamw"].mean + 0.006, "NadamW, one rate, whole run", ha="right", fontsize=9, color="0.35")
+    ax.set(xlim=(None, whole + 260), ylim=(min(ends.values()) - 0.05, None), xticks=range(200, whole + 1, 200))
+    ax.set_xlabel("steps of the run", fontsize=11)
+    ax.set_ylabel("held-out loss at its end, lower is better", fontsize=11)
     ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURES / "race_steps.png", dpi=130)
 
