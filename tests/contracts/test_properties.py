@@ -143,8 +143,11 @@ def test_p2_finite_numbers_give_finite_numbers(case: Case, examples: int):
 DAMPED = "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron".split()
 
 
-# `keep_params_nonnegative` treats the two signs differently.
-@drawn(lambda case: case.name != "keep_params_nonnegative" and case.name not in DAMPED)
+# These treat the two signs differently: the parameters of `mirror_descent` are on the simplex.
+SIGNED = "keep_params_nonnegative mirror_descent".split()
+
+
+@drawn(lambda case: case.name not in DAMPED + SIGNED)
 def test_p3_the_opposite_problem_gives_opposite_updates(case: Case, examples: int):
     tx = case.make(**case.quiet)
 
