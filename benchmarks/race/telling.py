@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from . import anytime, figures, tasks, timing
+from . import anytime, figures, tasks, timing, trials
 from .methods import FINE_TUNING, LARGER, METHODS
 from .records import KEPT, Record
 from .spaces import Decay, Space
@@ -350,4 +350,6 @@ def tell_all() -> None:
     picture_of_fine_tuning(records)
     picture_of_steps(records["language"])
     anytime.picture(PICTURES / "race_anytime.png")
+    trials.tell(records)
+    trials.picture(records, PICTURES / "race_trials.png", COLOURS)
     print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -14,7 +14,19 @@ import pytest
 from scipy import stats
 
 import gdjax
-from benchmarks.race import anytime, cell, figures, makers, methods, schedule, spaces, tasks, telling
+from benchmarks.race import (
+    anytime,
+    cell,
+    figures,
+    makers,
+    methods,
+    schedule,
+    spaces,
+    tasks,
+    telling,
+    trials,
+    yardsticks,
+)
 from benchmarks.race.records import Record, sections
 from benchmarks.race.tasks import fine_tuning, language
 
@@ -114,6 +126,24 @@ def test_beside_two_rates_a_method_is_judged_by_where_that_one_ends(tmp_path):
     wanted = rf"Share of the steps to where {telling.TWO_RATES}, ends: recipe 0.65 \(0.6[45] to 0.6[56]\)\."
     assert any(re.fullmatch(wanted, line) for line in telling.of_task("language", cells))
     assert not any(re.fullmatch(wanted, line) for line in telling.of_task("digits", cells))
+
+
+def test_the_best_of_k_is_that_of_many_draws():
+    ends, rng = [1.0, 2.0, 4.0, 8.0, math.inf], np.random.default_rng(0)
+    for k in (1, 2, 4):
+        drawn = rng.choice(ends, (20_000, k)).min(1)
+        for q in (0.1, 0.5, 0.9):
+            least = trials.best_of(ends, k, q)
+            assert (drawn < least).mean() < q <= (drawn <= least).mean()  # none of the shares is near these
+    assert trials.best_of(ends, 1) == 4.0 and trials.best_of(ends, 4) == 1.0
+
+
+def test_yardsticks_of_a_text_that_is_known():
+    """A byte that tells the next: nothing is left; half of the bytes each: log 2."""
+    text = np.tile([3, 7], 50_000)
+    assert yardsticks.of_frequencies(text, text, 1) < 0.01
+    np.testing.assert_allclose(yardsticks.of_frequencies(text, text, 0), math.log(2), rtol=1e-2)
+    np.testing.assert_allclose(yardsticks.compressed(text, lambda x: x[: len(x) // 8]), math.log(2))
 
 
 def test_a_share_of_the_time_is_that_of_the_steps_times_what_a_step_takes(tmp_path):
