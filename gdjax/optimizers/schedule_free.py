@@ -16,6 +16,7 @@ from gdjax.core.types import (
     Decay,
     Finite,
     Floating,
+    Mask,
     OptState,
     Params,
     PerLeaf,
@@ -37,7 +38,7 @@ from gdjax.optimizers.rmsprop import scale_by_rms
 from gdjax.optimizers.sgd import sgd
 from gdjax.schedules.arguments import check_steps
 from gdjax.schedules.warmup import warmup_constant_schedule
-from gdjax.transforms.decay import add_decayed_weights, descending
+from gdjax.transforms.decay import add_decayed_weights, descending, of_some
 
 __all__ = [
     "ScheduleFreeState", "schedule_free", "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_sgd",
@@ -80,12 +81,14 @@ def step_of_y(y: Array, old_z: Array, z: Array, c: Hyper, b1: Hyper) -> Array:
 def _averaged(
     u: Array, g: Array, s: ScheduleFreeState, y: Array, t: Array,
     b1: hyper.Decay, learning_rate: hyper.Rate, weight_lr_power: hyper.Finite, r: hyper.Finite,
-    state_dtype: Floating | None,
+    state_dtype: Floating | None, weight_decay: hyper.Size = 0.0,
 ) -> tuple[Array, ScheduleFreeState]:  # fmt: skip
     max_lr = jnp.maximum(s.max_lr, learning_rate)
     weight = s.step_count.astype(max_lr.dtype) ** r * max_lr**weight_lr_power
     total = s.weight_sum + weight
     c = weight / jnp.where(total == 0, 1, total)
+    if not isinstance(weight_decay, int | float) or weight_decay != 0:
+        u = u - learning_rate * weight_decay * s.z
     z = s.z + u
     step = step_of_y(y, s.z, z, c, b1)
     steps = numerics.safe_increment(s.step_count)
@@ -96,12 +99,12 @@ def _averaged(
 def schedule_free(
     base_optimizer: Transform, learning_rate: Rate, b1: Annotated[Scalar, DECAY] = 0.9,
     weight_lr_power: Annotated[Scalar, FINITE] = 2.0, state_dtype: Floating | None = None,
-    *, r: Finite = 0.0,
+    *, r: Finite = 0.0, weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
 ) -> GradientTransformation:  # fmt: skip
     """Schedule-free learning around a base optimizer without momentum: no schedule that needs to know the last step.
 
         y_t = (1 - b1) z_t + b1 x_t                       the parameters, where gradients are taken
-        z_{t+1} = z_t + base update at y_t                the base optimizer's points, in the state
+        z_{t+1} = z_t + base update at y_t - lr weight_decay z_t    the base optimizer's points, in the state
         x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}             their average: `schedule_free_eval_params(state, params)`
         c_t = w_t / (w_1 + ... + w_t),    w_t = t^r max(lr_1, ..., lr_t)^weight_lr_power
 
@@ -113,6 +116,10 @@ def schedule_free(
       weight_lr_power: of the learning rate in the weights.
       state_dtype: the dtype of z, the parameter's by default; of a complex one that of the parts, float32 at least.
       r: of the step in the weights.
+      weight_decay, weight_decay_mask: of z, times lr, a scalar or a schedule, at least 0; which leaves decay: a tree of
+        booleans, a prefix of the parameters, or a function from them to one; None for all. Decay at z, the fast points,
+        keeps long runs of matrix methods stable: SF-NorMuon is
+        `schedule_free(normuon(rate, nesterov=False), rate, weight_decay=0.1)`.
 
     While all learning rates are 0 the average stays at the start. x is not stored but recovered from y and z, so
     parameters of 16 bits, which round y, cannot follow an average that moves by less: keep them in float32.
@@ -134,14 +141,16 @@ def schedule_free(
 
     Reference:
       Defazio, Yang, Mehta, Mishchenko, Khaled & Cutkosky 2024, The road less scheduled, equations 3-5 and Algorithm 1,
-      https://arxiv.org/abs/2405.15682
+      https://arxiv.org/abs/2405.15682; Apte et al. 2026, Anytime training with schedule-free spectral optimization,
+      https://arxiv.org/abs/2605.23061 (decay at z)
     """
     base.check_transform(LABEL, 0, base_optimizer)
     checks.unscheduled(LABEL, {"b1": b1, "weight_lr_power": weight_lr_power, "r": r})
     if not isinstance(b1, jax.Array) and b1 == 0:
         raise ValueError(f"{LABEL}: b1 must be in (0, 1), got {b1!r}: the average could not be recovered")
 
-    return _averaged(base_optimizer, b1, base_of(learning_rate), weight_lr_power, r, state_dtype)
+    decay = of_some(LABEL, weight_decay, weight_decay_mask)
+    return _averaged(base_optimizer, b1, base_of(learning_rate), weight_lr_power, r, state_dtype, decay)
 
 
 def schedule_free_eval_params(state: OptState, params: Params) -> Any:

@@ -218,8 +218,8 @@ def _quantized(learning_rate: Any) -> Any:
     return gdjax.quantize_state(gdjax.adam(learning_rate), min_size=0)
 
 
-def _schedule_free(learning_rate: Any) -> Any:
-    return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate)
+def _schedule_free(learning_rate: Any, weight_decay: Any) -> Any:
+    return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate, weight_decay=weight_decay)
 
 
 def _schedule_free_plus(**hyper: Any) -> Any:
@@ -262,7 +262,8 @@ CASES = (
     Case("sam", _sam, {"learning_rate": 0.1, "radius": 0.05}, needs_params=True),
     Case("sam/opaque", _opaque_sam, {"learning_rate": 0.1, "radius": 0.05}, quiet={"learning_rate": 0.0},
          needs_params=True, slow=True),
-    Case("schedule_free", _schedule_free, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("schedule_free", _schedule_free, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
+         needs_params=True, slow=True),
     Case("schedule_free_adamw", gdjax.schedule_free_adamw, {"learning_rate": 0.1, "weight_decay": 0.01},
          quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_adamw/momentum", gdjax.schedule_free_adamw,

@@ -15,8 +15,10 @@ from tests.trees import assert_close, assert_equal, finite, precision, random_tr
 PARAMS = random_tree(0)
 
 
-def schedule_free(rate: Any, direction: Any, b1: float = 0.9, power: float = 2.0, r: float = 0.0) -> Any:
-    """The paper's equations: x is a sequence of its own, and y is computed from it."""
+def schedule_free(
+    rate: Any, direction: Any, b1: float = 0.9, power: float = 2.0, r: float = 0.0, fast: float = 0.0
+) -> Any:
+    """The paper's equations: x is a sequence of its own, and y is computed from it. `fast` is the decay at z."""
 
     def oracle(y: Any, gradient: Any) -> Any:
         x, z, total, top, state = y, y, 0.0, 0.0, {}
@@ -26,7 +28,7 @@ def schedule_free(rate: Any, direction: Any, b1: float = 0.9, power: float = 2.0
             w = t**r * top**power
             total += w
             c = w / total if total else 0.0
-            z = z - at(rate, t) * d
+            z = z - at(rate, t) * (d + fast * z)
             x = (1 - c) * x + c * z
             y = (1 - b1) * z + b1 * x
             yield y, {"z": z, "average": x}
@@ -61,6 +63,10 @@ CASES = {
         gdjax.schedule_free_sgd(warm, None, 0.75, weight_lr_power=1.0, r=0.5),
         schedule_free(warm, plain(), 0.75, 1.0, 0.5),
     ),
+    "decay at z": (
+        gdjax.schedule_free(gdjax.sgd(warm), warm, weight_decay=0.125),
+        schedule_free(warm, plain(), fast=0.125),
+    ),
     "adamw": (gdjax.schedule_free_adamw(0.0625, b2=0.99, weight_decay=0.01), schedule_free(0.0625, adam)),
     "adamw, momentum": (
         gdjax.schedule_free_adamw(0.0625, b2=0.99, weight_decay=0.01, r=2.0, inner_momentum=0.75),
@@ -85,6 +91,25 @@ def test_follows_the_paper(name: str, dtype: str):
         for leaf in oracles.SHAPES:
             np.testing.assert_allclose(got[leaf], want[leaf], rtol=rtol, atol=rtol)
     np.testing.assert_array_equal(state["step_count"], np.arange(2, oracles.STEPS + 2))
+
+
+def test_normuon_with_decay_at_z_of_some_leaves():
+    """SF-NorMuon: NorMuon's steps at y, and decay of the fast points alone."""
+    rate, decay, b1 = 0.05, 0.5, 0.9
+    base = gdjax.normuon(rate, nesterov=False)
+    tx = gdjax.schedule_free(base, rate, b1, weight_decay=decay, weight_decay_mask={"w": True, "b": False})
+    y = {"w": jnp.cos(jnp.arange(20.0)).reshape(5, 4), "b": jnp.ones(4)}
+    state, inner, x, z, by_hand = tx.init(y), base.init(y), y, y, y
+    for t in range(1, 5):
+        g = jax.tree.map(lambda p: jnp.sin(3 * p), y)
+        u, state = tx.update(g, state, y)
+        y = gdjax.apply_updates(y, u)
+        u, inner = base.update(g, inner, by_hand)
+        z = {k: z[k] + u[k] - rate * (decay if k == "w" else 0) * z[k] for k in z}
+        x = {k: (1 - 1 / t) * x[k] + z[k] / t for k in z}
+        by_hand = {k: (1 - b1) * z[k] + b1 * x[k] for k in z}
+        assert_close(y, by_hand, 1e-5)
+    assert_close(gdjax.eval_params(tx, state, y), x, 1e-5)
 
 
 def test_it_wraps_any_transform_and_is_found_inside_a_chain():
