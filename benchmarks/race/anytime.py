@@ -20,7 +20,7 @@ import gdjax
 
 from . import makers, tasks
 from .cell import SEEDS, TUNING_SEED, Cell
-from .methods import ADAM, DECAYS, KIN, MATRIX, RATES, Method
+from .methods import ADAM, BESIDE, KIN, MATRIX, Method
 from .records import KEPT, Record
 from .schedule import WARMUP, constant, step
 from .spaces import Log, Point, points
@@ -74,6 +74,13 @@ def schedule_free(h: Any, steps: Any) -> Any:
     return makers.schedule_free(h, FIRST / WARMUP)
 
 
+def schedule_free_normuon(h: Any, steps: Any) -> Any:
+    """SF-NorMuon: momentum in the matrices alone, and decay of the fast points."""
+    rest = gdjax.adamw(up(h, "adam_rate"), b1=0.0, b2=0.95, weight_decay=0.0)
+    base = gdjax.normuon(up(h), nesterov=False, others=rest)
+    return gdjax.schedule_free(base, up(h), weight_decay=h["weight_decay"], weight_decay_mask=makers.matrices)
+
+
 SHARE = {"share": Log(0.01, 0.3)}
 PLANS: dict[str, Method] = {
     PLANNED: Method(cosine, KIN, ADAM | {"b2": 0.999}),
@@ -83,10 +90,11 @@ OPEN: dict[str, Method] = {
     "averaged adamw": Method(following(adamw), KIN | SHARE, ADAM | {"b2": 0.999, "share": 0.1}),
     "averaged normuon": Method(
         following(normuon),
-        {"rate": RATES, "adam_rate": RATES, "weight_decay": DECAYS} | SHARE,
+        BESIDE | SHARE,
         MATRIX | {"share": 0.1},
     ),
     "schedule-free adamw": Method(schedule_free, KIN, ADAM | {"rate": 2.5e-3, "b2": 0.999}),
+    "schedule-free normuon": Method(schedule_free_normuon, BESIDE, MATRIX),
 }
 
 
