@@ -142,7 +142,7 @@ def bfgs(
 
     Args:
       learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
-      scale_init_precond: whether H_t starts from a multiple of the identity that fits the first step, or the identity.
+      scale_init_precond: whether H_t starts from <s, y> / <y, y> I of the first pair, or from |s| / |g| I of its step.
       linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
         `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
       self_scaling: SSBFGS: H_t is divided by min(1, <s, y> / <s, H^-1 s>), which pays where curvatures are very

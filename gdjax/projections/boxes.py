@@ -9,6 +9,7 @@ from gdjax import numerics
 from gdjax import tree as trees
 from gdjax.core import checks
 from gdjax.core.types import ArrayLike, ArrayTree, Params
+from gdjax.numerics import norms
 from gdjax.projections.common import Array, each, floating_dtype, radius, wide
 
 __all__ = [
@@ -186,9 +187,10 @@ def projection_vector(x: ArrayTree, a: ArrayTree) -> Any:
       >>> print(gdjax.projections.projection_vector(x, a))
       [0. 5.]
     """
-    _, u = _norm_and_unit("gdjax.projection_vector", x, a)
-    along = trees.vdot(u, jax.tree.map(wide, x))
-    return each(lambda _, e: along * e, x, u)
+    _, normal, square = _scaled("gdjax.projection_vector", x, a)
+    with jax.numpy_dtype_promotion("standard"):
+        along = trees.vdot(normal, jax.tree.map(wide, x)) / jnp.where(square == 0, 1, square)
+    return each(lambda _, e: along * e, x, normal)
 
 
 def projection_hyperplane(x: ArrayTree, a: ArrayTree, b: ArrayLike) -> Any:
@@ -211,8 +213,8 @@ def projection_hyperplane(x: ArrayTree, a: ArrayTree, b: ArrayLike) -> Any:
       >>> [round(float(x), 3) for x in y]
       [4.0, 6.0]
     """
-    u, gap = _gap("gdjax.projection_hyperplane", x, a, b)
-    return each(lambda v, e: v + gap * e, x, u)
+    normal, gap = _gap("gdjax.projection_hyperplane", x, a, b)
+    return each(lambda v, e: v + gap * e, x, normal)
 
 
 def projection_halfspace(x: ArrayTree, a: ArrayTree, b: ArrayLike) -> Any:
@@ -236,27 +238,28 @@ def projection_halfspace(x: ArrayTree, a: ArrayTree, b: ArrayLike) -> Any:
       >>> [round(float(x), 3) for x in y]
       [2.0, 4.0]
     """
-    u, gap = _gap("gdjax.projection_halfspace", x, a, b)
-    return each(lambda v, e: v + jnp.minimum(gap, 0) * e, x, u)
+    normal, gap = _gap("gdjax.projection_halfspace", x, a, b)
+    return each(lambda v, e: v + jnp.minimum(gap, 0) * e, x, normal)
 
 
 def _gap(label: str, x: ArrayTree, a: ArrayTree, b: ArrayLike) -> tuple[Any, Array]:
-    """The unit normal, and how far along it the hyperplane lies; infinitely far where it does not exist."""
-    norm, u = _norm_and_unit(label, x, a)
-    b = jnp.asarray(b).astype(norm.dtype)
-    zero = norm == 0
+    """A normal, and how many of it the hyperplane lies away; infinitely many where it does not exist."""
+    unit, normal, square = _scaled(label, x, a)
+    b = jnp.asarray(b).astype(square.dtype)
     nowhere = jnp.where(b == 0, 0, jnp.where(b > 0, jnp.inf, -jnp.inf))
     with jax.numpy_dtype_promotion("standard"):
-        return u, jnp.where(zero, nowhere, b / jnp.where(zero, 1, norm) - trees.vdot(u, jax.tree.map(wide, x)))
+        missing = b / unit - trees.vdot(normal, jax.tree.map(wide, x))
+        return normal, jnp.where(square == 0, nowhere, missing / jnp.where(square == 0, 1, square))
 
 
-def _norm_and_unit(label: str, x: ArrayTree, a: ArrayTree) -> tuple[Array, Any]:
-    """|a|, and a / |a| in float32 or wider; zeros where a is."""
+def _scaled(label: str, x: ArrayTree, a: ArrayTree) -> tuple[Array, Any, Array]:
+    """A power of two, a over it in float32 or wider, and the square of that, which neither over- nor underflows."""
     of_shapes(label, x, a, "a")
-    norm = trees.global_norm(a)
-    length = jnp.where(norm == 0, 1, norm)
+    largest = [jnp.max(jnp.abs(wide(e)), initial=0) for e in jax.tree.leaves(a)]
     with jax.numpy_dtype_promotion("standard"):
-        return norm, jax.tree.map(lambda e: (wide(e) / length).astype(wide(e).dtype), a)
+        unit = norms.power_of_two(jnp.stack([jnp.zeros(()), *largest]))
+        normal = jax.tree.map(lambda e: (wide(e) / unit).astype(wide(e).dtype), a)
+    return unit, normal, trees.norm(normal, squared=True)
 
 
 def of_shapes(label: str, x: ArrayTree, a: ArrayTree, name: str) -> None:

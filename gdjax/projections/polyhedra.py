@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import meshes
+from gdjax.core import base, meshes
 from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.projections.boxes import box, of_shapes
 from gdjax.projections.common import Array, floating_dtype, of_vector
@@ -21,10 +21,11 @@ def projection_affine_set(x: ArrayTree, A: ArrayLike, b: ArrayLike) -> Any:
     Args:
       x: any pytree of arrays, n numbers in the order of `jax.tree.leaves`.
       A: (m, n), of any rank.
-      b: (m,). Where no y fulfils all equations, to half the digits, the result is NaN.
+      b: (m,).
 
     Raises:
-      ValueError: the shapes of A, b and x do not fit.
+      ValueError: the shapes of A, b and x do not fit; no y fulfils all equations, to half the digits. Under `jit` the
+        result is NaN then.
 
     In JAXopt, whose method for A of full rank is an iteration, A and b are one argument, a pair.
 
@@ -43,7 +44,7 @@ def projection_affine_set(x: ArrayTree, A: ArrayLike, b: ArrayLike) -> Any:
     def projected(v: Array) -> Array:
         system = _system(label, v, A, b, "A", "b")
         y = _onto(v, system)
-        return jnp.where(_fulfilled(jnp.abs(_excess(y, system)), y, system), y, jnp.nan)
+        return _exists(label, v, _fulfilled(jnp.abs(_excess(y, system)), y, system), y)
 
     return of_vector(projected, x)
 
@@ -82,6 +83,13 @@ def _onto(v: Array, s: System) -> Array:
     return y - _dot(inverse, _excess(y, s))
 
 
+def _exists(label: str, v: Array, inside: Array, y: Array) -> Array:
+    """y, the projection of v, where it is inside the set. Elsewhere that is empty: NaN, or an error outside of jit."""
+    if base.is_concrete((v, inside)) and not inside and jnp.all(jnp.isfinite(v)):
+        raise ValueError(f"{label}: the set is empty: nothing fulfils the conditions")
+    return jnp.where(inside, y, jnp.nan)
+
+
 def _fulfilled(excess: Array, y: Array, s: System) -> Array:
     """Whether no row is missed by more than half the digits."""
     size = jnp.max(jnp.abs(s.c), initial=0) + jnp.linalg.norm(y)
@@ -103,10 +111,9 @@ def projection_polyhedron(
       G, h: (p, n) and (p,), the inequalities, redundant ones too; None for none. A step of the method decomposes a
         matrix of p columns, and there are about as many as inequalities hold with equality: for up to some hundreds.
 
-    Where the set is empty, to half the digits, the result is NaN; in JAXopt an error outside of `jit`.
-
     Raises:
-      ValueError: shapes that do not fit, or one of a pair is missing.
+      ValueError: shapes that do not fit, or one of a pair is missing; the set is empty, to half the digits. Under `jit`
+        the result is NaN then.
       TypeError: a complex leaf.
 
     In JAXopt, whose method is an iteration to a tolerance (OSQP), the four are one argument, a tuple.
@@ -140,7 +147,7 @@ def projection_polyhedron(
         )
         y = _onto(v, rows)
         inside = _fulfilled(jnp.abs(_excess(y, rows)), y, rows) & _fulfilled(_excess(y, below), y, below)
-        return jnp.where(inside, y, jnp.nan)
+        return _exists(label, v, inside, y)
 
     return of_vector(projected, x)
 
@@ -208,10 +215,11 @@ def projection_box_section(x: ArrayTree, alpha: ArrayTree, beta: ArrayTree, w: A
       alpha, beta: the bounds: a number for all leaves, None for no bound, or a tree like `x` of numbers and of arrays
         that broadcast to the leaves.
       w: a tree of the same structure and shapes as `x`, of any sign.
-      c: a scalar. Where no y within the bounds has it, or alpha > beta somewhere, the result is NaN.
+      c: a scalar.
 
     Raises:
-      ValueError: structures or shapes that do not fit; numbers with alpha > beta.
+      ValueError: structures or shapes that do not fit; alpha > beta somewhere, or no y within the bounds has the sum c.
+        Under `jit` the result is NaN then.
       TypeError: a complex leaf.
 
     In JAXopt, which bisects and wants w above 0, the four are one argument, a tuple.
@@ -238,12 +246,14 @@ def projection_box_section(x: ArrayTree, alpha: ArrayTree, beta: ArrayTree, w: A
             jnp.concatenate([jnp.ravel(z).astype(v.dtype) for z in map(jnp.asarray, jax.tree.leaves(tree))])
             for tree in (*ends, w)
         )
-        return _section(v, low, high, weights, jnp.asarray(c).astype(v.dtype))
+        y, inside = _section(v, low, high, weights, jnp.asarray(c).astype(v.dtype))
+        return _exists(label, v, inside, y)
 
     return of_vector(projected, x)
 
 
-def _section(v: Array, low: Array, high: Array, w: Array, c: Array) -> Array:
+def _section(v: Array, low: Array, high: Array, w: Array, c: Array) -> tuple[Array, Array]:
+    """The projection, and whether there is one."""
     moves, up = w != 0, w > 0
     ends = [jnp.where(moves, (end - v) / jnp.where(moves, w, 1), 0) for end in (low, high)]
     first, last = jax.lax.stop_gradient((jnp.minimum(*ends), jnp.maximum(*ends)))  # a number moves between these taus
@@ -258,8 +268,7 @@ def _section(v: Array, low: Array, high: Array, w: Array, c: Array) -> Array:
     y = y + jax.lax.stop_gradient(jnp.clip(y, low, high) - y)  # rounding
     least, most = (jnp.sum(jnp.where(moves, w * end, 0)) for end in (at_first, at_last))
     slack = 4 * v.size * float(jnp.finfo(v.dtype).eps) * (jnp.abs(c) + jnp.sum(jnp.abs(w * y)))
-    feasible = (least <= c + slack) & (most >= c - slack) & jnp.all(low <= high)
-    return jnp.where(feasible, y, jnp.nan)
+    return y, (least <= c + slack) & (most >= c - slack) & jnp.all(low <= high)
 
 
 def _segment(first: Array, last: Array, v: Array, low: Array, high: Array, w: Array, c: Array) -> tuple[Array, Array]:

@@ -35,17 +35,12 @@ BEGIN, END = "<!-- tests -->\n", "<!-- end -->"
 LIMIT = 900  # seconds for a file
 # Why a test fails, by a part of its name.
 REASONS = {
-    "polyhedron_infeasible": "an empty set gives NaN here, as `jit` allows no error",
-    "box_section_infeasible": "an empty set gives NaN here, as `jit` allows no error",
-    "test_optax_restart": "momentum makes each step another map, which no mixture suits; theirs begins it anew",
     "test_sin_fixed_point": "calls NumPy in the map, so that it cannot be traced",
     "BlockCoordinateDescentTest::test_raise_exception": "wants an error for a plain function, which is welcome here",
     "test_n_calls": "counts calls of the loss without `jit`; `solve` traces it a few times, however many steps",
-    "test_projection_hyperplane": "the product with a is off by 3e-6 in float32, where the test asks for 1e-6",
     "test_noise_iid": "other samples: their noise was 1.04e-2, where the test asks for 1e-2",
     "BfgsTest::test_correctness": "the first H is 1 / \\|g\\| here, where JAXopt's is the identity",
     "LbfgsTest::test_correctness": "the first H is 1 / \\|g\\| here, where JAXopt's is the identity",
-    "LbfgsTest::test_complex": "the points agree; it then compares the histories in JAXopt's own state",
     "test_zero_history": "a history of no steps is refused, as by Optax",
     "test_rosenbrock_x32": "wants JAXopt's own point after 14 steps, 5e-5 from the minimum; this one is 1e-5 from it",
 }

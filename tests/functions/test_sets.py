@@ -129,6 +129,18 @@ def test_sets_without_a_point_give_nan(dtype: str):
         assert jnp.isfinite(compiled("box_section")(x, 0 * x, 0.5 * x, x, 1.0)).all()
 
 
+@pytest.mark.parametrize("name", ["affine_set", "polyhedron", "box_section"])
+def test_a_set_without_a_point_is_an_error_outside_of_jit(name: str):
+    """But not where x itself is not finite, nor for one of several under `vmap`."""
+    x, twice, c = jnp.ones(2), jnp.ones((2, 2)), jnp.array([1.0, 1.5])
+    args = {"affine_set": (twice, c), "polyhedron": (twice, c, None, None), "box_section": (0.0, 0.4, x, 1.0)}[name]
+    project = getattr(projections, f"projection_{name}")
+    with pytest.raises(ValueError, match=f"^gdjax.projection_{name}: the set is empty"):
+        project(x, *args)
+    assert jnp.isnan(project(x * jnp.nan, *args)).all()
+    assert jnp.isnan(jax.vmap(lambda x: project(x, *args))(twice)).all()
+
+
 def test_equations_from_far_away_and_inequalities_along_them():
     """The one point of a full rank, to its own digits; and what the equations imply, in float32."""
     a, b, g, h = (jnp.asarray(x, "float32") for x in (A[:2, :2], B[:2], A, B + 1))

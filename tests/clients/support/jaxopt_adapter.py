@@ -109,6 +109,7 @@ class Solver:
         tx, point = self.optimizer(hyper), state.point
         loss = lambda p: self.loss(p, hyper, args, kwargs)
         (value, aux), g = jax.value_and_grad(loss, has_aux=True)(point)
+        g = gdjax.tree.conj(g)
         given = {"value": value, "grad": g, "value_fn": lambda p: loss(p)[0]}
         given |= {name: lambda p, f=f: f(p, hyper, args, kwargs) for name, f in self.functions().items()}
         u, inner = tx.update(g, state.inner, point, **given)
@@ -217,9 +218,31 @@ class NonlinearCG(Quasi):
         return gdjax.nonlinear_cg(method=self.method)
 
 
+class Remembering(State):
+    """The state after a run of `solve`, which keeps none of the optimizer: the same steps make it again when asked."""
+
+    replay: Callable[[], Any]
+    s_history = property(lambda self: self.replay().diff_params_memory)
+    y_history = property(lambda self: self.replay().diff_updates_memory)
+
+
 class LBFGS(Quasi):
     make = staticmethod(gdjax.lbfgs)
     defaults = {"linesearch": "zoom", "history_size": 10, "use_gamma": True}
+
+    def run(self, init_params: Any = None, *args: Any, **kwargs: Any) -> Any:
+        params, state = super().run(init_params, *args, **kwargs)
+        state = Remembering(*state)
+
+        def replay() -> Any:
+            p, s = init_params, self.init_state(init_params, *args, **kwargs)
+            for _ in range(int(state.iter_num)):
+                p, s = self.update(p, s, *args, **kwargs)
+            states = jax.tree.leaves(s.inner, is_leaf=lambda x: isinstance(x, gdjax.ScaleByLBFGSState))
+            return next(x for x in states if isinstance(x, gdjax.ScaleByLBFGSState))
+
+        state.replay = replay
+        return jaxopt.OptStep(params, state)
 
     def settings(self, hyper: Any) -> dict[str, Any]:
         return {"memory_size": self.history_size, "scale_init_precond": self.use_gamma}
@@ -333,8 +356,15 @@ class AndersonAcceleration(Solver):
 
 
 def anderson_wrapper(solver: Solver, history_size: int = 5, **_: Any) -> Solver:
+    """JAXopt's begins its solver anew at each mixture. Here each step is one, so that momentum is that of one step."""
+
+    def anew(tx: Any) -> Any:
+        update = lambda g, state, params=None, **more: tx.update(g, tx.init(params), params, **more)
+        return gdjax.GradientTransformationExtraArgs(tx.init, update)
+
     new, inner = copy.copy(solver), solver.optimizer
-    new.optimizer = lambda hyper: gdjax.anderson(inner(hyper), history_size)
+    fresh = anew if isinstance(solver, OptaxSolver) else lambda tx: tx  # the others' momentum suits a mixture
+    new.optimizer = lambda hyper: gdjax.anderson(fresh(inner(hyper)), history_size)
     new._jitted = jax.jit(new._step)
     return new
 
