@@ -6,6 +6,7 @@ Each function is one of them, on data that are made here, and `tests/examples/te
 with those of JAXopt's solvers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -91,6 +92,44 @@ def accelerated(train: tuple[Array, Array], steps: int, history: int = 5) -> tup
     return of(descent), of(gdjax.anderson(descent, history))
 
 
+def sweep(w: Array, x: Array, y: Array, weight: float) -> Array:
+    """Coordinate descent of a lasso: each weight to its minimum, the others as they are."""
+
+    def moved(i: Any, w: Array) -> Array:
+        square = jnp.mean(x[:, i] ** 2)
+        slope = jnp.mean(x[:, i] * (x @ w - y))
+        return w.at[i].set(prox.l1(weight)(w[i] - slope / square, 1 / square))
+
+    return jax.lax.fori_loop(0, w.size, moved, w)
+
+
+def fixed_point(f: Callable[[Array], Array], w: Array, steps: int, history: int | None = None) -> Array:
+    """w after steps w <- f(w), or after mixtures of them: w - f(w) is the gradient, and the rate is 1."""
+    tx = gdjax.sgd(1.0) if history is None else gdjax.anderson(gdjax.sgd(1.0), history)
+
+    def step(_: Any, carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        w, state = carry
+        updates, state = tx.update(w - f(w), state, w)
+        return gdjax.apply_updates(w, updates), state
+
+    return jax.lax.fori_loop(0, steps, step, (w, tx.init(w)))[0]
+
+
+def swept(train: tuple[Array, Array], weight: float, steps: int, history: int | None = None) -> Array:
+    return fixed_point(lambda w: sweep(w, *train, weight), jnp.zeros(train[0].shape[1]), steps, history)
+
+
+def picard(points: int, steps: int, history: int | None = None) -> tuple[Array, Array]:
+    """y' = 1 + y^2 from y(0) = 0, which is tan t, as the fixed point of an integral; and t."""
+    t = jnp.linspace(0.0, 0.45 * jnp.pi, points)
+
+    def integral(y: Array) -> Array:
+        slopes = 1 + y**2
+        return jnp.concatenate([jnp.zeros(1), jnp.cumsum((slopes[1:] + slopes[:-1]) / 2 * t[1])])
+
+    return fixed_point(integral, jnp.zeros(points), steps, history), t
+
+
 def codes(dictionary: Array, x: Array, weight: float = 0.01, ratio: float = 0.01) -> Array:
     """Sparse codes with codes @ dictionary near x: an elastic net."""
     loss = lambda c: jnp.sum((c @ dictionary - x) ** 2) / 2
@@ -131,6 +170,13 @@ def main(argv: list[str] | None = None) -> None:
     exact = np.linalg.lstsq(*train)[0]
     far = [np.linalg.norm(w - exact) for w in accelerated(train, 30)]
     print(f"30 steps of gradient descent: {far[0]:.0e} from the solution, by Anderson {far[1]:.0e}")
+    exact, narrow = swept(train, 0.01, 500), jax.jit(swept, static_argnums=(2, 3))
+    far = [np.linalg.norm(narrow(train, 0.01, 20, history) - exact) for history in (None, 5)]
+    print(f"20 sweeps of coordinate descent: {far[0]:.0e} from the solution, by Anderson {far[1]:.0e}")
+    (y, _), (mixed, _), (end, t) = picard(100, 10), picard(100, 10, 5), picard(100, 100)
+    far = [np.abs(z - end).max() for z in (y, mixed)]
+    print(f"10 steps of Picard: {far[0]:.0e} from the end, by Anderson {far[1]:.0e}; that is tan t to", end=" ")
+    print(f"{np.abs(end - np.tan(t)).max():.0e}, by trapezoids")
     d = sparse_coding(x, 3, 3 if args.tiny else 10)
     error = jnp.mean((jax.jit(codes)(d, x) @ d - x) ** 2)
     print(f"sparse coding: mean squared error {error:.3f} with 3 atoms")

@@ -102,6 +102,28 @@ def test_accelerated(peer: Any):
     assert jnp.max(jnp.abs(plain - wanted)) > 1e-2
 
 
+def test_coordinate_descent(peer: Any):
+    """JAXopt divides its steps by the number of points, 12, and so goes another way to the same end."""
+    train = ported.regression(n=12)
+    bcd = peer.BlockCoordinateDescent(peer.objective.least_squares, peer.prox.prox_lasso, maxiter=20000, tol=1e-9)
+    wanted = bcd.run(jnp.zeros(10), 0.1, data=train).params
+    np.testing.assert_allclose(ported.swept(train, 0.1, 1000), wanted, atol=1e-6)
+    far = [np.linalg.norm(ported.swept(train, 0.1, 20, history) - wanted) for history in (None, 5)]
+    assert far[1] < 0.1 * far[0]
+
+
+def test_picard(peer: Any):
+    """JAXopt's example calls SciPy in the map; the trapezoids of both are the same."""
+    integrate = pytest.importorskip("scipy.integrate")
+    y, t = ported.picard(100, 40, 5)
+    solver = peer.AndersonAcceleration(
+        lambda y: jnp.asarray(integrate.cumulative_trapezoid(1 + np.asarray(y) ** 2, initial=0, dx=float(t[1]))),
+        maxiter=100, tol=1e-11, jit=False, implicit_diff=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(y, solver.run(jnp.zeros(100)).params, atol=1e-8)
+    np.testing.assert_allclose(y, np.tan(t), rtol=4e-3)  # of 100 trapezoids
+
+
 def test_sparse_coding(peer: Any):
     x = ported.data()[0]
     d0 = jnp.linalg.svd(x, full_matrices=False)[2][:3]
