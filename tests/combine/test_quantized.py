@@ -275,6 +275,7 @@ def test_blocks_that_an_axis_of_the_mesh_cuts(way: str, kind: str):
 
 @pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=typed)])
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA rounds in another order on a mesh")
 @pytest.mark.parametrize(
     "way, spec",
     [

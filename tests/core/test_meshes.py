@@ -41,6 +41,7 @@ def test_inside_of_a_branch_nothing_is_chosen_again(f: Callable[[jax.Array], jax
     assert jnp.array_equal(outer(f, X), X + 1)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
 @pytest.mark.parametrize(("platform", "more"), [("cpu", 1), ("cuda", 2), ("tpu", 3)])
 def test_lowered_for_a_device_it_is_that_devices(platform: str, more: int):
     text = jax.jit(functools.partial(outer, jitted(inner))).trace(X).lower(lowering_platforms=(platform,)).as_text()

@@ -112,6 +112,7 @@ CODED: dict[str, Callable[[], Any]] = {  # few enough for all to be in the ordin
 }
 
 
+@pytest.mark.skipif(not hasattr(nnx, "as_pure"), reason="this Flax has no nnx.as_pure")
 @pytest.mark.parametrize("name", CODED)
 def test_nnx_takes_states_with_codes(name: str):
     with relaxed():
@@ -189,9 +190,11 @@ class Deep(nnx.Module):
         return self.value(x)
 
 
+new_nnx = pytest.mark.skipif(not hasattr(nnx, "List"), reason="this Flax has no nnx.List")
 PATHS = ["layers/0/bias", "layers/0/kernel", "layers/1/bias", "layers/1/kernel", "value/bias", "value/kernel"]
 
 
+@new_nnx
 @pytest.mark.parametrize("of", [lambda model: nnx.state(model, nnx.Param), lambda model: model], ids=["state", "model"])
 def test_paths_of_nnx(of: Any):
     tree = of(Deep(nnx.Rngs(0)))
@@ -204,6 +207,7 @@ def test_paths_of_nnx(of: Any):
     assert jax.tree.leaves(labels) == ["rest", "matrix"] * 2 + ["head"] * 2
 
 
+@new_nnx
 def test_rates_and_groups_of_nnx():
     rate = gdjax.per_leaf(0.01, gdjax.layerwise_decay(0.5, r"^layers/(\d+)/", 2))
     groups = {"bias": gdjax.sgd(rate), "rest": gdjax.params_ema(gdjax.lion(rate, weight_decay=0.0), 0.9)}

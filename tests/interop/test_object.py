@@ -156,8 +156,8 @@ def test_c6_an_array_among_the_hyperparameters():
 
 
 def traced(update: Any, *args: Any) -> str:
-    """The program that `update` is: equal text, equal numbers."""
-    return str(jax.make_jaxpr(update)(*args))
+    """The program that `update` is: equal text, but for addresses of functions, equal numbers."""
+    return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(update)(*args)))
 
 
 @every(sampled=True)

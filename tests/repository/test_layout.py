@@ -279,7 +279,8 @@ def test_import_loads_jax_alone_and_starts_no_backend():
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     own = {"gdjax", "jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum"}
-    assert set(json.loads(run.stdout)) - own - set(sys.stdlib_module_names) == set()
+    names = {name for name in json.loads(run.stdout) if "cython" not in name}  # what SciPy's compiled modules register
+    assert names - own - set(sys.stdlib_module_names) == set()
 
 
 def test_only_one_folder_names_the_compiler():

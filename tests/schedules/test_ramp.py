@@ -48,7 +48,7 @@ def test_the_rate_follows_the_examples_and_the_root_of_the_batch():
         wanted = 0.05 * (1 + math.cos(math.pi * min(seen / 10 / 40, 1))) * math.sqrt(size / 10)
         np.testing.assert_allclose(rate(n), wanted, rtol=1e-5, atol=1e-8)
         np.testing.assert_allclose(constant(n), 0.1 * math.sqrt(size / 10), rtol=1e-6)
-    np.testing.assert_array_equal(jax.jit(jax.vmap(rate))(jnp.arange(10)), schedule(jnp.arange(10)))
+    np.testing.assert_allclose(jax.jit(jax.vmap(rate))(jnp.arange(10)), schedule(jnp.arange(10)), rtol=2e-7)
     np.testing.assert_allclose(jax.jit(rate)(jnp.arange(30)), [rate(n) for n in range(30)], rtol=1e-6)
 
 

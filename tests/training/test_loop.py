@@ -711,7 +711,7 @@ def test_a_traced_call_is_refused_with_what_to_do():
 
 
 def test_a_loss_without_a_lower_bound_and_one_that_underflows_are_told():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         try:
             message = gdjax.minimize(lambda x: -jnp.exp(x[0]), jnp.zeros(1), gdjax.lbfgs(), steps=20).message
         except gdjax.NonFiniteError as e:

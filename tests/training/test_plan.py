@@ -165,6 +165,7 @@ def test_leaves_of_a_stack_that_lie_differently(name: str):
     assert all(planned == round(compiled) for planned, compiled in sent.values())
 
 
+@new_jax
 def test_matrices_at_home():
     """Eight matrices of 64 x 256, one on each device, thrice; activations are gone by then."""
     muon = TXS["muon"]()
@@ -175,6 +176,7 @@ def test_matrices_at_home():
     assert many.part("temporaries") == many.part("parameters")
 
 
+@new_jax
 def test_the_state_is_that_of_tabulate():
     mesh = AbstractMesh((16,), ("data",))
     for name, make in TXS.items():
@@ -237,6 +239,7 @@ def test_errors():
         gdjax.plan(tx, shapes(), {"data": 8}).check(jax.jit(jnp.sum).lower(jnp.ones(3)))
 
 
+@pytest.mark.skipif(not hasattr(jax, "memory"), reason="the CPU of this JAX has one memory")
 def test_what_the_host_keeps_is_told():
     plan = gdjax.plan(gdjax.offload_state(gdjax.adam(1e-3)), shapes(), {"data": 8})
     kept = 2 * (2 * L * D * F // 8) * 4  # what is small stays on the device

@@ -467,7 +467,8 @@ def test_what_mixes_layers_in_some_steps_is_refused(name: str):
 def test_a_period_that_the_optimizer_tells():
     """It updates in each step of a number that nobody would guess, which its call says."""
     tx, w = gdjax.MultiSteps(gdjax.lamb(0.1), every_k_schedule=537), jnp.ones((3, 4))
-    with pytest.raises(ValueError, match="the update of params is made of several layers.* by lamb"):
+    named = "lamb" if jax.__version_info__ >= (0, 6) else "MultiSteps"
+    with pytest.raises(ValueError, match=f"the update of params is made of several layers.* by {named}"):
         jax.eval_shape(bare(tx, w)[0], w, tx.init(w), jnp.ones(4))
 
 
@@ -540,6 +541,7 @@ def test_an_update_that_calls_the_program_is_not_tried():
     np.testing.assert_allclose(new, w - jax.grad(loss)(w, x))
 
 
+@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="this JAX has no jax.set_mesh")
 def test_under_a_mesh():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     tx, w, x = gdjax.adam(0.1), jnp.ones((3, 4)), jnp.ones(4)

@@ -259,6 +259,7 @@ def test_errors():
 INSIDE = {"adamw": lambda: gdjax.adamw(1e-2, weight_decay=0.0), "soap": lambda: gdjax.soap(1e-2, sides="short")}
 
 
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX has no jax.shard_map")
 @pytest.mark.parametrize(
     ("name", "axes", "spec"),
     [("adamw", {"data": 8}, P()), ("soap", {"data": 8}, P()), ("adamw", {"data": 4, "model": 2}, P(None, "model"))],

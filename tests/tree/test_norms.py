@@ -41,7 +41,7 @@ def test_global_norm_neither_overflows_nor_vanishes(scale: float):
 
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-100, 1e100, 1e160, 2.757e304])
 def test_float64_norms_of_its_whole_range(size: float):
-    with jax.enable_x64(True):
+    with precision("float64"):
         x = jnp.asarray([3.0, -4.0]) * size
         np.testing.assert_allclose(gdjax.global_norm(x), 5 * size, rtol=1e-12)
         mixed = {"a": x, "b": jnp.zeros(2, "float32")}

@@ -17,6 +17,7 @@ def test_the_largest_size_is_not_finite_where_a_number_is_not():
         assert f(x, 1)[0] == 3
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
 def test_on_a_gpu_nothing_is_chosen_before_the_maximum():
     text = {
         platform: jax.jit(largest_size, static_argnums=1)
