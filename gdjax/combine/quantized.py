@@ -59,7 +59,7 @@ def quantize_state(
     in place of 8, and its step on a TPU moves 16 in place of 28. Slots say what they keep, and so how coarsely it may
     be kept:
 
-    - pairs, an average of gradients and one of their squares, as of Adam and most of its kin: in one word of 16 bits.
+    - pairs, an average of gradients and one of their squares, as of Adam and its variants: in one word of 16 bits.
       It has no scale and no end: each word depends on its two numbers alone, lies where they would on any mesh, and is
       made in the one pass of the step. Adam's updates are off by 16 % of their norm with b2 = 0.999, at random, and
       within 1 % as long. The field of the first has the word, that of the second a placeholder without arrays. A pair
@@ -73,9 +73,9 @@ def quantize_state(
       "dynamic", "log". A square above 0 never becomes 0, by which an update would divide;
     - maxima, and averages that gradients are compared with, as of AMSGrad and AdaBelief: as bfloat16 by default and
       where moments or squares are, else as they are;
-    - bases, the eigenvectors of SOAP and its kin: as "blocks", the default of 8 bits, "fp8", "4 bits", that of
+    - bases, the eigenvectors of SOAP and the like: as "blocks", the default of 8 bits, "fp8", "4 bits", that of
       4 bits, "bfloat16";
-    - factors, the Kronecker factors of Shampoo, SOAP and their kin: as "float32", the default, "blocks", "bfloat16".
+    - factors, the Kronecker factors of Shampoo, SOAP and the like: as "float32", the default, "blocks", "bfloat16".
       This has an error of 0.5 % of the largest eigenvalue in blocks, of 1 % with a block for each row, of 0.1 % in
       bfloat16: the bases of SOAP bear that, the roots of Shampoo may not;
     - the rest stays as it is: counts, keys, sums that never fade, copies of parameters, the memory of L-BFGS,
@@ -113,7 +113,7 @@ def quantize_state(
       scale_dtype: of the scales. With "bfloat16" and blocks of 32 they take as much as with "float32" and 64.
       min_size: arrays of fewer elements stay as they are, and so do all of float64.
       exempt: which parameters' arrays stay as they are: regular expressions, searched for anywhere in the paths, or
-        predicates of `(path, leaf)`. It does not reach what SOAP and its kin keep of several parameters in one array.
+        predicates of `(path, leaf)`. It does not reach what SOAP and the like keep of several parameters in one array.
       seed: of the random bits, an integer or a key.
 
     Raises:

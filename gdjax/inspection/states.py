@@ -44,7 +44,7 @@ def reset(
     update then has the size (1 - b1) / sqrt(1 - b2) = 3.2 rates if both moments are set back, 32 if only nu is.
 
     Warns:
-      UserWarning: what SOAP and its kin keep of all matrices of one shape in one stack stays as it is, with `where`.
+      UserWarning: what SOAP and the like keep of all matrices of one shape in one stack stays as it is, with `where`.
 
     Raises:
       ValueError: neither `where` nor `fields` is given; a pattern matches no parameter, a name nothing in the state, or

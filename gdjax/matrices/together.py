@@ -1,4 +1,4 @@
-"""Matrices of all leaves together, in the middle of a rule: `together`, and what Muon and its kin call."""
+"""Matrices of all leaves together, in the middle of a rule: `together`, and what Muon and the like call."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What Muon and its kin share: the arguments of Newton-Schulz."""
+"""What Muon and the like share: the arguments of Newton-Schulz."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -135,7 +135,7 @@ def soap(
       mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
       roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
         overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
-      adam_learning_rate: AdamW's, lr by default. It has no decay; in `soap`, but not in its kin, b1 and b2 are 0.95.
+      adam_learning_rate: AdamW's, lr by default. It has no decay; in `soap`, but not in variants, b1 and b2 are 0.95.
       others: a transform in place of that AdamW, as `gdjax.adamw(rate, weight_decay=0.1)`.
 
     Departures: along directions in which L is 0 up to rounding, L does not determine QL. There QL stays near its old

@@ -234,7 +234,7 @@ def sharded_step(
     or explicit axes, gradients are taken in `jax.shard_map` over `axis`. The loss must not name that axis itself.
     Other explicit axes of the mesh are so in the loss; in the update all are automatic.
 
-    Each matrix of Muon, SOAP, Shampoo, PSGD and their kin has one owner device, which computes it whole. Its gradient
+    Each matrix of Muon, SOAP, Shampoo, PSGD and the like has one owner device, which computes it whole. Its gradient
     goes there once, and its update comes back once, whatever the number of Newton-Schulz steps and turns. Factors,
     bases and moments that a method keeps in stacks stay there: in the state of the step a stack (number, ...) is
     (number / D, D, ...), rounded up, with matrix j at [j // D, j % D]. `step.saved` and `step.restored` go between
