@@ -68,10 +68,10 @@ def inverse_root(first: Array, old: Array, *rest: Array, p: Hyper, size: Array, 
 
 def direction(
     G: Array, s: ShampooState, t: Array, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start: Array,
-    grafting: str | None,
+    grafting: str | None, nesterov: bool,
 ) -> Array:  # fmt: skip
     """PL M PR, of the length that the grafting has; until the start the grafting itself."""
-    m = debias(s.mu, b1, t)
+    m = debias(b1 * s.mu + (1 - b1) * G if nesterov else s.mu, b1, t)
     u = m if s.PL is None else s.PL @ m
     u = u if s.PR is None else u @ s.PR
     if grafting is None:
@@ -105,7 +105,7 @@ def scale_by_shampoo(
     *, start_preconditioning_step: hyper.Steps | None = None, root: Annotated[Hyper, FINITE_FROM_1] | None = None,
     root_method: RootMethod = "eigh", grafting: Grafting = "adam", grafting_b2: hyper.Decay = 0.999,
     grafting_eps: hyper.Size = 1e-8, block_size: Count | None = 1024, sides: Sides = "both",
-    mu_dtype: DType | None = None, roles: Roles = None, delayed: bool = False,
+    mu_dtype: DType | None = None, roles: Roles = None, delayed: bool = False, nesterov: bool = False,
 ) -> tuple[Array, ShampooState]:  # fmt: skip
     """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
 
@@ -136,7 +136,7 @@ def scale_by_shampoo(
             news = in_turns(of, precondition_frequency, due)([*olds.values()], a)
             s = s._replace(**dict(zip(olds, news, strict=True)))
     used, start = (used, start + 1) if delayed else (s, start)
-    return direction(G, used, t, b1, grafting_b2, grafting_eps, start, grafting), s
+    return direction(G, used, t, b1, grafting_b2, grafting_eps, start, grafting, nesterov), s
 
 
 @transform
@@ -146,7 +146,7 @@ def shampoo(
     root_method: RootMethod = "eigh", grafting: Grafting = "adam", grafting_b2: Decay = 0.999,
     grafting_eps: Size = 1e-8, block_size: Count | None = 1024, sides: Sides = "both", weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
-    adam_learning_rate: Rate | None = None, others: Any = None, delayed: bool = False,
+    adam_learning_rate: Rate | None = None, others: Any = None, delayed: bool = False, nesterov: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Shampoo for hidden matrices: gradients times roots of sums of their squares. AdamW for the rest.
 
@@ -178,6 +178,11 @@ def shampoo(
       grafting_b2, grafting_eps: of the Adam for that.
       delayed: whether an update uses the roots from before its step, so that it does not wait for new ones. The first
         step that uses roots is then one later.
+      nesterov: whether b1 m_t + (1 - b1) G_t takes the place of m_t, as Meta's `use_nadam`. NAdam's own form debiases
+        the two by different steps.
+
+    The winner of AlgoPerf 2024 has momentum around the whole step too. `gdjax.trace` behind the decay is that:
+    `chain(scale_by_shampoo(nesterov=True), add_decayed_weights(d), trace(mu, nesterov=True), scale(-rate * (1 - mu)))`.
 
     Departures: Meta's code makes all roots in one step and has other defaults (b2 = 1, k = 1, no grafting). Of an array
     with more than two axes it makes a factor for each axis, here `roles` say how it is a matrix.
@@ -206,6 +211,7 @@ def shampoo(
         b1, b2, eps, precondition_frequency, start_preconditioning_step=start_preconditioning_step, root=root,
         root_method=root_method, grafting=grafting, grafting_b2=grafting_b2, grafting_eps=grafting_eps,
         block_size=block_size, sides=sides, mu_dtype=mu_dtype, roles=routing(roles), delayed=delayed,
+        nesterov=nesterov,
     )  # fmt: skip
     return with_adam(
         "gdjax.shampoo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,

@@ -298,7 +298,7 @@ REACH = {
     "kl_soap scale_by_kl_soap soap_muon scale_by_soap_muon transformer_optimizer scale_by_distance_over_gradients "
     "stable_adamw scale_by_stable_adamw mars update_floor radial_brake spectral",
     # Its unit, row, column or projection.
-    "some": "adafactor/layers novograd/layers mirror_descent "
+    "some": "adafactor/layers novograd/layers mirror_descent shampoo/qr shampoo/newton "
     "adaptive_grad_clip centralize galore scale_by_galore dion2 scale_by_dion2 matrixwise adam_mini "
     "scale_by_adam_mini",
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "
