@@ -24,9 +24,13 @@ EXAMPLES := $(filter-out examples/_%,$(wildcard examples/*.py))
 BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py hints.py compile_only.py matrix_methods.py \
   matrix_compile.py bfloat16.py release.py codes.py continuity.py coded_state.py coded_training.py minimizers.py hock_schittkowski.py transfer.py spikes.py)
 
+# The sample of the sweeps: with each issue name the day, and see what another sample finds.
+DRAW ?= 2026-12-06
+step = @echo; echo '== make $(1)'; start=$$(date +%s); $(MAKE) --no-print-directory $(1) && echo "== $$(($$(date +%s) - start)) s"
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-programs test-oldest test-newest test-fused mutants clients patches lint types examples notebooks bench race docs look clean
+.PHONY: help train test test-all test-full test-slow test-oldest test-newest mutants clients patches lint types examples notebooks bench race docs look clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -34,14 +38,25 @@ help: ## Show this list
 train: $(VENV)/.stamp-examples ## Train a small language model on this machine's text (two minutes on 2 cores)
 	$(VENV)/bin/python examples/train_lm.py $(ARGS)
 
-test: $(VENV)/.stamp-test ## Run the tests, the long sweeps left out
-	$(VENV)/bin/python $(PYTEST) $(ARGS)
+test: $(VENV)/.stamp-test ## Run the tests of what users rely on (four minutes on 2 cores)
+	$(VENV)/bin/python $(PYTEST) --durations 10 $(ARGS)
+
+test-all: ## Run all: every layer of tests, the oldest and the newest JAX, examples, notebooks, pages, benchmarks (25 minutes)
+	$(call step,test)
+	$(call step,test-full)
+	$(call step,test-slow ARGS="--sample 150 --draw $(DRAW)")
+	$(call step,examples)
+	$(call step,notebooks)
+	$(call step,$(if $(shell command -v chromium || command -v chromium-browser || command -v google-chrome),look,docs))
+	$(call step,bench ARGS=--quick)
+	$(call step,test-oldest ARGS="--sample 200 -m 'not slow'")
+	$(call step,test-newest ARGS="--sample 200 -m 'not slow'")
+
+test-full: $(VENV)/.stamp-test ## Run what `make test` leaves out but the sweeps: what takes long, and the programs
+	$(VENV)/bin/python $(PYTEST) -m "(full or programs) and not slow" $(ARGS)
 
 test-slow: $(VENV)/.stamp-test ## Run the long sweeps only; ARGS="--sample 20" takes 20 of them
 	$(VENV)/bin/python $(PYTEST) -m slow $(ARGS)
-
-test-programs: $(VENV)/.stamp-test ## Run the programs: of pages and docstrings, examples, interrupted runs
-	$(VENV)/bin/python $(PYTEST) -m "programs and not slow" $(ARGS)
 
 test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supported
 	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
@@ -49,9 +64,6 @@ test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supporte
 test-newest: $(NEWEST)/.stamp-test ## Run the tests with the newest JAX, which wants Python 3.12 or newer
 	@$(NEWEST)/bin/python -c 'import jax, sys; print(f"JAX {jax.__version__}, Python {sys.version.split()[0]}")'
 	$(NEWEST)/bin/python $(PYTEST) $(ARGS)
-
-test-fused: $(VENV)/.stamp-test ## Run the tests with XLA:CPU writing several outputs in one loop
-	XLA_FLAGS=--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true $(VENV)/bin/python $(PYTEST) $(ARGS)
 
 mutants: $(VENV)/.stamp-test ## Break each rule on purpose and demand a failing test, hours; ARGS="--sample 40" takes 40 of them
 	$(VENV)/bin/python -m tests.mutants.run $(ARGS)

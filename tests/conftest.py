@@ -5,10 +5,12 @@ import gc
 import hashlib
 import importlib.metadata
 import os
-import tempfile
+import re
+import shutil
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 DEVICES = "--xla_force_host_platform_device_count"
@@ -60,21 +62,26 @@ class Compiled:
 jax.monitoring.register_event_duration_secs_listener(Compiled.count)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs_compiled_once() -> Iterator[None]:
-    """A folder of this process has what it dropped from memory. Processes share none: JAX's writes are not atomic.
+def compiled(config: pytest.Config) -> Path | None:
+    """The folder of compiled programs, if this run has one: pytest's cache may be off, and JAX too old.
 
     JAX 0.5 runs some programs wrongly when they come from such a folder: derivatives of `solve` are 0 there.
     """
-    if RELEASE < 10:
+    return config.cache.mkdir("compiled") if hasattr(config, "cache") and RELEASE >= 10 else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_compiled_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A folder in pytest's cache has the programs compiled by any process of this run and of those before it."""
+    folder = compiled(request.config)
+    if not folder:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="compiled") as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        yield
-        jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -151,6 +158,13 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begins the folder of compiled programs anew when changes of the code have let it grow large."""
+    folder = None if hasattr(session.config, "workerinput") else compiled(session.config)
+    if folder and sum(path.stat().st_size for path in folder.iterdir()) > 2e9:
+        shutil.rmtree(folder)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sample", type=int, metavar="N", help="run N of the selected tests, the same ones every time")
     parser.addoption("--draw", default="", metavar="KEY", help="of a sample: other tests for each key")
@@ -163,25 +177,53 @@ METHODS = "optimizers transforms schedules losses golden linesearch".split()
 WHOLE = "repository pages".split()  # folders whose tests are about one file or page each
 
 
-def thin_out(items: list[pytest.Item]) -> None:
-    """Marks most cases of each sweep as slow: the same ones in every run, not the first, none of those in `SAMPLE`."""
-    params = [item.callspec.params if hasattr(item, "callspec") else {} for item in items]
-    tests = [(item.nodeid.partition("[")[0], x.get("entry")) for item, x in zip(items, params, strict=True)]
-    number, seen = Counter(tests), set[Any]()
-    for item, x, test in zip(items, params, tests, strict=True):
-        folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
-        chosen = test not in seen or any(getattr(value, "sampled", False) for value in x.values())
-        chosen = chosen or not zlib.crc32(item.nodeid.encode()) % ONE_IN
-        seen.add(test)
-        whole = folder in WHOLE or item.get_closest_marker("whole")
-        if number[test] >= (OF_METHODS if folder in METHODS else WIDE) and not chosen and not whole:
-            item.add_marker(pytest.mark.slow)
+def left_out(config: pytest.Config) -> set[str]:
+    """The layers that the marks asked for leave out: `-m "not slow and not programs"` leaves out two."""
+    return set(re.findall(r"\bnot (\w+)", config.option.markexpr))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file that is wholly of a layer left out is not imported."""
+    if collection_path.suffix == ".py" and not config.option.keyword:
+        layers = re.findall(r"^pytestmark = pytest\.mark\.(\w+)\b", collection_path.read_text("utf-8"), re.MULTILINE)
+        return True if left_out(config).intersection(layers) else None
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    """Marks most cases of each sweep as slow, and makes no test of a case in a layer that is left out.
+
+    Of the cases of a test one is made all the same, which `-m` then drops: pytest takes no case for a test without.
+    """
+    yield
+    calls: list[Any] = metafunc._calls  # pytest names no public way to drop a case before it is made
+    thin_out(metafunc.definition, calls)
+    layers = left_out(metafunc.config)
+    its_own = layers.intersection(mark.name for mark in metafunc.definition.iter_markers())
+    wanted = [call for call in calls if not its_own and layers.isdisjoint(mark.name for mark in call.marks)]
+    calls[:] = wanted or calls[:1]
+
+
+def thin_out(test: pytest.Item, calls: list[Any]) -> None:
+    """Marks most cases of a sweep as slow: the same ones in every run, not the first, none of those in `SAMPLE`."""
+    folder = test.path.relative_to(test.config.rootpath / "tests").parts[0]
+    if folder in WHOLE or test.get_closest_marker("whole"):
+        return
+    number, seen = Counter(call.params.get("entry") for call in calls), set[Any]()
+    for call in calls:
+        entry = call.params.get("entry")
+        chosen = entry not in seen or any(getattr(value, "sampled", False) for value in call.params.values())
+        chosen = chosen or not zlib.crc32(f"{test.nodeid}[{call.id}]".encode()) % ONE_IN
+        seen.add(entry)
+        whole = any(mark.name == "whole" for mark in call.marks)
+        if number[entry] >= (OF_METHODS if folder in METHODS else WIDE) and not chosen and not whole:
+            call.marks.append(pytest.mark.slow.mark)
 
 
 # Around the others: before -m and -k, and of what they have left the sample.
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    thin_out(items)
     yield
     size = config.getoption("--sample")
     if size is None or size >= len(items):

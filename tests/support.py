@@ -4,8 +4,10 @@ import contextlib
 import functools
 import gc
 import importlib
+import os
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,6 +71,20 @@ def _compile_options(*args: Any, **kwargs: Any) -> Any:
 
 if _plain:
     _compiler.get_compile_options = _compile_options
+
+
+# JAX writes a compiled program where others may be reading it. Here it appears in its place when it is complete.
+_lru_cache: Any = importlib.import_module("jax._src.lru_cache")
+
+
+def _put(self: Any, key: str, value: bytes) -> None:
+    path = Path(self.path, f"{key}-cache")
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_bytes(value)
+    part.replace(path)
+
+
+_lru_cache.LRUCache.put = _put
 
 
 # A context of MLIR costs 4 ms of the 5 that lowering a small program takes, and JAX makes one for each. Here the

@@ -43,6 +43,7 @@ def kept(format: Any, x: Any, step: int = 0) -> Any:
     return format.decode(format.encode(x, salt(1, step, 2)))
 
 
+@pytest.mark.full
 @of_each
 def test_the_mean_is_right(format: Any, signed: bool):
     by_row = getattr(format, "block", None) == ROW  # of few numbers too many would be the largest, which is exact
@@ -56,6 +57,7 @@ def test_the_mean_is_right(format: Any, signed: bool):
     assert abs((weight * away).sum()) < 4 * np.sqrt(((weight * deviation) ** 2).sum() / n)  # of all together
 
 
+@pytest.mark.full
 @of_each
 def test_without_random_bits_the_nearer_code(format: Any, signed: bool):
     x = numbers(signed)
@@ -64,6 +66,7 @@ def test_without_random_bits_the_nearer_code(format: Any, signed: bool):
         assert np.all(near <= np.abs(np.asarray(kept(format, x, step) - x)) * (1 + 1e-5) + 1e-7)
 
 
+@pytest.mark.full
 @of_squares
 def test_a_square_above_0_is_never_0(format: Any):
     x = jnp.concatenate([jnp.asarray(10.0 ** RNG.uniform(-37, 8, size=(62, 64)), jnp.float32), jnp.zeros((2, 64))])
@@ -72,6 +75,7 @@ def test_a_square_above_0_is_never_0(format: Any):
         np.testing.assert_array_equal(found > 0, x > 0)
 
 
+@pytest.mark.full
 @of_each
 def test_zeros_stay_zeros(format: Any, signed: bool):
     assert not jnp.any(kept(format, jnp.zeros((128, 4))))
@@ -94,11 +98,13 @@ def test_what_is_not_finite_becomes_nan_with_its_block_and_nothing_else(format: 
     np.testing.assert_array_equal(np.isnan(np.asarray(format.decode(format.encode(bad + 1)))), wanted)
 
 
+@pytest.mark.full
 @named("format", [f for f in SQUARES if not isinstance(f, NarrowFloats)])
 def test_a_square_below_0_is_no_square(format: Any):
     assert jnp.isnan(kept(format, jnp.ones((64, 4)).at[3, 1].set(-1.0))[3, 1])
 
 
+@pytest.mark.full
 @of_each
 def test_the_largest_and_the_least_floats_stay_finite(format: Any, signed: bool):
     least, largest = jnp.finfo(jnp.float32).tiny, jnp.finfo(jnp.float32).max
@@ -106,6 +112,7 @@ def test_the_largest_and_the_least_floats_stay_finite(format: Any, signed: bool)
         assert jnp.all(jnp.isfinite(kept(format, jnp.full((64, 2), x))))
 
 
+@pytest.mark.full
 @of_each
 def test_what_was_decoded_gets_its_codes_again(format: Any, signed: bool):
     """Where a step changes nothing, codes stay. A scale in bfloat16 is rounded up each time, and so is no such case."""
@@ -134,6 +141,7 @@ def test_the_same_relative_error_for_all_sizes_of_gradients(format: Any, signed:
     assert max(errors) < 1.25 * min(errors) and max(errors) < 0.35 * np.sqrt(np.mean(np.asarray(x) ** 2))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("decades", [1, 3, 12])
 @named("format", SQUARES)
 def test_the_largest_update_over_the_exact_one(format: Any, decades: int):
@@ -143,6 +151,7 @@ def test_the_largest_update_over_the_exact_one(format: Any, decades: int):
     assert np.max(updates) <= 4
 
 
+@pytest.mark.full
 @pytest.mark.optimized  # 4,000 steps take longer than compiling them
 @named("format", [Logs(False), BlocksOfSquares(), BlocksOfSquares(32, "bfloat16"), BlocksOfSquares(ROW)])
 def test_second_moments_fade_and_grow_as_they_should(format: Any):
@@ -190,6 +199,7 @@ def test_a_moment_without_gradients_fades(format: Any):
     assert np.sqrt(np.mean(after[2:] ** 2)) < 0.02 and np.all(np.abs(after[0] / 4 - 1) < 0.05)
 
 
+@pytest.mark.full
 @named("format", [Logs(True), Blocks(), BlocksOfSquares(), FourBits()])
 def test_shapes(format: Any):
     for shape in ((2, 3, 64, 5), (3, 0, 2), (), (63, 5), (2, 63, 64), (1, 70)):
@@ -204,6 +214,7 @@ def test_shapes(format: Any):
             assert len(shape) < 2 or shape[-1] < format.block
 
 
+@pytest.mark.full
 @named("format", [Blocks(), BlocksOfSquares(), FourBits()])
 def test_a_row_is_a_block_where_blocks_do_not_divide(format: Any):
     """A row of small numbers below one of large ones: kept as well as alone, though the rows are odd in number."""
@@ -219,6 +230,7 @@ def test_an_odd_block_has_no_halves_for_4_bits():
     assert not FourBits(3).fits((6, 4)) and FourBits(6).fits((6, 4))
 
 
+@pytest.mark.full
 def test_four_bits_are_two_numbers_a_byte():
     x = jnp.zeros((8, 1)).at[:, 0].set(jnp.asarray([7.0, -7, 0, 1, 7, -3, 4, 5]))
     codes = FourBits(4).encode(x / (14 - jnp.abs(x)))  # of k / (14 - |k|) the code k

@@ -23,17 +23,20 @@ def found(name: str, pattern: str, **kept: Any) -> Any:
         return patterns.beside(patterns.OPTIMIZERS[name](), kept, steps=300)(pattern)
 
 
+@pytest.mark.full
 def test_a_large_element_stalls_no_other():
     for name in ("rmsprop", "lion", "adopt"):
         figures = found(name, "elemspike")
         assert patterns.holds(figures), (name, figures)
 
 
+@pytest.mark.full
 def test_a_moment_that_fades_as_slowly_as_the_root():
     figures = found("adamw(0.95, 0.9)", "1 % of elements")
     assert patterns.holds(figures), figures
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["lamb", "adam, of one norm", "adam, hyperball"])
 def test_an_update_over_its_own_norm(name: str):
     """After a spike it is less than the errors of words: it has none."""
@@ -41,6 +44,7 @@ def test_an_update_over_its_own_norm(name: str):
     assert patterns.holds(figures), figures
 
 
+@pytest.mark.full
 def test_blocks_stall_elements_beside_large_ones():
     """What the page says of them, and what makes the test above fail."""
     assert found("rmsprop", "elemspike", moments="blocks")["displacement"] < 0.6

@@ -35,6 +35,7 @@ def test_the_nearest_is_that_of_a_cast(dtype: str):
     same(jax.jit(nearest, static_argnums=1)(x, jnp.dtype(dtype)), cast(x, dtype).astype("f"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_has_the_derivative_of_what_it_rounds(dtype: str):
     """Not 0, as the bits have, or the gradient of a rate through 16-bit steps would be 0 without a word."""

@@ -25,6 +25,7 @@ def kept(pair: Any, step: Any = 0) -> Any:
     return WORDS.decode(WORDS.encode(pair, salt(1, step, 2)))
 
 
+@pytest.mark.full
 def test_a_word():
     """10 bits of v, the sign of m, and k of |m| / sqrt(v) = k / (65 - 2 k)."""
     v = jnp.asarray([1.0, 1.25, 4.0, 1.75 * 2.0**127, 2.0**-126])
@@ -45,6 +46,7 @@ def test_what_was_decoded_gets_its_word_again():
         np.testing.assert_array_equal(again(word, step), word)
 
 
+@pytest.mark.full
 def test_zeros_and_what_is_no_number():
     nan, inf = np.nan, np.inf
     m = jnp.asarray([0.0, -0.0, 1.0, nan, inf, 1.0, 1.0, 1.0, 0.0, nan])
@@ -54,6 +56,7 @@ def test_zeros_and_what_is_no_number():
     np.testing.assert_array_equal(found[1], [0, 1, 0, *[nan] * 5, 0, nan])
 
 
+@pytest.mark.full
 def test_neither_end_of_float32_is_another():
     tiny, largest = jnp.finfo(jnp.float32).tiny, jnp.finfo(jnp.float32).max
     m, v = jnp.asarray([1e-19, 1e19, -1e38, 3e38, 1e-30]), jnp.asarray([tiny, largest, 1.0, largest, tiny * 1.01])
@@ -76,6 +79,7 @@ def test_the_means_are_right():
     np.testing.assert_allclose((m / root).mean(0), (np.asarray(pair[0], np.float64) / root).mean(0), atol=0.004)
 
 
+@pytest.mark.full
 def test_even_bits():
     """Random among elements, arrays and seeds; in time each tenth of [0, 1) is met as often as it is long."""
     like = jnp.zeros((300, 200))
@@ -125,6 +129,7 @@ def run(
     return [np.asarray(x, np.float64) for x in jax.jit(last)()]
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     ("b2", "steps", "signal", "decades", "rms"),
@@ -152,6 +157,7 @@ def test_second_moments_fade_and_grow_as_they_should(case: str):
     assert 0.9 < ratios.mean() < 1.1 and 0.9 < np.median(ratios) < 1.1
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize("every", [12, 29])
 def test_gradients_in_every_so_many_steps_are_no_beat(every: int):
@@ -173,6 +179,7 @@ def test_gradients_in_every_so_many_steps_are_no_beat(every: int):
     assert abs(found / exact - 1) < 0.03
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize("b2", [0.9, 0.95, 0.98, 0.999])
 def test_a_second_moment_without_gradients_fades_at_its_rate(b2: float):
@@ -189,6 +196,7 @@ def test_a_second_moment_without_gradients_fades_at_its_rate(b2: float):
     assert abs(np.median(ratio) - 1) < 0.12
 
 
+@pytest.mark.full
 def test_a_mean_without_gradients_fades():
     m, v = jnp.full(SHAPE, 0.5), jnp.ones(SHAPE)
 

@@ -36,6 +36,7 @@ def parts() -> list[Any]:
     ]
 
 
+@pytest.mark.full
 def test_a_chain_equals_its_parts_by_hand():
     params, states = PARAMS, [tx.init(PARAMS) for tx in parts()]
     for g in GRADIENTS:

@@ -19,6 +19,7 @@ from tests.trees import assert_close, random_tree, signature, steps
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2)]
 
 
+@pytest.mark.full
 @every(lambda case: bool(case.hyper) and case.scheduled, sampled=True, but=WRAPPERS)
 def test_every_number_may_be_traced(case: Case):
     wanted = steps(case.make(), PARAMS, GRADIENTS)
@@ -34,6 +35,7 @@ def with_schedules(case: Case) -> Any:
     return case.make(**{k: gdjax.constant_schedule(x) for k, x in scheduled.items()})
 
 
+@pytest.mark.full
 @every(lambda case: bool(case.hyper) and case.scheduled, thin=3)
 def test_every_number_may_be_a_schedule(case: Case):
     tx = with_schedules(case)
@@ -41,6 +43,7 @@ def test_every_number_may_be_a_schedule(case: Case):
     assert signature((got, state)) == signature((PARAMS, tx.init(PARAMS)))
 
 
+@pytest.mark.full
 @every(lambda case: bool(case.hyper) and case.scheduled, sampled=True)
 def test_a_constant_schedule_is_a_number(case: Case):
     assert_close(steps(with_schedules(case), PARAMS, GRADIENTS)[0], steps(case.make(), PARAMS, GRADIENTS)[0])
@@ -53,6 +56,7 @@ def test_a_number_the_state_starts_at_may_be_a_schedule(case: Case):
     assert_close(steps(tx, PARAMS, GRADIENTS)[0], steps(case.make(), PARAMS, GRADIENTS)[0])
 
 
+@pytest.mark.full
 @every(lambda case: "learning_rate" in case.hyper, sampled=True, but=WRAPPERS)
 def test_vmap_over_the_learning_rate(case: Case):
     rates = jnp.array([0.0, 0.01, 0.1])
@@ -62,6 +66,7 @@ def test_vmap_over_the_learning_rate(case: Case):
         assert_close(jax.tree.map(lambda x, i=i: x[i], many), run(rate))
 
 
+@pytest.mark.full
 @every(lambda case: "learning_rate" in case.hyper, sampled=True, but=WRAPPERS)
 def test_derivatives_by_the_learning_rate(case: Case):
     def loss(rate: Any, g: Any) -> Any:
@@ -129,6 +134,7 @@ def test_hyperparams_stay_float32_with_narrow_parameters(dtype: str):
     assert_close(steps(tx, params, [params])[0], steps(gdjax.adam(0.1), params, [params])[0])
 
 
+@pytest.mark.full
 def test_static_args_and_hyperparam_dtype():
     tx = gdjax.inject_hyperparams(gdjax.perturbed_gradient_descent, static_args=("wait", "key"))(0.1)
     state = tx.init(PARAMS)

@@ -18,6 +18,7 @@ STACK = {
 }
 
 
+@pytest.mark.full
 def test_layerwise_decay():
     rate = gdjax.per_leaf(0.125, gdjax.layerwise_decay(0.5, r"layers/(\d+)/"))
     by_hand = gdjax.per_leaf(0.125, {"embed": 0.125, "layers/0": 0.25, "layers/1": 0.5})

@@ -54,6 +54,7 @@ def apart(make: Any, rates: Any, decays: Any = None) -> Any:
     return gdjax.partition(transforms, labels)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("rate", [0.125, schedule], ids=["number", "schedule"])
 def test_it_is_the_factor_by_hand(rate: Any):
     decays = {"/b$|embed": 0.0, "head": 2.0}
@@ -76,6 +77,7 @@ def test_with_other_optimizers(name: str):
         assert_close(trained(tx)[path], trained(make(0.125 * factor))[path], rtol=1e-6)
 
 
+@pytest.mark.full
 def test_behind_a_transform_of_another_library():
     tx = gdjax.chain(optax.adam(0.125), gdjax.scale(gdjax.per_leaf(1.0, RATES)))
     with relaxed():
@@ -93,6 +95,7 @@ def test_there_is_no_state_and_the_base_is_told():
     assert gdjax.get_hyperparams(number, number.init(PARAMS)) == {"learning_rate": 0.1}
 
 
+@pytest.mark.full
 def test_forms_of_factors():
     tree = {"embed": 1.0, "layers": [0.25, {"w": 1.0, "b": 1.0}], "head": 8.0}
     expected = trained(gdjax.adam(gdjax.per_leaf(0.125, RATES)))
@@ -111,6 +114,7 @@ def test_forms_of_factors():
     assert_close(trained(gdjax.adam(rows))["head"], jnp.stack([one, three]), rtol=1e-6)
 
 
+@pytest.mark.full
 def test_under_scan_and_vmap():
     tx = gdjax.adamw(gdjax.per_leaf(schedule, RATES))
 
@@ -131,6 +135,7 @@ def test_under_scan_and_vmap():
         assert_close(jax.tree.map(lambda x, i=i: x[i], many), alone, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_in_groups_masks_accumulation_and_injection():
     tx = gdjax.sgd(gdjax.per_leaf(0.125, RATES))
     expected = trained(tx)
@@ -158,6 +163,7 @@ def test_in_groups_masks_accumulation_and_injection():
     assert_close(trained(scheduled), trained(gdjax.sgd(gdjax.per_leaf(schedule, RATES))), rtol=1e-6)
 
 
+@pytest.mark.full
 def test_a_wrapper_and_a_warm_up():
     for make in (lambda rate: gdjax.cautious(gdjax.adamw(rate)), lambda rate: gdjax.schedule_free_sgd(rate, 3)):
         assert_close(

@@ -65,6 +65,7 @@ def test_which_arrays_are_kept_as_codes():
     assert [x.shape for x in (mu["b"], mu["c"])] == [(7,), (9,)]
 
 
+@pytest.mark.full
 @every(lambda case: case.covers != "quantize_state", thin=3)
 def test_every_transform_keeps_the_form_of_its_state(case: Case):
     tx = quantized(case.make())
@@ -78,6 +79,7 @@ def test_every_transform_keeps_the_form_of_its_state(case: Case):
 UNLIKE = "yogi", "scale_by_yogi", "quantize_state"
 
 
+@pytest.mark.full
 @every(
     lambda case: case.covers not in UNLIKE,
     sampled=True,
@@ -91,6 +93,7 @@ def test_what_is_exact_at_first_is_updated_as_without_codes(case: Case):
     assert_close(jax.jit(lambda: coded.update(g, coded.init(params), params)[0])(), wanted, 1e-5, 1e-7)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [optax.adamw, optax.lion, optax.adabelief, optax.amsgrad, optax.rmsprop])
 def test_transforms_of_optax(make: Any):
     kept = {
@@ -110,6 +113,7 @@ def test_transforms_of_optax(make: Any):
     assert_close(new, wanted, 0.1, 0.02)
 
 
+@pytest.mark.full
 @every_way
 def test_jit_scan_and_eager_agree_in_one_trace(way: str):
     tx, (params, g) = quantized(way=way), problem()
@@ -134,6 +138,7 @@ def test_jit_scan_and_eager_agree_in_one_trace(way: str):
     assert 0.01 < mean < 0.04  # three steps of 0.01
 
 
+@pytest.mark.full
 @every_way
 def test_as_well_as_without_codes(way: str):
     """A quadratic, of gradients with noise: the loss falls to where that of float32 falls."""
@@ -159,6 +164,7 @@ SIZED = [gdjax.adam, gdjax.adabelief, gdjax.adan, gdjax.soap]
 SIZED_OTHERWISE = {("4bits", gdjax.adam), ("bfloat16", gdjax.adabelief)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("way", "make"),
     [
@@ -191,6 +197,7 @@ def test_gradients_of_any_size_give_updates_of_the_length_of_float32(way: str, m
     np.testing.assert_allclose(coded / exact, 1, atol=0.25)
 
 
+@pytest.mark.full
 def test_under_vmap():
     tx = quantized()
     both = [problem(seed) for seed in (0, 5)]
@@ -216,6 +223,7 @@ def test_inside_shard_map(way: str):
     assert_close(got[0], steps(tx, params, g, 2)[0], 1e-5, 1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_under_pmap():
     tx, (params, g) = quantized(), problem()
@@ -267,12 +275,14 @@ def test_one_device_and_eight_agree_to_the_bit(way: str, spec: Any, kind: str):
     assert_equal(on_devices(kind, spec, way, n), on_devices(kind, spec, way, 1))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=pytest.mark.skipif(not TYPED, reason="old"))])
 @pytest.mark.parametrize("way", ["blocks", "4bits"])
 def test_blocks_that_an_axis_of_the_mesh_cuts(way: str, kind: str):
     assert_close(on_devices(kind, P("data"), way, 8)[0], on_devices(kind, P("data"), way, 1)[0], 1e-5, 1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=typed)])
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA rounds in another order on a mesh")
@@ -304,6 +314,7 @@ def test_shardings_of_codes_and_scales():
     assert four == BlockCodes(P("model", "data"), P(None, "data"))
 
 
+@pytest.mark.full
 def test_a_step_donates_its_codes():
     tx, (params, g) = quantized(way="blocks"), problem()
     state = tx.init(params)
@@ -314,6 +325,7 @@ def test_a_step_donates_its_codes():
 
 
 # The dynamic map has no -1, so that a block shrinks whose largest number is below 0.
+@pytest.mark.full
 @pytest.mark.parametrize("way", [x for x in CHOSEN if x.values != ("dynamic",)])
 def test_idle_steps_leave_codes_as_they_are(way: str):
     params, g = problem()
@@ -372,6 +384,7 @@ FEW_PARTS = (
 )
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:gdjax.*its Adam trains these leaves")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FEW_PARTS else pytest.mark.slow) for name in EVERY_PART]
@@ -394,6 +407,7 @@ def test_parts_inside_and_around(name: str):
     assert_equal(again, state)
 
 
+@pytest.mark.full
 def test_lookahead_inside_and_around():
     params, g = problem()
     pair = gdjax.LookaheadParams.init_synced(params)
@@ -403,6 +417,7 @@ def test_lookahead_inside_and_around():
         assert formats_of(state) and jax.tree.structure(u) == jax.tree.structure(pair)
 
 
+@pytest.mark.full
 def test_a_skipped_step_leaves_codes_as_they_are():
     params, g = problem()
     bad = jax.tree.map(lambda x: x * jnp.nan, g)
@@ -531,6 +546,7 @@ def test_who_gets_words():
         assert {type(x) for x in kept if formats.is_codes(x)} == {NarrowCodes}, tx
 
 
+@pytest.mark.full
 def test_a_moment_that_fades_as_slowly_as_the_root_is_kept_apart():
     """m / sqrt(v) fades by b1 / sqrt(b2). Where nobody knows these, in words; a state of before goes on."""
     params = {"w": jnp.ones((64, 64))}
@@ -545,6 +561,7 @@ def test_a_moment_that_fades_as_slowly_as_the_root_is_kept_apart():
             assert signature(tx.update(params, state, params)[1]) == signature(state)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["lion", "rmsprop", "adopt", "muon"])
 def test_a_state_in_blocks_of_before_goes_on_as_it_is(name: str):
     params, g = problem()
@@ -560,6 +577,7 @@ def test_a_state_in_blocks_of_before_goes_on_as_it_is(name: str):
         assert signature(made) == signature(now.init(params)) != signature(state)
 
 
+@pytest.mark.full
 def test_a_state_in_blocks_of_before_goes_on_and_becomes_words():
     params, g = problem()
     before, now = quantized(way="blocks"), quantized()
@@ -582,6 +600,7 @@ def test_float64_and_narrow_parameters():
         assert not formats_of(quantized().init(wide))
 
 
+@pytest.mark.full
 def test_arrays_that_blocks_do_not_divide():
     params = {"w": jnp.ones((63, 64)), "n": jnp.ones((63, 8)), "v": jnp.ones(64), "k": jnp.ones((128, 2))}
     state = quantized(way="blocks").init(params)
@@ -603,6 +622,7 @@ def test_gpt2_in_4_bits():
     assert size < 1.6
 
 
+@pytest.mark.full
 def test_seeds():
     params, g = problem()
     run = lambda seed: formats_of(steps(quantized(seed=seed), params, g)[1])
@@ -612,6 +632,7 @@ def test_seeds():
         assert any(np.any(x != y) for x, y in zip(run(other), one, strict=True))
 
 
+@pytest.mark.full
 def test_traced_hyperparameters():
     params, g = problem()
     step = jax.jit(lambda rate: steps(quantized(gdjax.adamw(rate)), params, g)[0])
@@ -667,6 +688,7 @@ def test_migration(one: str | None, other: str | None):
     steps(new, params, g, 1, made)
 
 
+@pytest.mark.full
 def test_reset_map_params_and_metrics():
     params, g = problem()
     tx = gdjax.with_metrics(quantized(way="blocks"))
@@ -693,6 +715,7 @@ def test_tables_tell_the_format():
     assert gdjax.explain(quantized(way="log"), params)["state_bytes"] == [2 * 256 * 128]
 
 
+@pytest.mark.full
 def test_a_note_tells_the_codes():
     params = {"w": jnp.ones((128, 64)), "odd": jnp.ones((63, 128)), "bias": jnp.ones(64)}
 

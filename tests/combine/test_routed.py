@@ -58,6 +58,7 @@ REMEDY = f". Pass {PASS} and adam_learning_rate"
 IN_GROUP = f". Do both: make the groups with gdjax.label_by_role(), and pass {PASS}"
 
 
+@pytest.mark.full
 def test_labels_by_path_on_kernels_of_three_axes():
     tx = by_path(gdjax.muon(0.02))
     left, head = BY_ADAM + ", ".join(ATTENTION), f"{TAKEN}head/kernel (head)"
@@ -71,6 +72,7 @@ def test_labels_by_path_on_kernels_of_three_axes():
     assert said(by_path(gdjax.inject_hyperparams(gdjax.muon)(0.02))) == said(tx)
 
 
+@pytest.mark.full
 def test_a_head_in_the_adam_inside():
     """Roles inside, labels by path."""
     text = f"its Adam trains these leaves at {RATE}, which is too large for Adam: head/kernel (head). "
@@ -148,6 +150,7 @@ FINE = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FINE)
 def test_no_false_alarm(name: str):
     tx, params = FINE[name]
@@ -155,6 +158,7 @@ def test_no_false_alarm(name: str):
     assert not any(RATE in text for text in gdjax.explain(tx, params).warnings)
 
 
+@pytest.mark.full
 def test_it_is_said_at_init_alone_and_by_transformed_ones():
     tx = gdjax.muon(0.02)
     for init in (jax.jit(lambda p: tx.init(p)), jax.vmap(lambda p: tx.init(p), axis_size=2, in_axes=None)):
@@ -176,6 +180,7 @@ HIDDEN = gdjax.label_by_role(only=("matrix",))
 with_rate = functools.partial(by_role, adam_learning_rate=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "method", [with_rate, functools.partial(gdjax.normuon, 1e-3), functools.partial(gdjax.soap, 1e-3)]
 )
@@ -203,6 +208,7 @@ def test_a_head_by_the_override_of_labels_is_meant():
     assert gdjax.explain(gdjax.partition({"matrix": by_role(), "rest": REST}, meant), NAMELESS).warnings == ()
 
 
+@pytest.mark.full
 def test_explain_tells_where_no_head_was_found():
     table = gdjax.roles(PLAIN)
     for tx in (
@@ -219,6 +225,7 @@ def test_explain_tells_where_no_head_was_found():
         assert gdjax.explain(tx, PLAIN).warnings == ()
 
 
+@pytest.mark.full
 def test_explain_tells_of_what_roles_leave_unknown_outside_the_group():
     params = tree_of({"x/kernel": (2, 4, 8), "x/bias": (8,), "w": (8, 8), "head": (8, 3)})
     tx = gdjax.partition({"matrix": by_role(), "rest": REST}, HIDDEN)
@@ -257,6 +264,7 @@ def test_a_group_of_outputs_of_attention_alone():
     assert group(kernel, (8, 64, 32), told) == group("out", (8, 64, 32), told) == ""
 
 
+@pytest.mark.full
 def test_an_idle_override_is_told_once():
     tx = with_rate(muon_weight_dimension_numbers=gdjax.matrices_by_role({"krnel": "matrix"}))
     with pytest.warns(UserWarning) as found:

@@ -103,6 +103,7 @@ def test_every_transform(case: Case, kind: str):
             assert_close(got, end, 2e-5, 2e-6)
 
 
+@pytest.mark.full
 @typed
 def test_arrays_that_lie_on_no_mesh_in_the_context_of_one():
     tx, g = gdjax.scale_by_soap(precondition_frequency=2), random_tree(1, shapes=dict.fromkeys("abc", (3, 4)))
@@ -263,6 +264,7 @@ def test_the_state_of_optax():
     assert found.mu == found.nu == {"w": P(None, "data")}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=typed)])
 def test_a_training_run_is_that_of_one_device(kind: str):
     """Parameters and batch of the data-parallel way; each device makes its eighth of the moments and of the step."""

@@ -58,6 +58,7 @@ def test_b14_accumulation_hands_extra_arguments_on():
         assert_close(tx.update(g, tx.init(params), params, value=0.5)[0], wanted)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("wrap", [lambda tx: gdjax.apply_if_finite(tx, 3), lambda tx: gdjax.MultiSteps(tx, 1)])
 def test_b15_guards_over_leaves_of_several_dtypes(wrap: Any):
     inner = gdjax.adamw(0.1)
@@ -77,6 +78,7 @@ def test_b22_flatten_keeps_dtypes_and_takes_an_empty_tree():
     assert tx.update({}, tx.init({}), {})[0] == {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("factory", [gdjax.adafactor, gdjax.muon, gdjax.lbfgs])
 def test_b24_numbers_that_shape_the_program_are_not_injected(factory: Any):
     params, tx = {"w": jnp.full((128, 130), 0.5)}, gdjax.inject_hyperparams(factory)(0.1)

@@ -306,6 +306,7 @@ def test_a81_a_value_of_another_type():
     assert_close(tx.update(G, state, PARAMS, value=1)[0], jax.tree.map(lambda u: 2 * u, wanted))
 
 
+@pytest.mark.full
 def test_a86_debug_nans_disable_jit_and_checkpoint():
     tx = gdjax.chain(gdjax.clip_by_global_norm(0.0), gdjax.adamw(0.1))
     zero = jax.tree.map(jnp.zeros_like, G)

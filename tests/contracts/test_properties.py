@@ -54,6 +54,7 @@ def any_dtype(examples: int) -> tuple[str, ...]:
     return ("float32", "bfloat16", "float16", *(["float64"] if examples == MANY else []))
 
 
+@pytest.mark.full
 @drawn()
 def test_p1_a_zero_gradient_gives_a_zero_update(case: Case, examples: int):
     tx = case.make(**case.quiet)
@@ -74,6 +75,7 @@ def test_p1_a_zero_gradient_gives_a_zero_update(case: Case, examples: int):
         check(examples, holds)
 
 
+@pytest.mark.full
 @drawn()
 def test_p8_updates_and_states_are_like_the_parameters(case: Case, examples: int):
     tx = case.make()
@@ -124,6 +126,7 @@ NARROW = (
 )
 
 
+@pytest.mark.full
 @drawn()
 def test_p2_finite_numbers_give_finite_numbers(case: Case, examples: int):
     tx = case.make()
@@ -147,6 +150,7 @@ DAMPED = "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron
 SIGNED = "keep_params_nonnegative mirror_descent".split()
 
 
+@pytest.mark.full
 @drawn(lambda case: case.name not in DAMPED + SIGNED)
 def test_p3_the_opposite_problem_gives_opposite_updates(case: Case, examples: int):
     tx = case.make(**case.quiet)
@@ -267,6 +271,7 @@ def moderate(name: str) -> Any:
     return sizes if name in NONZERO else st.just(0.0) | sizes
 
 
+@pytest.mark.full
 @drawn(lambda case: case.name in SCALING)
 def test_p3_updates_grow_with_the_gradients_as_a_power(case: Case, examples: int):
     power, with_params, tolerance = SCALING[case.name]
@@ -316,6 +321,7 @@ def test_p4_the_order_of_the_leaves_is_the_order_of_the_updates(case: Case, exam
     check(examples, holds)
 
 
+@pytest.mark.full
 @drawn(but=(*ELEMENTWISE, "adamw", "muon", "noisy_sgd"))  # Adafactor asks it of a rule of leaves and of elements
 def test_p5_a_masked_transform_is_a_group_is_the_transform_of_these_leaves(case: Case, examples: int):
     tx = case.make(**case.quiet)
@@ -337,6 +343,7 @@ def test_p5_a_masked_transform_is_a_group_is_the_transform_of_these_leaves(case:
         check(examples, holds)
 
 
+@pytest.mark.full
 @drawn(but=ELEMENTWISE)
 def test_p6_chains_are_associative(case: Case, examples: int):
     before, tx, behind = gdjax.trace(0.5), case.make(), gdjax.scale(-0.5)
@@ -358,6 +365,7 @@ def test_p6_chains_are_associative(case: Case, examples: int):
         check(examples, holds)
 
 
+@pytest.mark.full
 @drawn(but=ELEMENTWISE)
 def test_p7_k_gradients_accumulated_are_one_step_with_their_mean(case: Case, examples: int):
     tx = case.make()

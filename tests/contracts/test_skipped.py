@@ -27,6 +27,7 @@ def test_a_gradient_of_none_has_no_update(case: Case):
     assert signature(new) == signature(state) and u["dense"]["bias"] is None
 
 
+@pytest.mark.full
 @every(lambda case: case.covers != "flatten", sampled=True)
 def test_a_gradient_of_none_leaves_its_parameter_alone(case: Case):
     tx, params, g = case.make(), random_tree(0), random_tree(1)
@@ -41,6 +42,7 @@ def test_a_gradient_of_none_leaves_its_parameter_alone(case: Case):
             assert_close(without_bias(u), wanted)
 
 
+@pytest.mark.full
 def test_the_state_of_what_is_left_alone_stays():
     for tx in (gdjax.adam(0.1), gdjax.MultiSteps(gdjax.sgd(0.1, 0.9), 2), gdjax.schedule_free_sgd(0.1)):
         params, g = random_tree(0), random_tree(1)
@@ -82,6 +84,7 @@ def test_a_stateless_transform_takes_any_state_and_tree(tx: Any):
         assert tx.update(None, state)[0] is None
 
 
+@pytest.mark.full
 def test_parameters_that_a_stateless_transform_does_not_read():
     g = random_tree(1)
     for tx in (gdjax.clip(1.0), gdjax.clip_by_global_norm(1.0), gdjax.scale(2.0)):

@@ -100,6 +100,7 @@ def test_slots_follow_the_axes_of_their_parameter():
     assert found.b.value.spec == found.b.error.spec == P("data", "model", None)
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 def test_what_24_bits_keep():
     rng = np.random.default_rng(0)
@@ -141,6 +142,7 @@ def trained(tx: Any, steps: int = 200) -> tuple[Any, Any]:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     "make",
@@ -161,6 +163,7 @@ def test_training_with_codes_is_training(make: Any):
     assert np.max(np.abs(got / wanted - 1)) < 0.01
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 def test_the_error_is_what_keeps_the_second_moment_going():
     """b2 = 0.9999 changes a moment by less than bfloat16 can round to: without the error it never decays."""
@@ -177,6 +180,7 @@ def test_the_error_is_what_keeps_the_second_moment_going():
     assert np.all(np.asarray(after(jnp.bfloat16), np.float32) > 1.2 * wanted)
 
 
+@pytest.mark.full
 def test_a_state_of_codes_is_a_fixed_point_of_three_bytes_a_number():
     tx, params = gdjax.adam(1e-3, **CODED), random_tree(0)
     state, traces = tx.init(params), []
@@ -221,6 +225,7 @@ by_bytes = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @LOOPS
 @by_bytes
@@ -269,6 +274,7 @@ def test_one_pass_on_a_tpu(make: Any, state: int, monkeypatch: pytest.MonkeyPatc
     assert program.memory_analysis().temp_size_in_bytes == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_codes_on_a_mesh(kind: str):
     if kind == "Explicit" and not hasattr(jax.lax, "pcast"):

@@ -46,6 +46,7 @@ def test_there_are_eight_devices():
     assert jax.device_count() == DEVICES
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_pmap_with_pmean_equals_one_device(case: Case):
     tx, params = case.make(), random_tree(0)

@@ -35,6 +35,7 @@ def test_other_numbers_are_another_value(case: Case):
         assert other != case.make() and repr(other) != repr(case.make())
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_rebuilt_transforms_are_one_trace(case: Case):
     traces = 0

@@ -51,6 +51,7 @@ KINDS = (
 )  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in KINDS else [pytest.mark.slow]) for n in recipes.RECIPES]
 )

@@ -143,6 +143,7 @@ AROUND = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA keeps more")
 @pytest.mark.parametrize("name", AROUND)
 def test_nothing_waits_for_parameters_that_nobody_computes(name):

@@ -50,6 +50,7 @@ def test_every_method_has_a_case():
     assert set(CASES) == set(matrix.STEPS)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_the_step_by_hand_is_the_step_of_the_library(name: str):
     by_hand, tx, tree = CASES[name]
@@ -58,6 +59,7 @@ def test_the_step_by_hand_is_the_step_of_the_library(name: str):
     assert distance(by_hand, ours) < 1e-5  # by hand the corrections of averages are float32
 
 
+@pytest.mark.full
 def test_stacks_have_an_inverse():
     params = trees.arrays(TREE, 0, 1.0)
     for how in ({}, {"most": 8}, {"apart": False}):

@@ -15,6 +15,7 @@ from tests.trees import assert_close, random_tree, steps
 SHAPES = {"a": (3, 4), "b": [(2, 8), (8, 2)], "c": (5,), "d": ()}
 
 
+@pytest.mark.full
 @every(thin=4, platform=["tpu", "cuda"])
 def test_the_update_is_lowered_for(case: Case, platform: str):
     tx, params = case.make(), random_tree(0)

@@ -85,6 +85,7 @@ def gradient_of(step: Any, params: Any, *given: Any) -> Any:
     return found, jax.tree.map(lambda p, q: np.asarray(p) - np.asarray(q), params, new)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("way", WAYS)
 def test_masked_tokens_are_those_of_one_device(way: str, monkeypatch: pytest.MonkeyPatch):
     value, grads = gradient_of(made(way, monkeypatch, masked, weighted=True), start(), batch())
@@ -137,6 +138,7 @@ def test_each_part_tells_its_own(weighted: bool, way: str, monkeypatch: pytest.M
     np.testing.assert_array_equal(aux["first"], rows["x"][:, 0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("raw", [False, True])
 def test_each_part_has_its_key_however_parts_are_dealt(raw: bool, monkeypatch: pytest.MonkeyPatch):
     def loss(params: Any, rows: Any, key: Any) -> Any:
@@ -201,6 +203,7 @@ def test_weights_are_one_number_more_in_the_one_reduction(monkeypatch: pytest.Mo
     assert planned.wire_bytes == round(sum(row.wire_bytes for row in found))
 
 
+@pytest.mark.full
 def test_check_tells_what_differs_and_why(monkeypatch: pytest.MonkeyPatch):
     adam = gdjax.adam(1e-2)
     for way in TWO_WAYS:

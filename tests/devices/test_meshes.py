@@ -76,6 +76,7 @@ def test_every_transform_is_lowered_inside_shard_map(case: Case):
     program.lower(*args)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", chosen(RUN))
 def test_numbers_inside_shard_map(case: Case):
     tx = case.make()
@@ -171,6 +172,7 @@ def two_updates(tx: Any) -> Any:
     return two
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_a_state_on_explicit_axes_is_placed_as_its_shapes_say(case: Case, explicit_mesh: Any):
     tx, params = case.make(), divided(explicit_mesh, 0)

@@ -78,6 +78,7 @@ def made(layout: str, weighted: bool, dtype: Any = jnp.float32, **how: Any) -> A
     return gdjax.sharded_step(loss, tx, params, mesh, **how), params
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_estimates_are_those_of_the_parts(layout: str, weighted: bool, monkeypatch: pytest.MonkeyPatch):

@@ -146,6 +146,7 @@ def sent(tx: Any, params: Any, devices: int = 8) -> tuple[float, dict[str, int],
 EXACT = [name for name in METHODS if name not in ("blocks", "dion")]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", [n if n in ("soap", "psgd") else pytest.param(n, marks=pytest.mark.slow) for n in EXACT]
 )
@@ -198,6 +199,7 @@ def test_a_device_has_its_matrices_alone(devices: int):
     assert not step.check(*step.init(params), batch_of()).warnings
 
 
+@pytest.mark.full
 def test_beside_tensor_parallel_nothing_is_gathered():
     """Without a word of how matrices lie there, a partitioner gathers each stack on its way back: 3 gradients more."""
     params, mesh = params_of(6), mesh_of(TWO)
@@ -271,6 +273,7 @@ def test_a_step_keeps_no_parameters():
     assert jax.tree.leaves(step.target)
 
 
+@pytest.mark.full
 def test_what_is_saved_is_the_state_and_what_is_restored_a_copy():
     params = params_of(3)
     for tx, alike in (gdjax.adam(LR), True), (gdjax.soap(LR), False):
@@ -292,6 +295,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", WRAPPED)
 def test_in_a_wrapper(name: str):
     with float64():
@@ -308,6 +312,7 @@ def test_in_a_wrapper(name: str):
         assert all(jax.tree.leaves(lies))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("min_size", [257, 1000, 2048, 2049])
 def test_what_is_coded_does_not_depend_on_the_devices(min_size: int):
     """Three matrices have 768 numbers, and eight places for them 2,048."""
@@ -342,6 +347,7 @@ OF_MATRICES = {
 } | {"transformer_optimizer": lambda lr: gdjax.transformer_optimizer(lr, steps=10)}
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::UserWarning")  # leaves called "both" are no norms
 @pytest.mark.parametrize(
     "name",

@@ -53,6 +53,7 @@ def placed(tree: Any, mesh: Mesh, specs: Any) -> Any:
     return {k: jax.device_put(x, NamedSharding(mesh, specs[k])) for k, x in tree.items()}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=typed)])
 def test_the_same_bits_where_all_is_divided(how: str, kind: str):
@@ -84,6 +85,7 @@ def test_the_state_divided_and_the_parameters_whole(how: str, kind: str):
                 assert x.sharding.is_equivalent_to(s, x.ndim)
 
 
+@pytest.mark.full
 @typed
 def test_in_shard_map_a_share_is_rounded_by_its_own_places():
     mesh = of_axes("Auto", (8,), ("data",))

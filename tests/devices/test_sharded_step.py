@@ -275,6 +275,7 @@ def test_16_bit_parameters_on_two_axes(parts: int):
     assert_close(jax.tree.map(lambda p: p.astype(jnp.float32), params), wanted, 2e-2, 2e-2)
 
 
+@pytest.mark.full
 def test_codes_are_those_of_one_device_to_the_bit():
     """Gradients without rounding: of integers, in a sum of few."""
     tx = gdjax.quantize_state(gdjax.adam(1e-2), min_size=0)

@@ -229,6 +229,7 @@ def test_an_unknown_keyword_is_an_error_that_names_it(name: str):
         factory(momentun=0.9) if plain or name not in FACTORIES else call(factory, momentun=0.9)
 
 
+@pytest.mark.full
 def test_b2_of_one_is_let_in_as_optax_does():
     """It is in use. The NaN shows what it does, in Optax too."""
     p, g = jnp.ones(3), jnp.array([1.0, -2.0, 3.0])

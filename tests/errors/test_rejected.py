@@ -182,6 +182,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
                 monkeypatch.setattr(module, name, values.get(name, lambda *args, **kwargs: None))
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_checks_add_no_operation(case: Case, monkeypatch: pytest.MonkeyPatch):
     def operations() -> Any:

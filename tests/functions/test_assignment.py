@@ -33,6 +33,7 @@ def test_against_scipy(shape):
             check(cost, assign(jnp.asarray(cost, "float32")))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", [(4, 3), (3, 3), (3, 5)])
 def test_against_optax(shape):
     cost = jnp.asarray(np.random.default_rng(1).standard_normal(shape), "float32")

@@ -66,6 +66,7 @@ def test_normal_noise_smooths_a_square():
     np.testing.assert_allclose(second, 2, rtol=0.1)
 
 
+@pytest.mark.full
 def test_the_score_is_that_of_the_sample_where_x_is_large():
     # x + sigma z keeps one or two digits of z in float32; the exact derivative is that of float64.
     def derivative(make, x, dtype):

@@ -106,6 +106,7 @@ def test_total_variation_is_the_minimum_over_all_signs():
             np.testing.assert_allclose(f(jnp.asarray(x), weight), best(x, weight), atol=1e-12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["noise", "steps", "powers", "slope", "zigzag", "far"])
 def test_total_variation_of_long_lines_has_a_dual_certificate(kind):
     n, weight = 300, 0.8
@@ -171,6 +172,7 @@ def test_the_nuclear_norm_has_derivatives_where_singular_values_are_equal_or_0(x
         np.testing.assert_allclose(by_w, (f(x, 0.5 + h) - f(x, 0.5 - h)) / (2 * h), atol=1e-8)
 
 
+@pytest.mark.full
 def test_nuclear_takes_complex_matrices_and_stacks():
     x = RNG.normal(size=(2, 3, 4)) + 1j * RNG.normal(size=(2, 3, 4))
     y = prox.nuclear(1.5)(jnp.asarray(x, "complex64"), 1.0)
@@ -181,6 +183,7 @@ def test_nuclear_takes_complex_matrices_and_stacks():
         check_grads(lambda x: prox.nuclear(0.5)(x, 1.0), (jnp.asarray(x),), 1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_at_zero_everything_is_finite(name):
     f, zeros = WEIGHTED[name], jnp.zeros((2, 3))
@@ -191,6 +194,7 @@ def test_at_zero_everything_is_finite(name):
     assert not np.any(jax.jacfwd(lambda x: prox.group_lasso(0.5)(x, 1.0))(zeros))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_vmap_jit_and_16_bits(name):
     f = WEIGHTED[name](WEIGHT)

@@ -195,11 +195,13 @@ def explained(name: str) -> Any:
     return gdjax.explain(tx, model(), **({"max_logits": {}} if name == "kimi_k2" else {}))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", MODELS)
 def test_explain_has_nothing_to_say(name: str):
     assert not explained(name).warnings
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", MODELS)
 def test_it_can_be_scaled_for_a_larger_model(name: str):
     tx, model, _, _ = MODELS[name]
@@ -214,6 +216,7 @@ def groups_of(name: str) -> dict[str, str]:
     return dict(zip(explained(name)["path"], explained(name)["group"], strict=True))
 
 
+@pytest.mark.full
 def test_which_leaf_gets_what():
     groups = groups_of("deepseek_v4")
     assert groups["layer/router/kernel"] == groups["layer/experts/up"] == "muon"
@@ -269,6 +272,7 @@ def noise(steps: int, shapes: Any = WEIGHTS) -> dict[str, Any]:
     return {name: 1e3 * rng.normal(size=(steps, *np.shape(x))) for name, x in shapes.items()}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("tx", "rms", "coeffs", "ns_steps", "nesterov", "eps", "ns_eps"),
     [
@@ -304,6 +308,7 @@ def clipped(params: Any, u: Any, logits: Any, tau: float) -> Any:
     return moved | {name: {"kernel": moved[name]["kernel"] * gamma} for name in ("query", "key")}
 
 
+@pytest.mark.full
 def test_kimi_k2_clips_after_the_step():
     params, grads = attention_weights(0), attention_weights(5)
     logits = np.array([40.0, 3.0], "float32")
@@ -320,6 +325,7 @@ def test_kimi_k2_clips_after_the_step():
     jax.tree.map(np.testing.assert_array_equal, again, u)
 
 
+@pytest.mark.full
 def test_kimi_k2_bounds_the_logits_of_a_run():
     largest = {}
     for tau in (100.0, 2.0):
@@ -329,6 +335,7 @@ def test_kimi_k2_bounds_the_logits_of_a_run():
     assert largest[100.0] > 5 and largest[2.0] < 3  # a step may add to what was clipped
 
 
+@pytest.mark.full
 def test_kimi_k2_with_the_names_of_pytorch():
     params = {f"{name}_proj": {"weight": jnp.asarray(normal(i, H * S, D))} for i, name in enumerate("qk")}
     tx = recipes.kimi_k2(0.0, tau=10.0, heads={"query": "q_proj", "key": "k_proj", "head_axis": 0})
@@ -350,6 +357,7 @@ def test_kimi_k2_says_what_is_missing():
         recipes.kimi_k2(0.1, tau=0.0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("head_size", [None, S])
 def test_glm_5_orthogonalizes_each_head_by_itself(head_size: int | None):
     kernels = {name: normal(i, D, H, S) for i, name in enumerate(("query", "key", "value"))}
@@ -376,6 +384,7 @@ def test_glm_5_asks_for_the_size_of_a_head():
         recipes.glm_5(0.1).init(params)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", ["muonh", "adamh"])
 def test_marin_keeps_norms(method: Any):
     tx = recipes.marin(0.05, 0.01, method=method)
@@ -389,6 +398,7 @@ def test_marin_keeps_norms(method: Any):
     assert abs(float(moved) - 1) > 1e-3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", ["muonh", "adamh"])
 def test_marin_by_the_formula(method: Any):
     gs = noise(8)
@@ -455,6 +465,7 @@ def of_nanochat(t: int) -> tuple[float, float, float]:
     return rate, b1, 0.28 * 0.5 * (1 + np.cos(np.pi * t / N))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("width", [768, 192])
 def test_nanochat_by_its_program(width: int):
     params = OF_GPT | {"resid_lambdas": np.ones(2), "x0_lambdas": np.ones(2), "smear_lambda": np.ones(1)}

@@ -31,6 +31,7 @@ def optax_s(name: str, *args):
         return getattr(optax.second_order, name)(*args)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_against_the_whole_hessian(dtype: str):
     with precision(dtype):

@@ -93,6 +93,7 @@ def test_derivatives_are_finite_differences(name: str):
         assert jnp.isfinite(y).all()
 
 
+@pytest.mark.full
 def test_many_polyhedra_at_once_meet_the_conditions_of_a_minimum():
     """x - y is a sum of the normals of what holds with equality, with weights at least 0; in dimensions with many."""
     with precision("float64"):
@@ -108,6 +109,7 @@ def test_many_polyhedra_at_once_meet_the_conditions_of_a_minimum():
             assert nnls(np.asarray(g)[active].T, x - y)[1] < 1e-8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sets_without_a_point_give_nan(dtype: str):
     with precision(dtype):
@@ -161,6 +163,7 @@ def test_a_section_through_a_corner_or_along_a_bound():
     np.testing.assert_allclose(free, x - 1.0, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_trees_are_one_vector_and_16_bits_are_computed_in_32():
     tree = {"a": jnp.asarray(X[:2], "bfloat16"), "b": jnp.asarray(X[2:].reshape(2, 2), "float32")}
     vector = jnp.concatenate([jnp.ravel(x).astype("float32") for x in jax.tree.leaves(tree)])
@@ -222,6 +225,7 @@ def test_birkhoff_is_the_least_squares_of_doubly_stochastic_matrices():
         np.testing.assert_allclose(compiled("birkhoff")(jnp.asarray(matrix)).ravel(), wanted, atol=1e-7)
 
 
+@pytest.mark.full
 def test_derivatives_of_a_transport_plan():
     with precision("float64"):
         s, (a, b) = jnp.asarray(S), (jnp.asarray(x) for x in MARGINALS)

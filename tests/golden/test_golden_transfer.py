@@ -80,6 +80,7 @@ def test_nanogpt_mup(width, deeper):
         assert eps * (1 if ".h." in path else 1 / deeper) == pytest.approx(wanted["eps"], rel=3e-16), path
 
 
+@pytest.mark.full
 def test_a_factor_of_the_logits_is_one_of_start_rate_decay_and_eps():
     """What the comparison above rests on."""
     c, (lr, eps, decay) = 0.25, (0.01, 1e-3, 0.1)

@@ -71,6 +71,7 @@ def averaged_gradients(inner: Any) -> Any:
     return gdjax.MultiSteps(inner, 4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "tx",
     [
@@ -145,6 +146,7 @@ def test_errors():
         check_numerics(gdjax.polyak_sgd(1.0), P)
 
 
+@pytest.mark.full
 def test_an_update_of_0_is_a_warning():
     params = {f"w{i}": jnp.ones(2) for i in range(7)}
     frozen = gdjax.chain(gdjax.adam(0.1), gdjax.freeze(gdjax.mask_by_path("w0")))

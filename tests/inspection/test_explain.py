@@ -197,6 +197,7 @@ def test_a_clip_under_a_mask():
 STACKS = {"embed": jnp.ones((9, 4)), "layers": {"bias": jnp.ones((2, 8)), "kernel": jnp.ones((2, 4, 8))}}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "make", [gdjax.lamb, gdjax.lars, gdjax.adafactor, gdjax.novograd, gdjax.came, gdjax.sm3, gdjax.stable_adamw]
 )
@@ -218,6 +219,7 @@ def test_a_stack_in_a_group():
     assert told.startswith("lamb takes each of layers/bias for one array")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("roles", [{"head": "head"}, {"head|w": gdjax.Matrix(0, 1)}])
 def test_roles_by_patterns(roles: Any):
     params = {"w": jnp.ones((8, 8)), "head": jnp.ones((8, 5))}
@@ -247,6 +249,7 @@ def test_no_gradient():
     }
 
 
+@pytest.mark.full
 def test_an_update_that_needs_more():
     tx = gdjax.chain(gdjax.momo(0.1), gdjax.freeze(IS_KERNEL))
     table = explain(tx, P)
@@ -282,6 +285,7 @@ def test_a_mask_that_is_false_everywhere():
     assert explain(gdjax.chain(gdjax.sgd(0.1), gdjax.freeze(no)), P).warnings == ()
 
 
+@pytest.mark.full
 def test_rates():
     with pytest.warns(UserWarning, match="2 learning rates"):
         two = gdjax.chain(gdjax.adam(0.1), gdjax.sgd(0.1))
@@ -303,6 +307,7 @@ def test_rates():
     assert explain(gdjax.chain(gdjax.adam(0.1), gdjax.scale(0.5)), P)["rate"] == [0.05] * 3
 
 
+@pytest.mark.full
 def test_clipping_after_the_direction():
     late = "{} comes after {}: it limits the step; put it first to limit the gradient"
     clip = gdjax.clip_by_global_norm(1.0)
@@ -328,6 +333,7 @@ def test_clipping_between_a_correction_of_the_gradient_and_the_direction(optimiz
     assert "comes after trace" in late
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("path", "shape", "why"),
     [
@@ -352,6 +358,7 @@ def test_what_is_no_matrix(path: str, shape: tuple[int, ...], why: str | None):
 # All transforms there are.
 
 
+@pytest.mark.full
 @every(thin=4)
 def test_every_transform_is_explained(case: Case):
     params = {"a": jnp.ones((4, 3)), "b": jnp.ones((2, 3))}
@@ -408,6 +415,7 @@ def test_the_rate_of_each_leaf(tx: Any):
     assert table["frozen"] == [False, True, False] and table["why"] == ["", "its learning rate is 0", ""]
 
 
+@pytest.mark.full
 def test_a_schedule_of_each_leaf():
     line = gdjax.linear_schedule(0.0, 1.0, 5)
     assert explain(gdjax.adam(gdjax.per_leaf(line, RATES)), P)["rate"] == [
@@ -429,6 +437,7 @@ def test_a_factor_that_differs_within_a_leaf():
     assert table["rate"] == [0.1, 0.1, "1 to 4 x 0.1"] and table["decay"] == [0.2, 0.2, "1 to 4 x 0.2"]
 
 
+@pytest.mark.full
 def test_the_factors_of_the_leaves_that_a_group_or_a_mask_leaves():
     tx = gdjax.partition(
         {"a": gdjax.adam(gdjax.per_leaf(0.1, RATES)), "b": gdjax.sgd(1.0)},

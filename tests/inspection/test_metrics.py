@@ -23,6 +23,7 @@ def norm(tree: Any) -> float:
     return float(np.sqrt(sum(np.sum(np.square(np.float64(x))) for x in jax.tree.leaves(tree))))
 
 
+@pytest.mark.full
 def test_the_metrics_of_a_step():
     tx = gdjax.with_metrics(CLIPPED, {"dense": "matrix", ".*": "rest"}, norms=ALL)
     state = tx.init(PARAMS)
@@ -40,6 +41,7 @@ def test_the_metrics_of_a_step():
             np.testing.assert_allclose(found[name], x, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.full
 def test_a_clip_that_does_nothing():
     tx = gdjax.with_metrics(gdjax.chain(gdjax.scale(0.5), gdjax.clip_by_global_norm(1e3), gdjax.sgd(0.1)), norms=())
     found = gdjax.metrics(tx.update(G, tx.init(PARAMS), PARAMS)[1])
@@ -77,6 +79,7 @@ def test_the_updates_are_the_same_bit_for_bit(name: str, compiled: bool):
     assert_equal(with_them.inner_state, state)
 
 
+@pytest.mark.full
 def test_skipped_steps_and_those_after_giving_up():
     tx = gdjax.with_metrics(gdjax.apply_if_finite(CLIPPED, 1), norms=ALL)
     state, bad = tx.init(PARAMS), jax.tree.map(lambda g: g * jnp.nan, G)
@@ -93,6 +96,7 @@ def test_skipped_steps_and_those_after_giving_up():
     assert float(gdjax.metrics(tx.update(G, tx.init(PARAMS), PARAMS)[1])["skipped"]) == 0
 
 
+@pytest.mark.full
 def test_in_a_scan_and_in_shard_map():
     tx = gdjax.with_metrics(CLIPPED, {"dense": "matrix", ".*": "rest"}, norms=ALL)
 
@@ -130,6 +134,7 @@ def test_without_parameters_and_without_gradients():
     assert float(found["grad_norm"]) == 2 and np.isnan(found["param_norm"])
 
 
+@pytest.mark.full
 def test_metrics_are_found_inside_wrappers_and_groups():
     inner = gdjax.with_metrics(gdjax.sgd(0.5), norms="grad")
     for tx in (gdjax.chain(inner), gdjax.MultiSteps(inner, 1), gdjax.apply_if_finite(inner, 1), gdjax.cautious(inner)):
@@ -150,6 +155,7 @@ def test_rates_have_no_index_of_a_chain_in_their_names():
     assert set(gdjax.metrics(gdjax.with_metrics(both, norms=()).init(PARAMS))) == {"learning_rate", "learning_rate_2"}
 
 
+@pytest.mark.full
 def test_the_rate_of_an_injected_schedule_is_that_of_the_step():
     with relaxed():
         import optax

@@ -29,6 +29,7 @@ def migrated(old: Any, new: Any, state: Any = None) -> tuple[Any, gdjax.Migratio
     return made, report
 
 
+@pytest.mark.full
 def test_what_is_around_a_transform_may_change():
     plain, state = gdjax.adamw(SCHEDULE), stepped(gdjax.adamw(SCHEDULE))
     around = {

@@ -131,6 +131,7 @@ def test_a_restore_that_restored_nothing():
     gdjax.check_restored(start(), wanted)
 
 
+@pytest.mark.full
 def test_a_state_that_has_made_a_step_is_none_of_a_new_run():
     """Whatever shows it: a count, the place in a window, a key, or nothing but a moment."""
     params = random_tree(0)

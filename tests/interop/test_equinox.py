@@ -81,6 +81,7 @@ def test_states_go_through_its_serialisation(case: Case, tmp_path: Any):
     assert_equal(eqx.tree_deserialise_leaves(tmp_path / "state.eqx", jax.tree.map(jnp.zeros_like, state)), state)
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_c8_closures_become_pytrees(case: Case):
     # Optimistix does so with the solver; a closure over itself would never end.

@@ -86,6 +86,7 @@ def test_nnx_optimizer(tx: Any):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_c14_c15_nnx_takes_every_transform(case: Case):
     # init sees a State of Params, update a State of arrays; what comes back is written into the state in place.
@@ -112,6 +113,7 @@ CODED: dict[str, Callable[[], Any]] = {  # few enough for all to be in the ordin
 }
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(nnx, "as_pure"), reason="this Flax has no nnx.as_pure")
 @pytest.mark.parametrize("name", CODED)
 def test_nnx_takes_states_with_codes(name: str):
@@ -244,6 +246,7 @@ def trained(tx: Any) -> tuple[Any, Any]:
     return optimizer, nnx.state(model, nnx.Param)
 
 
+@pytest.mark.full
 @since_0_11
 @pytest.mark.parametrize("name", AVERAGING)
 def test_eval_params_of_an_nnx_optimizer(name: str):

@@ -74,6 +74,7 @@ def test_c2_type_checkers_agree():
     assert kind(gdjax.sgd(0.1)) == "optimizer"
 
 
+@pytest.mark.full
 def test_c1_without_optax_it_is_of_its_own_class_alone():
     code = """
 import pickle, sys, types
@@ -160,6 +161,7 @@ def traced(update: Any, *args: Any) -> str:
     return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(update)(*args)))
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_c7_c9_calls_by_keyword_and_by_position_and_of_a_second_transform(case: Case):
     tx = case.make()
@@ -233,6 +235,7 @@ def test_c11_extra_arguments_go_inwards(wrapper: str):
     assert heard and all(names == sorted(EXTRA) for names in heard)
 
 
+@pytest.mark.full
 def test_c12_no_hook_by_accident():
     # EasyDeL calls it where it is.
     assert [case.name for case in CASES if hasattr(case.make(), "apply_updates_hook")] == []
@@ -252,6 +255,7 @@ def test_c33_states_pickle_and_transforms_cloudpickle(case: Case):
     assert len(leaves) == structure.num_leaves
 
 
+@pytest.mark.full
 def test_c35_the_functions_have_names():
     names = {(case.name, f.__name__) for case in CASES for f in case.make()}
     assert names == {(case.name, name) for case in CASES for name in ("init", "update")}

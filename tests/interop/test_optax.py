@@ -104,6 +104,7 @@ def test_c28_optax_passes_none_through_these(wrapper: str):
         jax.eval_shape(lambda g, s, p: tx.update(g, s, p, value=1.0), GRADIENTS[0], tx.init(params), params)
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_c28_every_transform_inside_optax(case: Case):
     tx = case.make()
@@ -124,6 +125,7 @@ def test_c28_every_transform_inside_optax_gives_its_numbers(case: Case, wrapper:
         assert_close(got, run(case.make(), PARAMS, GRADIENTS[:2])[0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("wrapper", OUR_WRAPPERS)
 def test_c29_optax_inside_every_wrapper_of_ours(wrapper: str):
     params = trained(wrapper, PARAMS)
@@ -176,6 +178,7 @@ def test_to_optax_has_the_states_of_its_twin(twin: Twin):
     assert jax.tree.structure(gdjax.state_to_optax(back)) == jax.tree.structure(got)
 
 
+@pytest.mark.full
 @every(thin=4)
 def test_states_to_optax_and_back_are_the_same(case: Case):
     state = jax.eval_shape(case.make().init, PARAMS)
@@ -184,6 +187,7 @@ def test_states_to_optax_and_back_are_the_same(case: Case):
     assert jax.tree.structure(gdjax.state_from_optax(there)) == jax.tree.structure(state)
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_to_optax_and_from_optax_update_as_they_are(case: Case):
     tx = case.make()
@@ -253,6 +257,7 @@ def test_from_optax_names_what_does_not_fit():
             make(3)
 
 
+@pytest.mark.full
 def test_without_optax():
     code = """
 import sys

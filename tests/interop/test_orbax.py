@@ -42,6 +42,7 @@ def test_every_state_is_saved_and_restored(tmp_path: Any):
     assert_equal(got, state)
 
 
+@pytest.mark.full
 def test_no_state_holds_an_array_without_elements():
     # Orbax refuses those.
     sizes = {case.name: [x.size for x in jax.tree.leaves(jax.eval_shape(case.make().init, PARAMS))] for case in CASES}

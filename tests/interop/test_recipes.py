@@ -244,6 +244,7 @@ PUBLIC: dict[str, Any] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("recipe", PUBLIC)
 def test_which_leaf_gets_what_in_the_recipes_of_public_models(recipe: str, name: str):
@@ -275,6 +276,7 @@ def test_overrides_on_the_model_of_their_page(recipe: Recipe):
     assert [slip for _, slip in walked.slips if slip.leaves] == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("recipe", [pytest.param(r, id=key) for key, r in RECIPES.items() if not r.overrides])
 def test_explain_has_nothing_against_a_recipe(recipe: Recipe):
     assert gdjax.explain(recipe.value(recipe.source), model("scanned")).warnings == ()
@@ -324,6 +326,7 @@ def printed_overrides() -> dict[str, str]:
     return {what: code.replace("\\|", "|") for what, code in rows}
 
 
+@pytest.mark.full
 def test_printed_overrides_leave_biases_alone():
     found = printed_overrides()
     assert len(found) == len(OVERRIDDEN)

@@ -185,6 +185,7 @@ def test_labels_for_partition():
     assert not any("takes" in text for text in table.warnings)
 
 
+@pytest.mark.full
 def test_explain_shows_roles():
     tree = tree_of({"embed": (9, 8), "q/kernel": (2, 8, 8), "head/kernel": (8, 9), "qkv/kernel": (8, 24), "b": (8,)})
     by_role = functools.partial(gdjax.muon, 0.1, adam_learning_rate=0.01)
@@ -252,6 +253,7 @@ def test_the_plan_of_roles():
     assert leaf.sizes == [(1, 8, 12), (1, 8, 6), (1, 8, 6)] and str(leaf) == "8 x 12 + 8 x 6 + 8 x 6"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [gdjax.normuon, gdjax.soap, gdjax.adam_mini, gdjax.scion])
 def test_roles_may_be_a_tree_of_dictionaries(make: Any):
     tree = {"layer": {"kernel": Matrix(1, 0), "bias": None}, "last": None}
@@ -262,6 +264,7 @@ def test_roles_may_be_a_tree_of_dictionaries(make: Any):
     assert tx == make(0.1, roles=dict(tree)) and hash(tx) == hash(make(0.1, roles=dict(tree)))
 
 
+@pytest.mark.full
 def test_a_fused_q_k_v_is_three_matrices():
     """One step of Muon of it equals one of three leaves."""
     fused = tree_of({"attn/qkv/kernel": (8, 24), "attn/qkv/bias": (24,), "norm/scale": (8,)})

@@ -112,6 +112,7 @@ TESTED += [_around("cautious"), _around("mars")]
 NARROW = {c.name: [] if c.name in ("lamb", "adafactor") else [pytest.mark.slow] for c in TESTED}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [
@@ -158,6 +159,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.full
 @every(lambda case: not case.random, thin=3)
 def test_what_takes_one_number_of_a_leaf_takes_layer_axes(case: Case):
     """A new rule that mixes the layers of a stack is told of by this test."""
@@ -242,6 +244,7 @@ def test_attention_in_a_scanned_stack():
         np.testing.assert_allclose(u["layers"]["query"]["kernel"][i], v["query"], rtol=2e-6)
 
 
+@pytest.mark.full
 def test_in_groups_and_under_masks():
     params, g = numbers(0, jnp.float32), numbers(1, jnp.float32)
     tx = gdjax.lamb(0.1, layer_axes=BY_PATH)
@@ -301,6 +304,7 @@ def test_errors(layer_axes: Any, error: type[Exception], text: str):
         gdjax.novograd(0.1, layer_axes=layer_axes).init(PARAMS)
 
 
+@pytest.mark.full
 def test_injected():
     tx = gdjax.inject_hyperparams(gdjax.lamb)(0.1, layer_axes=1)
     params, g = numbers(0, jnp.float32), numbers(1, jnp.float32)

@@ -26,6 +26,7 @@ def average(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0) -> Any:
     return gain * mean, s._replace(mean=mean)
 
 
+@pytest.mark.full
 def test_a_rule_becomes_a_transform():
     got, state = steps(average(0.5), PARAMS, GRADIENTS)
     wanted, mean = PARAMS, jax.tree.map(jnp.zeros_like, PARAMS)

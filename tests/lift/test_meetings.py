@@ -124,6 +124,7 @@ def test_leaves_of_several_dtypes():
         np.testing.assert_allclose(state.all, 0.5 * (2 * (1 + 2**-30) ** 2 + 2), rtol=1e-15)
 
 
+@pytest.mark.full
 def test_under_vmap_and_grad():
     tree = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     u = lambda g: unit().update(g, unit().init(g))[0]
@@ -133,6 +134,7 @@ def test_under_vmap_and_grad():
     assert_close(slope, {"a": jnp.array([0.128]), "b": jnp.array([-0.096])}, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_a_rule_by_itself_has_one_leaf():
     x = jnp.array([3.0, 4.0])
     rule = lambda g: g / total_norm(g) * total(jnp.sum(g)) * largest(jnp.max(g))
@@ -144,6 +146,7 @@ def test_a_rule_by_itself_has_one_leaf():
     np.testing.assert_allclose(jax.grad(unit_of)(x), [0.128, -0.096], rtol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
 def test_in_shard_map_leaves_vary_as_all_do():
     mesh = jax.make_mesh((2,), ("i",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])

@@ -67,6 +67,7 @@ AROUND = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", AROUND)
 def test_integers_booleans_and_keys_reach_a_rule_as_they_are(name: str):
     tx = AROUND[name]
@@ -111,6 +112,7 @@ def test_a_key_as_a_hyperparameter():
     assert_equal(update(rule(jax.random.key(1)), x)[0], {"a": jax.random.uniform(jax.random.key(1), (3,))})
 
 
+@pytest.mark.full
 def test_keys_and_integers_under_vmap():
     tx, many = exact(), jax.tree.map(lambda x: jnp.stack([x, 2 * x]), TREE)
     states = jax.vmap(tx.init)(many)

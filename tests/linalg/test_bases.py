@@ -63,6 +63,7 @@ def test_bases_are_continuous(case, exact):
         np.testing.assert_allclose(np.sum(w, axis=1), 1, rtol=1e-12)
 
 
+@pytest.mark.full
 def test_rows_of_zeros_keep_about_their_coordinates():
     a, old = CASES["rows of zeros"]()
     q, w = turned_basis(jnp.asarray(a, "float32"), jnp.asarray(old, "float32"), True, True)

@@ -52,6 +52,7 @@ def test_distinct_eigenvalues_and_independent_columns_have_the_derivatives_of_ja
             np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.full
 def test_vectors_of_equal_eigenvalues_do_not_mix_and_the_others_are_right():
     with precision("float64"):
         q = jnp.linalg.qr(normal(5, 5))[0]
@@ -83,6 +84,7 @@ def test_roots_have_derivatives_whatever_eigenvalues_are_equal(p: int, kind: str
             np.testing.assert_allclose(jax.grad(of)(t), along(of, t, 1.0), rtol=1e-10)
 
 
+@pytest.mark.full
 def test_dependent_columns_have_finite_derivatives_and_those_before_the_right_ones():
     with precision("float64"):
         x, way = normal(5, 4), normal(5, 4).at[:, 2].set(0)
@@ -93,6 +95,7 @@ def test_dependent_columns_have_finite_derivatives_and_those_before_the_right_on
         assert jnp.isfinite(jax.grad(lambda x: jnp.sum(qr(x)[0] ** 3))(x)).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("matrix", ["zero", "dead", "identity", "thin"])
 def test_turned_bases_of_degenerate_matrices_have_derivatives(matrix: str, exact: bool):

@@ -31,6 +31,7 @@ def test_what_micro_batches_join(shape: tuple[int, ...]):
     assert joined.shape == (2 * shape[0], *shape[1:])
 
 
+@pytest.mark.full
 def test_a_stack_of_no_matrices_takes_a_key():
     params = {"none": jnp.zeros((0, 4, 4))}
     tx = gdjax.psgd_kron(1e-2)

@@ -61,6 +61,7 @@ HISTORIES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=list(HISTORIES))
 def test_products_equal_the_dense_matrices(history: list[Any]):
     g = RNG.normal(size=N)
@@ -77,6 +78,7 @@ def test_products_equal_the_dense_matrices(history: list[Any]):
     np.testing.assert_allclose(scaling, expected, rtol=1e-12)
 
 
+@pytest.mark.full
 def test_secant_equation():
     with precision("float64"):
         history = pairs(3)
@@ -85,6 +87,7 @@ def test_secant_equation():
         np.testing.assert_allclose(joined(secant.inverse_product(memory, split(y), jnp.asarray(2.0))), s, rtol=1e-9)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 0.1, 0.5])
 def test_damping_is_powells(factor: float):
     history = pairs(5)
@@ -126,6 +129,7 @@ def test_weight(s: np.ndarray, y: np.ndarray, good: bool):
     np.testing.assert_allclose(rho, 1 / (s.astype(float) @ y) if good else 0, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_16_bit_memory_is_computed_with_in_float32():
     s = jnp.asarray([1.0, 3.0], jnp.float32)
     empty = [jnp.zeros((2, 2), jnp.bfloat16)]

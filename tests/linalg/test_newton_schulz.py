@@ -38,6 +38,7 @@ def run(x, coeffs=PRESETS["standard"], steps=5, norm="frobenius", eps=1e-8):
     return newton_schulz.orthogonalize(jnp.asarray(x), jnp.asarray(coeffs), steps, norm, eps)
 
 
+@pytest.mark.full
 @NORMS
 @pytest.mark.parametrize("preset", ["standard", "dion"])
 @pytest.mark.parametrize("dtype, rtol", [("float64", 1e-12), ("complex128", 1e-12), ("float32", 1e-4)])
@@ -51,6 +52,7 @@ def test_singular_values(norm, preset, dtype, rtol):
             np.testing.assert_allclose(got, [expected(m, coeffs, 4, norm, 0.01) for m in x], rtol=rtol, atol=rtol)
 
 
+@pytest.mark.full
 def test_polar_has_the_norm_and_the_steps():
     """Of one stack, and of stacks of two shapes, one of them on its side."""
     rng, coeffs = np.random.default_rng(1), PRESETS["standard"]
@@ -176,6 +178,7 @@ def test_the_size_of_the_matrix_does_not_matter(norm, size):
     np.testing.assert_allclose(run(x * np.float32(size), norm=norm, eps=0.0), run(x, norm=norm), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.full
 @NORMS
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
 def test_zero_and_its_derivative(norm, eps):

@@ -34,6 +34,7 @@ def test_power_iteration(values, dtype: str):
         np.testing.assert_allclose(np.asarray(m) @ np.asarray(v) / size, values[0] / size * np.asarray(v), atol=1e-5)
 
 
+@pytest.mark.full
 def test_power_iteration_is_optax_s():
     m = jnp.asarray(symmetric([5, 1, 0.5, -2]), "float32")
     for options in ({}, {"num_iters": 3}, {"key": jax.random.PRNGKey(7)}, {"v0": jnp.ones(4), "error_tolerance": 1e-2}):
@@ -44,6 +45,7 @@ def test_power_iteration_is_optax_s():
         np.testing.assert_allclose(got[1], wanted[1], atol=2e-6)
 
 
+@pytest.mark.full
 def test_power_iteration_of_a_function_of_trees():
     m = symmetric([5, 1, 0.5, -2])
 
@@ -90,6 +92,7 @@ def inverse_root(a: np.ndarray, p: int, ridge: float) -> np.ndarray:
     return vectors @ np.diag((values + ridge * values[-1]) ** (-1 / p)) @ vectors.T
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_matrix_inverse_pth_root(p: int, dtype: str):
@@ -115,6 +118,7 @@ def test_matrix_inverse_pth_root_of_an_ill_conditioned_matrix(condition: float):
     np.testing.assert_allclose(got / size, wanted / size, atol=1e-8 * condition)
 
 
+@pytest.mark.full
 def test_matrix_inverse_pth_root_at_the_edges():
     root, error = root_of(jnp.zeros((2, 2)), 2)
     assert np.isfinite(root).all() and np.isfinite(error)

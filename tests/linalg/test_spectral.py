@@ -44,6 +44,7 @@ def test_zero_rank_one_and_nan_matrices(method):
     np.testing.assert_allclose(plain, np.eye(3) / 2, atol=1e-4)
 
 
+@pytest.mark.full
 def test_roots_of_complex_and_sixteen_bit_matrices():
     g = RNG.normal(size=(3, 3)) + 1j * RNG.normal(size=(3, 3))
     a = (g @ g.conj().T).astype("complex64")

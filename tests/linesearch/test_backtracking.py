@@ -110,6 +110,7 @@ def test_state_is_a_fixed_point(store_grad: bool):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
 
 
+@pytest.mark.full
 def test_vmap_equals_jit():
     tx = scale_by_backtracking_linesearch(20, store_grad=True)
 

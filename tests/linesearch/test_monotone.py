@@ -108,6 +108,7 @@ def test_a_promise_of_ascent_does_not_let_a_rise_through(make: Any):
     assert u == 0 < state.learning_rate < 1 and state.value == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("dtype", "allowed"), [("float64", 64 * 2.0**-52), ("float32", 1e-6)])
 def test_no_more_counts_as_rounding_than_the_dtype_rounds(dtype: str, allowed: float):
     """Steps to a point where the slope is right and the value a little above: in float32 Optax's 1e-6."""
@@ -187,6 +188,7 @@ def test_minimize_goes_on_where_another_batch_or_key_may_be_lower():
         assert result.steps == 6 and result.message == "all 6 steps done"
 
 
+@pytest.mark.full
 def test_a_gradient_of_zero_is_no_failure():
     result = gdjax.minimize(lambda x: jnp.sum(x**2), jnp.zeros(2), gdjax.lbfgs(), steps=5)
     assert result.steps == 5
@@ -202,6 +204,7 @@ SOLVED = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "problem"), SOLVED)
 def test_badly_scaled_problems_are_solved(name: str, problem: str):
     """Where SSBroyden ended 90 orders above its start."""

@@ -82,6 +82,7 @@ def assert_equal(got: Any, expected: Any, n: int, rtol: float) -> None:
         np.testing.assert_allclose(x / np.where(size > 0, size, 1), y / np.where(size > 0, size, 1), rtol=0, atol=rtol)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("method", "problem"), [*RUNS, *(pytest.param(*x, marks=pytest.mark.slow) for x in MORE)])
 def test_trajectory(method: str, problem: str):
     f, start = PROBLEMS[problem]
@@ -92,6 +93,7 @@ def test_trajectory(method: str, problem: str):
     assert names(got[1]) == names(expected[1])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("method", "problem"),
     [
@@ -117,6 +119,7 @@ def test_each_step_in_float32(method: str, problem: str):
     assert_equal(got, (updates, states), converged(grads, 1e-3), 1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", ["lbfgs", "zoom", "backtracking"])
 def test_optax_state_goes_on(method: str):
     f = PROBLEMS["beale"].f

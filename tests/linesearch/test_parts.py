@@ -45,6 +45,7 @@ def test_a_group_is_searched_as_if_the_others_were_constants(name: str):
     assert jax.tree.structure(state) == jax.tree.structure(tx.init(START))
 
 
+@pytest.mark.full
 @searches
 def test_under_a_mask(name: str):
     tx = gdjax.chain(
@@ -55,6 +56,7 @@ def test_under_a_mask(name: str):
     np.testing.assert_array_equal(params["b"], np.broadcast_to(START["b"], (20, 1)))
 
 
+@pytest.mark.full
 def test_the_function_still_gets_the_extra_arguments_that_it_names():
     tx = gdjax.masked(SEARCHES["zoom"](), {"a": True, "b": False})
     _, state = step(tx, START, tx.init(START), scale=jnp.array(2.0))
@@ -65,6 +67,7 @@ def test_the_function_still_gets_the_extra_arguments_that_it_names():
     tx.update(g, tx.init(START), START, value=loss(START), grad=g, value_fn=value_fn, unknown=3)
 
 
+@pytest.mark.full
 @searches
 def test_minimize_and_the_value_of_the_state(name: str):
     """The search left the gradient of its part: the whole one is evaluated."""
@@ -76,6 +79,7 @@ def test_minimize_and_the_value_of_the_state(name: str):
     np.testing.assert_allclose(g["b"], jax.grad(loss)(result.params)["b"], rtol=1e-6)
 
 
+@pytest.mark.full
 def test_two_searches_in_groups():
     tx = gdjax.partition({"a": gdjax.lbfgs(), "b": SEARCHES["backtracking"]()}, {"a": "a", "b": "b"})
     result = gdjax.minimize(loss, START, tx, steps=60)

@@ -132,6 +132,7 @@ def test_equals_the_book():
     assert len(counts) > 5
 
 
+@pytest.mark.full
 def test_approximate_condition_goes_where_rounding_hides_the_decrease():
     def f(x: jax.Array) -> jax.Array:
         return 1e4 + jnp.sum(x**2)  # a step from 1e-3 changes the value by 1e-6, float32 resolves 1e-3
@@ -407,6 +408,7 @@ def test_bad_updates(changes: dict[str, Any], error: type[Exception], message: s
         tx.update(**{**args, **changes})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("rtol", "found"), [(1e-6, True), (None, False)])
 def test_goes_on_where_rounding_hides_the_decrease(rtol: float | None, found: bool):
     """The minimum is at 1000. All values carry an error of 2e-13 of f: those before 20 are above the start."""

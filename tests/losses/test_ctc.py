@@ -46,6 +46,7 @@ def test_sum_over_all_alignments():
     np.testing.assert_allclose(moved, wanted, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_forward_probabilities_are_those_of_optax():
     arguments = f32(X), f32(FRAME_PAD), jnp.asarray(LABELS), f32(LABEL_PAD)
     with relaxed():
@@ -93,6 +94,7 @@ def test_a_sequence_that_does_not_fit_has_the_largest_loss_and_no_gradient():
     assert value == 123 and not np.any(slope)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [1e4, 1e6])
 def test_extreme_logits(size: float):
     x = jnp.zeros((1, 20, 3)).at[..., 0].set(size)  # certain of the blank in every frame
@@ -127,6 +129,7 @@ def test_labels_outside_the_range():
         np.testing.assert_allclose(padded, by_enumeration(X[0], [1]), rtol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype, classes", [("uint8", 256), ("uint8", 300), ("int8", 300)])
 def test_labels_of_a_dtype_that_does_not_hold_the_number_of_classes(dtype: str, classes: int):
     x, labels, pad = f32(RNG.normal(size=(1, 4, classes))), np.array([[97, 98]]), jnp.zeros((1, 2))

@@ -35,6 +35,7 @@ def test_definition():
     np.testing.assert_allclose(loss(lambda x, where: jnp.max(x, where=where, initial=0)), per_list().max(), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_nothing_to_rank():
     def loss(s: Any) -> Any:
         return losses.ranking_softmax_loss(s, f32(Y), where=np.zeros((3, 4), bool))

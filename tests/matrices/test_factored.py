@@ -40,6 +40,7 @@ def test_a_tall_matrix_is_a_wide_one_on_its_side(name):
     assert [x.shape for x in jax.tree.leaves(state) if x.ndim == 3][0][1:] in ((3, 5), (3, 3), (1, 2))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_large_matrices_in_a_loop_are_as_small_ones_at_once(name, monkeypatch):
     gradients = [{str(i): normal(10 * t + i, 4, 6) for i in range(5)} for t in range(7)]
@@ -52,6 +53,7 @@ def test_large_matrices_in_a_loop_are_as_small_ones_at_once(name, monkeypatch):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4), at_once, one_by_one)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_a_matrix_without_a_gradient_keeps_its_place(name):
     params = {"a": jnp.zeros((3, 4)), "b": jnp.zeros((3, 4)), "c": jnp.zeros((4, 3))}
@@ -82,6 +84,7 @@ def test_another_tree_than_the_states(name):
         tx.update({"a": jnp.zeros((3, 5))}, state)
 
 
+@pytest.mark.full
 def test_complex_blocks_have_a_stack_of_their_own():
     tree = {"a": normal(0, 3, 4), "b": jax.lax.complex(normal(1, 3, 4), normal(2, 3, 4))}
     tx = direction("soap", precondition_frequency=lambda count: 2)

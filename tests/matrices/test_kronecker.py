@@ -78,6 +78,7 @@ def test_an_average_of_factors():
     assert kronecker.averaged(None, lambda: jnp.ones((2, 2)), 0.75) is None
 
 
+@pytest.mark.full
 @pytest.mark.whole
 @pytest.mark.parametrize("side", [0, 1], ids=["rows", "columns"])
 @pytest.mark.parametrize("refresh", ["qr", "eigh"])

@@ -75,6 +75,7 @@ def test_a_moment_is_a_matrix_in_the_rule(normalize: bool):
     }  # fmt: skip
 
 
+@pytest.mark.full
 def test_a_momentum_in_16_bits_and_a_leaf_without_a_gradient():
     grads = gradients(2)
     tx = rule(mu_dtype=jnp.bfloat16, roles=lambda _: ROLES)
@@ -102,6 +103,7 @@ def noise(G: Any, s: Any, p: Any, t: Any) -> Any:
     return jax.random.normal(s.key, G.shape) + 0 * G, s._replace(mu=G)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_each_matrix_and_step_has_a_key_and_the_state_keeps_its_own(impl: str):
     key = jax.random.key(3, impl=impl)
@@ -216,6 +218,7 @@ def many(G: Any, s: Any, p: Any, t: Any, mode: Any = "off", size: Any = 3.0) -> 
     return G, s
 
 
+@pytest.mark.full
 def test_the_slots_of_a_stack():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3), jnp.complex64)}
     state = many(mode="on", size=gdjax.per_leaf(3.0, {"a": 2.0})).init(params)
@@ -235,6 +238,7 @@ def test_the_slots_of_a_stack():
     many(max_precond_dim=2).update(params, alone)
 
 
+@pytest.mark.full
 def test_a_moment_in_codes():
     """The rule gets what the codes stand for, and a step is one of a moment in 16 bits."""
     grads = gradients(3)

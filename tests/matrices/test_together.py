@@ -38,6 +38,7 @@ def by_centred(g, s, p, t, beta: Any = 0.5, c: Any = 2.0):
     return together(centred)(mu / t, c=c), s._replace(mu=mu)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("c", [2.0, gdjax.linear_schedule(2.0, 12.0, 10)])
 def test_it_is_the_function_of_each_matrix(dtype: str, c: Any):
@@ -154,6 +155,7 @@ def equations(tx: Any, tree: Tree) -> int:
     return sum(len(x.eqns) for x in found.values())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("direction", "most"),
     [

@@ -55,6 +55,7 @@ COMPARED = (
 )
 TABLE = "optimizers/test_methods.py"
 EVERY_KIND = set("adamw sgd lion lamb adafactor muon clip_by_global_norm".split())
+LAYERS = os.environ.get("GDJAX_LAYERS", "not slow and not programs")
 LIMIT = 600  # seconds for the tests of one mutant: a loop may not end
 
 
@@ -176,7 +177,7 @@ class Runner:
                 path = str(ROOT / "gdjax" / f"{module}.py")
                 install(changed(Path(path).read_text("utf-8"), mutant.site), path, self.functions[path])
             plugin = Chosen(covered(module), self.kills[module], note)
-            options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-m", LAYERS]
             code = importlib.import_module("pytest").main([*options, *tests], [plugin])
         finally:
             os._exit(code)

@@ -96,6 +96,7 @@ def moved(tx: Any, kind: str = "plain", by: float = 1e-15) -> float:
 RARE = {(name, 1) for name in FORMS if name not in ("soap", "soap/eigh")} | {("kl_soap", 10), ("soap_muon", 10)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "every"),
     [pytest.param(name, k, marks=[pytest.mark.slow] * ((name, k) in RARE)) for name in FORMS for k in (1, 10)],
@@ -104,6 +105,7 @@ def test_rounding_moves_updates_by_rounding(name: str, every: int):
     assert moved(FORMS[name](every)) <= 1e-7
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", OTHERS)
 def test_that_of_methods_without_turns(name: str):
     assert moved(OTHERS[name](1)) <= 1e-7
@@ -156,6 +158,7 @@ def of_a_model(tx: Any, active: Any, by: float = 0.0) -> Any:
     return params
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("every", [1, 10])
 @pytest.mark.parametrize("active", [jnp.tanh, *slow([jax.nn.relu, lambda x: x])])
 @pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "kl_shampoo", "soap_muon", "shampoo"])])
@@ -165,6 +168,7 @@ def test_that_of_a_model(name: str, active: Any, every: int):
         assert most(of_a_model(tx, active), of_a_model(tx, active, 1e-15)) <= 1e-7 * RATE
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("every", [10, *slow([1])])
 @pytest.mark.parametrize("kind", ["rank 2", *slow(["rows of zeros"])])
 @pytest.mark.parametrize("name", ["soap", *slow(["kl_soap"])])
@@ -176,6 +180,7 @@ def test_that_of_one_gradient_in_float32(name: str, kind: str, every: int):
     assert most(*(updates(tx, jax.tree.map(np.float32, xs)) for xs in (trees, disturbed))) <= 0.02
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [1, 3])
 def test_a_turn_makes_no_long_update(seed: int):
     """m turns into a column of zeros from weak columns, but v does not: updates were up to 50 times the rate."""

@@ -35,6 +35,7 @@ def sweep(ordinary: Sequence[str]) -> Any:
     return pytest.mark.parametrize("case", [pytest.param(x, id=x.name, marks=marks(x)) for x in CASES])
 
 
+@pytest.mark.full
 @sweep(ORDINARY)
 def test_n10_derivatives_through_steps(case: Case):
     with precision("float64"):
@@ -50,6 +51,7 @@ def test_n10_derivatives_through_steps(case: Case):
                 np.testing.assert_allclose(forward, differences, **near)
 
 
+@pytest.mark.full
 @sweep(["adafactor", "came", "stable_adamw"])
 def test_n10_forward_mode_in_float32(case: Case):
     derivative = jax.jit(jax.jacfwd(moved(case, "float32")))
@@ -57,6 +59,7 @@ def test_n10_forward_mode_in_float32(case: Case):
         assert jnp.isfinite(derivative(jnp.zeros(3), jnp.float32(scale))).all()
 
 
+@pytest.mark.full
 def test_n10_a_dead_unit_in_the_recipe_of_a_transformer():
     w = jax.random.normal(jax.random.key(0), (6, 4))
     tx, p = gdjax.transformer_optimizer(1e-2, 100), {"hidden": {"kernel": w}}

@@ -68,6 +68,7 @@ def roundings(got: Any, wanted: Any, least: float = 0.0) -> float:
     return largest
 
 
+@pytest.mark.full
 @swept("compilations", 2, 5)
 def test_ten_runs_give_the_same_bits(case: Case, compilations: int):
     tx, one_step, wanted = reference(case.name)
@@ -134,6 +135,7 @@ def least_of(case: Case) -> float:
     return 1.0 if case.name in FOUND else 0.0
 
 
+@pytest.mark.full
 @every(sampled=True, but=(*WRAPPERS, "noisy_sgd", "prodigy", "muon"))
 def test_with_and_without_jit(case: Case):
     tx, _, wanted = reference(case.name)
@@ -192,6 +194,7 @@ FUSED_ANEW = (
 
 
 # At a minimum a rounding decides where the search ends.
+@pytest.mark.full
 @every(lambda case: case.name not in FOUND, sampled=True, but=(*WRAPPERS, "lion", "prodigy", "muon"))
 def test_eight_devices_equal_one(case: Case):
     tx, one_step, wanted = reference(case.name)

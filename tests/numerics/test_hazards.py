@@ -59,6 +59,7 @@ def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
 UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt", "schedule_free_plus"
 
 
+@pytest.mark.full
 @every(
     lambda case: case.name not in UNBOUNDED, sampled=True, but=WRAPPERS, few=1, dtype=["float16", "float32", "bfloat16"]
 )
@@ -94,6 +95,7 @@ def of_small_gradients(case: Case) -> Iterator[tuple[Any, Any, Any]]:
 
 # Noise does not show what is rounded; a line search rounds the values of its function. In `scale_by_galore` Adam makes
 # steps of what float32 leaves where a singular vector is 0, which float16 does not.
+@pytest.mark.full
 @every(
     lambda case: (
         not case.random and not case.name.endswith("search") and case.name not in ("scale_by_galore", *LANDING)
@@ -106,6 +108,7 @@ def test_n2_small_float16_gradients_are_computed_in_float32(case: Case):
         assert_close(updates, jax.tree.map(lambda x: x.astype("float16"), wanted), rtol=2e-3, atol=1e-7)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", LANDING)
 def test_n2_rounded_parameters_land_beside_those_of_float32(name: str):
     for trees in of_small_gradients(by_name(name)):
@@ -128,6 +131,7 @@ def widened(case: Case) -> bool:
     return any(x.shape in SHAPES.values() and x.dtype == jnp.float32 for x in kept(case.name))
 
 
+@pytest.mark.full
 @every(widened, sampled=True, but=WRAPPERS)
 def test_a74_n3_second_moments_of_bfloat16_parameters(case: Case):
     """3,000 gradients of 1, then 3,000 of 0: the moments are what they are with parameters in float32."""
@@ -191,6 +195,7 @@ LINEAR = (
 ).split()
 
 
+@pytest.mark.full
 @every(lambda case: case.covers not in LINEAR)
 def test_a69_the_largest_gradient(case: Case):
     c = compiled(case)
@@ -208,6 +213,7 @@ ROUNDED = {"shampoo/qr": 1e-2}
 OF_THE_DTYPE = "gauss_newton", "scale_by_zoom_linesearch", "proximal_gradient/search"
 
 
+@pytest.mark.full
 @every(lambda case: not case.random and case.name not in OF_THE_DTYPE, sampled=True, but=WRAPPERS)
 def test_n5_a_gradient_of_1e20_counts_as_exact_arithmetic_says(case: Case):
     """As in float64, for the gradient as it is or as large as a bound on it, of a leaf's own: in its step and later."""
@@ -243,6 +249,7 @@ FORGETTING = {
 STEADY = {"ademamix": {"b3": 0.5}}  # what else it remembers
 
 
+@pytest.mark.full
 @every(lambda case: case.name in FORGETTING, sampled=True)
 def test_n5_it_recovers_from_a_gradient_of_1e20(case: Case):
     c = compiled(case, **dict.fromkeys(FORGETTING[case.name], 0.5), **STEADY.get(case.name, {}))
@@ -274,6 +281,7 @@ def test_n6_ten_thousand_bfloat16_leaves():
         np.testing.assert_allclose(norm([leaves[i] for i in rng.permutation(10_000)]), wanted, rtol=3e-7)
 
 
+@pytest.mark.full
 def test_a75_n6_norms_neither_stall_nor_overflow():
     assert gdjax.global_norm([jnp.ones((), "bfloat16")] * 300) == np.float32(300**0.5)
     assert gdjax.global_norm(jnp.ones(10**6, "bfloat16")) == 1000
@@ -282,6 +290,7 @@ def test_a75_n6_norms_neither_stall_nor_overflow():
         np.testing.assert_allclose(gdjax.clip_by_global_norm(1.0).update(x, gdjax.EmptyState())[0], 0.5, rtol=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bound", [0.0, 1.0, jnp.inf])
 def test_n8_clipping_zeros(bound: float):
     for dtype in ("float16", "bfloat16", "float32") if bound == 0 else ("float16",):
@@ -354,6 +363,7 @@ def test_n9_a_guard_leaves_no_trace(case: Case):
         assert finite(updates)
 
 
+@pytest.mark.full
 @every(lambda case: case.reverse, sampled=True, but=WRAPPERS)
 def test_n10_derivatives_through_an_update_at_a_zero_gradient(case: Case):
     tx, params = case.make(), {"a": jnp.ones((2,)), "b": jnp.zeros(())}
@@ -386,6 +396,7 @@ KINKED = (
 ).split()
 
 
+@pytest.mark.full
 @every(lambda case: not {case.covers, case.name} & {*KINKED} and case.reverse, sampled=True, but=WRAPPERS)
 def test_n10_derivatives_equal_finite_differences(case: Case):
     c = compiled(case, "float64")
@@ -503,6 +514,7 @@ def test_n27_numpy_float64_parameters_without_x64(case: Case):
     assert all(x.dtype not in (jnp.float64, np.float64) for x in jax.tree.leaves(case.make().init(params)))
 
 
+@pytest.mark.full
 @every(sampled=True)
 def test_a71_alternating_large_float16_gradients(case: Case):
     c = compiled(case, "float16")
@@ -524,6 +536,7 @@ def test_a72_the_largest_parameters(case: Case):
         assert finite((updates, state))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("norm", newton_schulz.NORMS)
 def test_a76_newton_schulz_of_what_is_no_full_matrix(norm: str):
     @jax.jit
@@ -542,6 +555,7 @@ def test_a76_newton_schulz_of_what_is_no_full_matrix(norm: str):
     assert np.isnan(one_nan[0]).any() and np.isfinite(one_nan[1]).all()  # its matrix, and no other
 
 
+@pytest.mark.full
 def test_a77_factored_moments_of_odd_shapes():
     tx = gdjax.scale_by_factored_rms(min_dim_size_to_factor=1)
     for shape in ((1, 1), (128, 1), (1, 128), (4, 4)):

@@ -15,6 +15,7 @@ from tests.support import relaxed
 from tests.trees import precision, random_tree
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("b", [0.0, 0.5, 0.9, 0.999, 1 - 2.0**-20])
 def test_one_minus_pow(b, dtype):
@@ -31,6 +32,7 @@ def test_one_minus_pow(b, dtype):
         np.testing.assert_allclose(traced, wanted, rtol=max(tolerance, 4 * float(jnp.finfo(dtype).eps)))
 
 
+@pytest.mark.full
 def test_sqrt():
     x = jnp.array([0.0, 1e-30, 0.25, 4.0])
     np.testing.assert_array_equal(numerics.sqrt(x), jnp.sqrt(x))
@@ -56,6 +58,7 @@ def test_derivatives_of_quotient_and_peak():
     assert float(numerics.peak(jnp.zeros(0))) == 0.0
 
 
+@pytest.mark.full
 def test_divide():
     x, y = jnp.array([0.0, 1.0, -3.0]), jnp.array([0.0, 4.0, 2.0])
     np.testing.assert_array_equal(numerics.divide(x, y), [0, 0.25, -1.5])
@@ -90,6 +93,7 @@ NORMS = [(None, None), (None, 1), (3, 1), (np.inf, 0), ("nuc", (0, 1))]
 MORE_NORMS = [(None, 0), (2, 1), (1, 1), (0, 1), ("fro", None)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("order", "axis", "dtype"),
     [
@@ -112,6 +116,7 @@ def test_safe_norm(order, axis, dtype: str):
             np.testing.assert_allclose(got, theirs, rtol=rtol)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [3e38, 1e38, 1e20, 1e-20, 1e-36])
 def test_safe_norms_of_any_size(size: float):
     x = jnp.array([1.0, 0.5], "float32") * size
@@ -119,6 +124,7 @@ def test_safe_norms_of_any_size(size: float):
     np.testing.assert_allclose(gdjax.safe_root_mean_squares(x, 0.0) / size, np.sqrt(0.625), rtol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("order", [None, 1, 2, 3, np.inf])
 @pytest.mark.parametrize("least", [0.0, 1e-3, 100.0])
 def test_derivative_of_safe_norm(order, least: float):
@@ -151,6 +157,7 @@ def test_safe_norms_in_sixteen_bits():
     np.testing.assert_array_equal(gdjax.safe_norm(jnp.full(4, 30000, "float16"), 0.0), 60000)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
 @pytest.mark.parametrize("least", [0.0, 1e-3, 100.0])
 def test_safe_root_mean_squares(least: float, dtype: str):
@@ -179,6 +186,7 @@ def test_safe_increment_of_every_dtype(dtype: str):
             numerics.safe_increment(wrong)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 @pytest.mark.parametrize("scale", [1e-36, 1e-20, 1.0, 1e20, 2e38])
 def test_both_ways_to_take_norms_along_axes(scale: float, dtype: str):
@@ -207,6 +215,7 @@ def test_three_sums_are_a_reduction_each_on_a_tpu(platform, reductions):
     assert lowered.as_text().count("stablehlo.reduce(") == reductions
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_both_ways_to_take_norms_of_what_is_not_finite(bad: float):
     x = jnp.array([[1.0, 2.0], [3.0, bad]])

@@ -89,6 +89,7 @@ def made(case: Case) -> Any:
     return case.make(**(case.quiet if case.random else {}))
 
 
+@pytest.mark.full
 @swept()
 def test_every_element_of_every_size(case: Case, dtype: str, sizes: Sequence[int]):
     per_leaf, compared, moved = case.name in PER_LEAF, 0, [np.zeros(n, bool) for n in sizes]
@@ -104,6 +105,7 @@ def test_every_element_of_every_size(case: Case, dtype: str, sizes: Sequence[int
     assert case.name in ZERO or all(flags.all() for flags in moved)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("name", "sizes"),

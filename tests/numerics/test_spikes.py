@@ -26,6 +26,7 @@ def assert_bounded(tx, **given):
     assert max(later for _, later in found) <= LATER, found
 
 
+@pytest.mark.full
 @pytest.mark.whole
 @pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x in SAMPLE else [pytest.mark.slow]) for x in SCALED])
 def test_a_spike_is_bounded(name):
@@ -38,6 +39,7 @@ def test_a_spike_is_bounded_in_matrices_as_of_models(name):
     assert_bounded(spikes.made(name), shapes={k: x for k, x in spikes.SHAPES.items() if k != "bias"}, seed=1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", ["kl_soap", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo"))]
 )
@@ -65,6 +67,7 @@ def last_update(tx):
     return np.asarray(jax.jit(lambda: jax.lax.scan(step, tx.init(g), None, 6)[1])()[-1])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["soap", "kl_soap"])
 def test_max_update_rms_is_the_longest_update(name):
     u, v = (last_update(getattr(gdjax, f"scale_by_{name}")(max_update_rms=x)) for x in (None, 0.3))

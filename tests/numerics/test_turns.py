@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gdjax
 from tests.cases import Case, every
@@ -16,6 +17,7 @@ from tests.trees import assert_close, random_tree
 
 
 # A slot in bfloat16 is a complex64 one where the parameter is complex.
+@pytest.mark.full
 @every(lambda case: case.complex and not case.random and "mu_dtype" not in case.fixed, thin=4)
 def test_a_quarter_turn_turns_the_updates(case: Case):
     tx = case.make()

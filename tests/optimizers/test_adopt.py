@@ -32,6 +32,7 @@ def test_a_complex_number_is_clipped_in_size():
     np.testing.assert_allclose(tx.update(4 * g, state)[0], [0.6 + 0.8j, 0], rtol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_zero_gradients_and_no_eps(dtype: str):
     tx, zero = gdjax.scale_by_adopt(eps=0.0), jnp.zeros(2, dtype)

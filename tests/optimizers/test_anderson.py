@@ -53,6 +53,7 @@ def mixtures(f: Any, x: np.ndarray, history: int, steps: int) -> np.ndarray:
     return np.stack(xs)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("history", [1, 3])
 def test_the_points_are_those_of_the_definition(history):
     with precision("float64"):
@@ -63,6 +64,7 @@ def test_the_points_are_those_of_the_definition(history):
         np.testing.assert_allclose(found, mixtures(f, np.zeros(D), history, 8), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.full
 def test_with_a_long_history_a_quadratic_ends_in_as_many_steps_as_it_has_dimensions():
     """As GMRES does: one more, for the plain step of the end."""
     with precision("float64"):
@@ -71,6 +73,7 @@ def test_with_a_long_history_a_quadratic_ends_in_as_many_steps_as_it_has_dimensi
     assert np.abs(found[-1] - SOLUTION).max() < 1e-5 < 0.1 < np.abs(plain[-1] - SOLUTION).max()
 
 
+@pytest.mark.full
 def test_fewer_steps_than_plain_ones_and_no_more_than_jaxopt():
     settings = {"steps": 2000, "tol": 1e-4}
     plain = gdjax.solve(quadratic, jnp.zeros(D), gdjax.sgd(1.0), **settings)
@@ -83,6 +86,7 @@ def test_fewer_steps_than_plain_ones_and_no_more_than_jaxopt():
     np.testing.assert_allclose(x, SOLUTION, rtol=2e-3)
 
 
+@pytest.mark.full
 def test_a_lasso_by_proximal_steps_and_its_derivative():
     """`solve` knows the fixed point of what is inside."""
     with precision("float64"):
@@ -123,6 +127,7 @@ def test_a_nan_is_seen_and_forgotten():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("unit", [2.0**-90, 2.0**90])
 def test_units_of_the_parameters_change_nothing(unit):
     """In float32 squares of 1e-27 are 0, and those of 1e27 infinite."""
@@ -131,6 +136,7 @@ def test_units_of_the_parameters_change_nothing(unit):
     np.testing.assert_allclose(scaled / unit, points(tx, slope, jnp.zeros(D), 6), rtol=1e-6)
 
 
+@pytest.mark.full
 def test_complex_numbers_are_pairs_of_real_ones():
     tx = gdjax.anderson(gdjax.sgd(0.5), 2)
     x, y = jnp.zeros(3, "complex64"), jnp.zeros((3, 2))

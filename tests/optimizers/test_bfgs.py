@@ -80,6 +80,7 @@ def test_equals_the_formulas(name: str, scaled: bool):
     np.testing.assert_array_equal(state.params["b"], seen[-1][0][4:])
 
 
+@pytest.mark.full
 def test_ssbroyden_meets_every_case_of_theta_and_tau():
     """Pairs that no step of the method has made: the three terms of theta, and both of tau on either side of 0."""
     rng, cases, bounded = np.random.default_rng(1), set(), 0
@@ -111,6 +112,7 @@ def test_ssbroyden_meets_every_case_of_theta_and_tau():
     assert {case[0] for case in cases} == {0, 1, 2} and len(cases) >= 5 and bounded > 5
 
 
+@pytest.mark.full
 def test_bfgs_finds_the_inverse_of_a_quadratic():
     """n exact line searches on a quadratic of n numbers end at its minimum, and H is the inverse of its Hessian."""
     rng = np.random.default_rng(0)
@@ -155,6 +157,7 @@ def flat_function(f: Any, start: Any) -> Any:
     return lambda x: tuple(map(np.asarray, value_and_grad(x))), np.asarray(x0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("problem", PROBLEMS)
 @two_methods
 def test_ends_where_scipy_does(name: str, problem: str):
@@ -168,6 +171,7 @@ def test_ends_where_scipy_does(name: str, problem: str):
         assert 0 < ours <= 1.3 * theirs.nit + 3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["bfgs", "lbfgs", "ssbroyden"])
 def test_a_loss_of_any_unit_is_minimized(name: str):
     """float32: a loss times a power of two. `bfgs` makes the same steps to the last bit; squares alone underflow."""
@@ -194,6 +198,7 @@ def test_a_loss_of_any_unit_is_minimized(name: str):
             np.testing.assert_array_equal(found[:6], wanted[:6])
 
 
+@pytest.mark.full
 @two_methods
 def test_a_first_gradient_of_1e9_does_not_send_it_far_away(name: str):
     """An H of I was 1e7 times too large across the first step: at 7.9 and 60 after 400 steps."""
@@ -222,6 +227,7 @@ def within(f: Any, start: Any, bounds: Any, tx: Any, steps: int) -> Any:
     return gdjax.minimize(f, start, tx, steps=steps, callback=look)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("n", [2, pytest.param(6, marks=pytest.mark.slow), 30])
 @two_methods
 def test_the_minimum_of_a_quadratic_within_bounds(name: str, n: int):
@@ -240,6 +246,7 @@ def test_the_minimum_of_a_quadratic_within_bounds(name: str, n: int):
         assert np.argmax(gap < 1e-9) <= theirs.nit + 3 and (n == 2 or 1 < active.sum() < n)
 
 
+@pytest.mark.full
 @two_methods
 def test_rosenbrock_within_bounds(name: str):
     """A path along a bound, and a minimum at two of them: of other bounds for each number, some of them none."""
@@ -257,6 +264,7 @@ def test_rosenbrock_within_bounds(name: str):
         assert np.isin(theirs.x, upper).any()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", *slow(["float16"])])
 def test_rounding_does_not_leave_the_bounds(dtype: str):
     """Bounds that no number of few bits is near to, from points far from them."""
@@ -271,6 +279,7 @@ def test_rounding_does_not_leave_the_bounds(dtype: str):
         assert (new >= lower).all() and (new <= upper).all()
 
 
+@pytest.mark.full
 def test_numbers_without_bounds_and_trees_of_bounds():
     f = lambda p: jnp.sum((p["a"] - 3) ** 2) + (p["b"] + p["a"][0] * 2) ** 2
     start = {"a": jnp.zeros(2), "b": jnp.zeros(())}
@@ -320,6 +329,7 @@ def test_before_there_is_a_pair_a_bound_is_far_by_the_length_of_the_first_step()
     np.testing.assert_allclose(u, [1.0, 0.005], rtol=1e-6)  # the second goes to its bound, the first as if alone
 
 
+@pytest.mark.full
 def test_without_a_line_search_learning_rates_of_at_most_1_stay_inside():
     f, bounds = quadratic(6), (-0.5, 0.7)
     result = within(f, jnp.zeros(6), bounds, bfgs(0.5, linesearch=None, bounds=bounds), 30)
@@ -338,6 +348,7 @@ def test_without_a_line_search_learning_rates_of_at_most_1_stay_inside():
 # --- What a state keeps, and forgets ---
 
 
+@pytest.mark.full
 @methods
 def test_a_nan_or_an_infinity_is_forgotten(name: str):
     f = lambda x: jnp.sum(x**2 * jnp.array([1.0, 4.0]))
@@ -383,6 +394,7 @@ def test_a_pair_too_large_for_the_dtype_leaves_h():
     assert state.pairs == 1
 
 
+@pytest.mark.full
 @methods
 def test_zero_gradients_give_zero_updates_and_finite_derivatives(name: str):
     tx, x = DIRECTIONS[name](), jnp.ones(2)
@@ -394,12 +406,14 @@ def test_zero_gradients_give_zero_updates_and_finite_derivatives(name: str):
     assert jnp.isfinite(jacobian(jnp.zeros(2), state)).all()
 
 
+@pytest.mark.full
 @methods
 def test_one_number(name: str):
     result = gdjax.minimize(lambda x: (x - 3) ** 4 + x**2, jnp.zeros(()), METHODS[name](), steps=15)
     assert abs(4 * (result.params - 3) ** 3 + 2 * result.params) < 1e-3
 
 
+@pytest.mark.full
 def test_complex_parameters_equal_their_parts():
     target = jnp.array([1 + 2j, -3j, 0.5], jnp.complex64)
 
@@ -413,6 +427,7 @@ def test_complex_parameters_equal_their_parts():
     np.testing.assert_allclose(result.params, target, atol=1e-2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_16_bit_parameters(dtype: Any):
     target = jnp.arange(4, dtype=dtype)
@@ -423,6 +438,7 @@ def test_16_bit_parameters(dtype: Any):
     assert result.state[0].inverse_hessian.dtype == jnp.float32
 
 
+@pytest.mark.full
 @two_methods
 def test_integers_are_left_out_and_a_missing_gradient_moves_nothing(name: str):
     """H has no rows for integers. A leaf whose gradient is missing for a while keeps its rows, and does not move."""
@@ -446,6 +462,7 @@ def test_integers_are_left_out_and_a_missing_gradient_moves_nothing(name: str):
     assert u["v"] > 0
 
 
+@pytest.mark.full
 def test_vmap_equals_each_alone_and_a_donated_scan_runs():
     f, starts = PROBLEMS["beale"].f, (jnp.array([1.0, 2.0]), jnp.array([1.0, 0.5]))
     tx = ssbroyden()
@@ -474,6 +491,7 @@ def test_state_is_a_fixed_point(name: str):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bounds", [None, *slow([(0.0, 1.0)])])
 def test_a_step_is_one_product_and_one_pass_in_place(bounds: Any):
     tx, x = scale_by_ssbroyden(bounds=bounds), jnp.ones(64)

@@ -50,6 +50,7 @@ def test_the_first_step():
     np.testing.assert_allclose(u, 0.1 / (0.9 * 0.01), rtol=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_huge_gradient_is_forgotten(dtype: str):
     g = jnp.full((4, 3), 6e4 if dtype == "float16" else 1e38, dtype)

@@ -12,6 +12,7 @@ from tests import vectors
 from tests.trees import finite, steps
 
 
+@pytest.mark.full
 def test_the_estimates_do_grow():
     for tx in (gdjax.prodigy(), gdjax.dadapt_adamw()):
         d = [s["estim_lr"] for s in vectors.run(tx, "float32")[1]]
@@ -65,6 +66,7 @@ MASKS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 def test_prodigy_decays_where_the_mask_is_true(mask: Any):
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}

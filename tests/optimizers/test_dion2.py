@@ -37,6 +37,7 @@ def _of_dion2(path, value):
     return "ScaleByDion2State" in str(path)
 
 
+@pytest.mark.full
 def test_of_all_rows_it_is_muon_without_nesterov():
     start, *gs = gradients((4, 6))
     few = {"ns_coeffs": "polar_express", "eps": 0.0}

@@ -36,6 +36,7 @@ def first_vectors(svd, g, left):
     return u[:, :RANK] if left else vh[:RANK].T
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("side", ["long", "short"])
 def test_oracle(side):
     got, _ = oracles.run(gdjax.galore(LR, RANK, GAP, 0.25, weight_decay=0.1, side=side), "float64")
@@ -99,6 +100,7 @@ def test_an_array_of_three_axes():
     np.testing.assert_allclose(got.transpose(1, 0, 2).reshape(3, 8), want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full
 def test_zero_gradients():
     tx = gdjax.galore(0.1, 2)
     zero = jnp.zeros((4, 3))

@@ -156,6 +156,7 @@ def more_in_numpy(residuals: Any, x: np.ndarray, steps: int, share: float, most:
     return seen
 
 
+@pytest.mark.full
 def test_equals_the_trust_region():
     """A first radius so large that steps are refused, and one so small that it grows."""
     with precision("float64"):
@@ -285,6 +286,7 @@ def test_plain_damping_follows_a_bent_valley_in_float32():
     np.testing.assert_allclose(run.params, [2.482, 6.1813, 3.4522], rtol=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
 def test_float32_fits_a_network(damping: float | None):
     params, t = small_network("float32"), jnp.linspace(-1, 1, 40)
@@ -355,6 +357,7 @@ def test_residuals_that_are_not_finite_are_forgotten(solver: str, bad: float):
     np.testing.assert_allclose(x + u, 1, atol=0.01)
 
 
+@pytest.mark.full
 def test_a_step_to_residuals_that_are_not_finite_is_refused():
     """The full step leaves the domain of the logarithm; a shorter one is taken, or none."""
     x, f = jnp.array([5.0]), lambda x: jnp.log(x) + 1  # the full step goes from 5 to -8
@@ -372,6 +375,7 @@ def test_a_step_to_residuals_that_are_not_finite_is_refused():
     np.testing.assert_allclose(once.limit, 0.1 * (1 + np.log(5)), rtol=2e-4)  # lambda is 1000 eps of 1
 
 
+@pytest.mark.full
 def test_the_gradient_says_only_what_is_trained():
     x = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3), "c": jnp.array(0.5)}
     residuals = lambda x: x["a"] * x["c"] - x["b"].astype(jnp.float32)
@@ -406,6 +410,7 @@ def test_complex_parameters_are_pairs_of_real_ones():
     np.testing.assert_allclose(zs[-1], np.linalg.lstsq(A, b, rcond=None)[0], rtol=1e-3)
 
 
+@pytest.mark.full
 def test_lanes_of_vmap_are_runs_by_themselves():
     tx, starts = gauss_newton(), jnp.array([[-1.2, 1.0], [3.0, 0.9], [0.0, -2.0]])
     together, _ = jax.vmap(lambda x: run(tx, rosenbrock, x, 12))(starts)
@@ -426,6 +431,7 @@ def test_geodesic_steps_with_plain_damping(solver: str):
             assert True in short and False in short
 
 
+@pytest.mark.full
 @solvers
 def test_geodesic_steps_in_a_trust_region(solver: str):
     """Full Gauss-Newton steps in other units: the same a, and D measures it."""
@@ -609,6 +615,7 @@ def jennrich_sampson(x: Any) -> Any:
     return 2 + 2 * i - (jnp.exp(i * x[0]) + jnp.exp(i * x[1]))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
 def test_a_run_ends_at_a_minimum_with_large_residuals(damping: float | None):
     with precision("float64"):

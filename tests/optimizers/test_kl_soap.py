@@ -25,12 +25,14 @@ def test_its_authors_code_with_other_numbers(leaf):
         compare("kl_soap/authors_decay", leaf, gdjax.chain(tx, gdjax.scale(-0.01)), decay=0.001)
 
 
+@pytest.mark.full
 def test_a_turn_raises_v_where_its_authors_code_takes_a_longer_step():
     tx = gdjax.scale_by_kl_soap(0.9, 0.95, precondition_frequency=lambda count: 1)
     with pytest.raises(AssertionError, match="Mismatched elements"):
         compare("kl_soap/authors_f1", "square", gdjax.chain(tx, gdjax.scale(-0.01)))
 
 
+@pytest.mark.full
 def test_bias_correction_is_a_factor_of_the_first_steps():
     g = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)), "float32")
     got = []

@@ -42,6 +42,7 @@ def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), "float32")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", SAMPLE)
 def test_together_equals_each_alone(name):
     tree = [{"a": normal(i, 4, 4), "b": normal(i + 50, 4, 4), "c": normal(i + 80, 3, 4)} for i in range(7)]
@@ -69,6 +70,7 @@ def work(f, *args):
     return len(re.findall(r"^ +(?:ROOT )?%\S+ = ", text, re.M)), set(re.findall(r"eigh|syevd|geqrf|orgqr", text))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", [*SAMPLE, "psgd_kron"])
 def test_an_update_does_not_wait_for_a_refresh(name):
     g = normal(0, 12, 16)
@@ -86,6 +88,7 @@ def test_an_update_does_not_wait_for_a_refresh(name):
         assert on_path > 2 * of_update
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["soap", *slow(["kl_soap", "kl_shampoo"]), "shampoo"])
 def test_blocks_are_matrices_by_themselves(name):
     gradients = [normal(i, 4, 6) for i in range(7)]
@@ -96,6 +99,7 @@ def test_blocks_are_matrices_by_themselves(name):
     np.testing.assert_allclose(got, jnp.block([want[:2], want[2:]]), rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("shape", "name"),
     [
@@ -114,6 +118,7 @@ def test_odd_shapes_ranks_and_sizes(name, shape):
         assert np.isfinite(u).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", SAMPLE)
 def test_nan_stays_where_it_is(name):
     gradients = [{"a": normal(i, 4, 3), "b": normal(i + 9, 4, 3)} for i in range(5)]
@@ -124,6 +129,7 @@ def test_nan_stays_where_it_is(name):
     assert np.isnan(u["b"]).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_without_an_eps_zeros_stay_zeros(name):
     eps = {"grafting_eps": 0.0} if name == "shampoo" else {"eps": 0.0}
@@ -134,6 +140,7 @@ def test_without_an_eps_zeros_stay_zeros(name):
         assert jnp.all(jnp.isfinite(u)) and bool(jnp.any(u != 0)) == moves
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("refresh", ["qr", "eigh"])
 def test_bases_stay_orthonormal(refresh):
     tx = gdjax.scale_by_soap(precondition_frequency=3, refresh=refresh)
@@ -200,6 +207,7 @@ def test_products_do_not_grow_with_the_number_of_leaves(name):
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.full
 def test_a_share_of_the_factors_in_each_step():
     tree = {str(i): normal(i, 4, 3) for i in range(6)}
     tx = gdjax.scale_by_soap(precondition_frequency=4)
@@ -214,6 +222,7 @@ def test_a_share_of_the_factors_in_each_step():
     assert (changed[:4].sum(axis=0) == 1).all() and changed[:4].sum(axis=1).tolist() == [3, 3, 3, 3]
 
 
+@pytest.mark.full
 def test_the_first_bases_are_exact():
     """Also those that have their first turn in the last step of the first four."""
     tree = {str(i): normal(i, 3, 3) for i in range(6)}
@@ -223,6 +232,7 @@ def test_the_first_bases_are_exact():
         np.testing.assert_allclose(estimated, np.diag(np.diag(estimated)), atol=1e-5)
 
 
+@pytest.mark.full
 def test_state_dtypes_and_masks():
     tree = {"w": normal(0, 4, 3).astype("bfloat16"), "rest": jnp.ones(3, "bfloat16")}
     tx = gdjax.soap(0.1, mu_dtype="bfloat16", roles={"w": "matrix"}, others=gdjax.sgd(0.1))
@@ -235,6 +245,7 @@ def test_state_dtypes_and_masks():
     np.testing.assert_allclose(u["rest"], -0.1, rtol=1e-2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("before", [0, 2])
 def test_a_factor_that_says_nothing_keeps_its_basis(before):
     """One of zeros in the first step, and one that becomes NaN."""

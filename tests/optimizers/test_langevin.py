@@ -51,6 +51,7 @@ RULES: dict[str, tuple[Any, oracles.Oracle]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RULES)
 def test_follows_the_paper_but_for_the_noise(name: str, dtype: str):
@@ -102,6 +103,7 @@ def sampled(name: str, temperature: float = 1.0, **more: Any) -> tuple[np.ndarra
     return averages(lambda key: METHODS[name](rate, NUMBER, key, **kwargs), steps, left_out)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", METHODS)
 def test_samples_have_the_posteriors_moments(name: str):
     first, second = sampled(name)
@@ -111,12 +113,14 @@ def test_samples_have_the_posteriors_moments(name: str):
     assert np.all(np.abs(errors(second, COVARIANCE)) < 3)
 
 
+@pytest.mark.full
 def test_noise_of_another_size_is_seen():
     first, second = sampled("sgld", temperature=0.8)
     assert np.all(np.abs(errors(first, 0)) < 3) and np.all(np.abs(errors(second, 0.8 * COVARIANCE)) < 3)
     assert np.all(np.abs(np.diag(errors(second, COVARIANCE))) > 3)
 
 
+@pytest.mark.full
 def test_without_gamma_a_preconditioner_that_moves_with_the_sample_widens_the_posterior():
     # What `psgld` says of itself: with whole gradients and a decay of 0.5 variances are twice what they should be.
     _, second = sampled("psgld", decay=0.5)

@@ -44,6 +44,7 @@ def dense(points: list[np.ndarray], grads: list[np.ndarray], m: int, scaled: boo
     return matrix(pairs, grads[-1]) @ grads[-1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("curvature", ["skip", "damp"])
 def test_equals_dense_bfgs(curvature: str, scaled: bool):
@@ -76,6 +77,7 @@ def flat_function(problem: str) -> Any:
     return jax.jit(jax.value_and_grad(lambda x: f(unravel(x)))), x0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_ends_where_scipy_does(problem: str):
     with precision("float64"):
@@ -91,6 +93,7 @@ def test_ends_where_scipy_does(problem: str):
         assert 0 < ours < 1.5 * theirs.nit + 5
 
 
+@pytest.mark.full
 def test_a_step_of_zero_does_not_end_the_descent():
     """Optax takes gamma = 0 from it, and makes every later update 0."""
     tx, f = scale_by_lbfgs(), lambda x: jnp.sum(x**4)
@@ -142,6 +145,7 @@ def test_nan_gradient_is_forgotten():
     assert jnp.isfinite(u).all() and u @ g > 0
 
 
+@pytest.mark.full
 def test_zero_gradients_give_zero_updates_and_finite_derivatives():
     tx, x = scale_by_lbfgs(), jnp.ones(2)
     u, state = tx.update(jnp.zeros(2), tx.init(x), x)
@@ -153,6 +157,7 @@ def test_zero_gradients_give_zero_updates_and_finite_derivatives():
     assert jnp.isfinite(slopes).all()
 
 
+@pytest.mark.full
 def test_complex_parameters_equal_their_parts():
     target = jnp.array([1 + 2j, -3j, 0.5], jnp.complex64)
 
@@ -167,6 +172,7 @@ def test_complex_parameters_equal_their_parts():
     assert result.history["loss"][-1] < 1e-6
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_16_bit_parameters(dtype: Any):
     target = jnp.arange(4, dtype=dtype)
@@ -183,6 +189,7 @@ def test_integer_and_missing_leaves_stay():
     assert result.params["n"].dtype == jnp.int32 and result.params["none"] is None
 
 
+@pytest.mark.full
 def test_vmap_equals_each_alone():
     f = PROBLEMS["beale"].f
     starts = jnp.array([1.0, 2.0]), jnp.array([1.0, 0.5])
@@ -288,6 +295,7 @@ def updated(arguments: dict[str, Any]) -> Any:
     return tx.update(p, tx.init(p), **arguments)
 
 
+@pytest.mark.full
 def test_pairs_stand_in_the_slots_where_optax_keeps_them():
     ours, theirs = gdjax.scale_by_lbfgs(3), optax.scale_by_lbfgs(3)
     curvature = jnp.array([1.0, 2.0, 4.0])
@@ -319,6 +327,7 @@ def bounded_quadratic(n: int, degenerate: bool) -> tuple[Any, Any]:
     return (lambda x: 0.5 * x @ (A @ x) - c @ x), x
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("n", "degenerate"), [(5, False), (100, False), (100, True), pytest.param(1000, False, marks=pytest.mark.slow)]
 )
@@ -339,6 +348,7 @@ def test_the_minimum_within_bounds(n: int, degenerate: bool):
             np.testing.assert_array_equal(result.params["x"][held], wanted[held])
 
 
+@pytest.mark.full
 def test_rosenbrock_within_bounds_as_fast_as_scipy():
     f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
     lower, upper, start = [-2.0, 0.1, -np.inf, -2.0], [0.8, np.inf, np.inf, 0.1], [0.5, 0.4, 0.3, 0.1]
@@ -354,6 +364,7 @@ def test_rosenbrock_within_bounds_as_fast_as_scipy():
         assert 0 < ours <= theirs.nit + 5
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rounding_does_not_leave_the_bounds(dtype: str):
     rng = np.random.default_rng(0)

@@ -55,6 +55,7 @@ def test_the_parameters_of_the_first_update_are_the_reference():
     assert_close(state.x0, X)
 
 
+@pytest.mark.full
 def test_any_base():
     # An Optax optimizer, one that needs extra arguments, float0 leaves.
     two = lambda base: jax.jit(lambda x: steps(gdjax.mechanize(base), x, [x, x])[0])(X)

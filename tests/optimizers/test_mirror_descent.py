@@ -58,6 +58,7 @@ def test_the_steps_are_jaxopts():
         np.testing.assert_allclose(ours, x, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_a_solution_meets_the_conditions_of_a_minimum_and_has_its_derivative():
     """On the simplex the gradient is least, and equal, where x > 0; finite differences, and SciPy's solution."""
     optimize = pytest.importorskip("scipy.optimize")

@@ -239,6 +239,7 @@ def update(g, axes=None):
     return tx.update(g, tx.init(g))
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 def test_the_momentum_of_a_large_matrix_is_written_once_before_its_norms():
     params = {name: jnp.ones((256, 300)) for name in "ab"}

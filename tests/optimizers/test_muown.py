@@ -108,6 +108,7 @@ def test_neurons_of_0_begin_with_muons_update(problem: Any):
     assert jnp.all(jnp.isfinite(u["w"])) and jnp.all(jnp.any(u["w"] != 0, axis=0))
 
 
+@pytest.mark.full
 def test_the_norms_are_those_of_the_outputs_of_each_matrix():
     sizes = {"linear": (4, 3), "torch": (3, 4), "stack": (2, 5, 6)}
     params = {name: jnp.asarray(gradients(size, 1)[0], "float32") for name, size in sizes.items()}

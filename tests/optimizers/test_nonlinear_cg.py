@@ -86,6 +86,7 @@ def test_rosenbrock(method, most):
     np.testing.assert_allclose(found.params, 1, atol=1e-2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", METHODS[:3:2])
 def test_fewer_steps_than_jaxopt(method):
     x, settings = jnp.array([-1.2, 1.0]), {"tol": 1e-3, "maxiter": 300}

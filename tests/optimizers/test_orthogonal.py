@@ -85,6 +85,7 @@ def dtypes(tree):
     return [x.dtype for x in jax.tree.leaves(tree)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["muon", "dion", "dion2", *slow(["normuon", "scion"])])
 def test_together_as_apart(name):
     # Equal shapes, their transposes, a batch and parts: every matrix by itself.
@@ -131,6 +132,7 @@ def test_the_program_does_not_grow_with_leaves_alike(name):
     assert products(8) == products(2) > 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["muon", "dion2", *slow(["normuon", "scion"])])
 def test_coefficients_and_steps_change_without_a_new_program(name):
     make = {

@@ -94,6 +94,7 @@ def fista(x: Any, s: float, steps: int, restart: bool) -> Any:
         yield x, y, t
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("restart", [True, False])
 def test_each_step_is_the_papers(restart):
     start = RNG.normal(size=12)
@@ -119,6 +120,7 @@ def steps_of(loss: Any, start: Any, **kwargs: Any) -> int:
         return trained(gdjax.proximal_gradient(**kwargs), loss, jnp.asarray(start), 6000, near)
 
 
+@pytest.mark.full
 def test_acceleration_and_restart_save_steps():
     ill = functools.partial(quadratic, np.geomspace(1e-3, 1, 8))
     ista = steps_of(ill, np.zeros(8), learning_rate=1.0, accelerate=False)
@@ -194,6 +196,7 @@ def loop(tx: Any, loss: Any, x: Any, steps: int = 200) -> Any:
     return gdjax.eval_params(tx, state, x)
 
 
+@pytest.mark.full
 def test_scan_and_vmap_over_weights():
     weights = jnp.array([1.0, WEIGHT, 20.0])
     solve = lambda w: loop(gdjax.proximal_gradient(prox=prox.l1(w)), least_squares, jnp.zeros(12), 300)
@@ -201,6 +204,7 @@ def test_scan_and_vmap_over_weights():
         np.testing.assert_allclose(x, lasso(weight=float(w)), atol=2e-5)
 
 
+@pytest.mark.full
 def test_derivative_through_steps_of_a_given_size():
     def solution(w: Any) -> Any:
         tx = gdjax.proximal_gradient(1 / LIPSCHITZ, prox.l1(w), restart=False)

@@ -136,6 +136,7 @@ CASES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_against_the_formulas(name):
     ours, theirs = CASES[name]
@@ -155,6 +156,7 @@ def test_against_the_formulas(name):
 # --- What it promises -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", whitening.FORMS)
 def test_it_whitens(form):
     """Gradients A Z B of white Z: the covariance of P_l G P_r is near I."""
@@ -194,6 +196,7 @@ def test_the_form_of_the_factors(form):
     np.testing.assert_allclose(*tops, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_the_bound_is_below_the_norm_and_near_it():
     for n in (1, 3, 40):
         a = np.random.default_rng(n).normal(size=(n, n + 2)).astype("float32")
@@ -203,6 +206,7 @@ def test_the_bound_is_below_the_norm_and_near_it():
             assert 0.8 * norm <= found <= norm * (1 + 1e-5) + 1e-30
 
 
+@pytest.mark.full
 def test_when_the_preconditioner_is_updated():
     """Where 1 / p steps have passed; a schedule of p, and the same run twice."""
     params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), "float32")}
@@ -222,6 +226,7 @@ def test_when_the_preconditioner_is_updated():
     assert updated(gdjax.precond_update_prob_schedule(1.0, 0.25, 10.0, 2)) == [1, 2, 3, 7, 11]
 
 
+@pytest.mark.full
 def test_with_a_number_each_step_has_a_share_of_the_matrices():
     params = {
         name: jnp.asarray(np.random.default_rng(i).normal(size=(3, 4)), "float32") for i, name in enumerate("abcde")
@@ -302,6 +307,7 @@ def test_zeros_and_small_and_huge_gradients():
         assert all(float(jnp.max(jnp.abs(u), initial=0)) < 20 for u in jax.tree.leaves(updates))
 
 
+@pytest.mark.full
 def test_rank_one_and_nan():
     params = {"w": jnp.ones((4, 3)), "v": jnp.ones((4, 3))}
     tx = gdjax.scale_by_psgd_kron()
@@ -314,6 +320,7 @@ def test_rank_one_and_nan():
         assert np.isnan(updates["w"]).all() and np.isfinite(updates["v"]).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["Q0.5EQ1.5", *slow(["QUAD", "EQ"])])
 def test_complex(form):
     """A gradient times a unit has the update times that unit, but for the noise; and the factors are Hermitian."""
@@ -351,6 +358,7 @@ def test_the_rest_goes_to_adamw_or_another():
     np.testing.assert_array_equal(one(other), one(gdjax.adamw(0.2, weight_decay=0.0)))
 
 
+@pytest.mark.full
 def test_it_trains():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(64, 6)) * np.geomspace(1, 100, 6), "float32")
@@ -386,6 +394,7 @@ def test_a_leaf_that_is_no_matrix():
         gdjax.scale_by_psgd_kron().init({"b": jnp.ones(3)})
 
 
+@pytest.mark.full
 def test_turns_are_those_of_a_compiled_step_outside_of_jit():
     """A number for the probability spreads the turns of matrices; as an operand of the program it would not."""
     tx = gdjax.scale_by_psgd_kron(preconditioner_update_probability=0.25)

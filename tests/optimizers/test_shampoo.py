@@ -18,6 +18,7 @@ def at_once(every):
     return {"precondition_frequency": lambda count: every, "start_preconditioning_step": every}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("leaf", LEAVES)
 @pytest.mark.parametrize("every", [1, 5])
 def test_metas_code(every, leaf):

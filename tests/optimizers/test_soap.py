@@ -99,6 +99,7 @@ def test_eigh_needs_no_order():
     assert np.isfinite(u).all()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="no explicit axes")
 @pytest.mark.parametrize(
     ("sides", "name"),

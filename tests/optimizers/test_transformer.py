@@ -53,6 +53,7 @@ def by_hand(hyperball=None):
     return gdjax.hyperball(tx, rate(hyperball)) if hyperball else tx
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("hyperball", [None, 0.1])
 def test_is_the_chain_of_the_docstring(hyperball):
     tx = gdjax.transformer_optimizer(
@@ -71,6 +72,7 @@ def test_matrices_decay_with_care_and_nothing_else_does():
     assert not any(jnp.any(x) for x in jax.tree.leaves((updates["embed"], updates["lm_head"])))
 
 
+@pytest.mark.full
 def test_the_norms_stay_on_the_ball():
     new = run(gdjax.transformer_optimizer(0.02, STEPS, hyperball_learning_rate=0.1))
     for i in (0, 1):
@@ -78,12 +80,14 @@ def test_the_norms_stay_on_the_ball():
         np.testing.assert_allclose(*norms, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_the_rate_ends_at_zero():
     tx = gdjax.transformer_optimizer(0.02, 5)
     ended, longer = run(tx, steps=5), run(tx, steps=7)
     jax.tree.map(np.testing.assert_array_equal, ended, longer)
 
 
+@pytest.mark.full
 def test_roles_are_shown():
     text = str(gdjax.explain(gdjax.transformer_optimizer(0.02, STEPS), PARAMS))
     assert "matrix 4 x 8" in text and "embedding" in text and "head" in text

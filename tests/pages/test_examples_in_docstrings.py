@@ -119,6 +119,7 @@ def pointers(symbol: Any) -> list[str]:
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("module", MODULES)
 def test_no_argument_is_explained_on_another_page(module: str):
     found = {s.name: pointers(s) for s in CHECKED if s.module == module}

@@ -91,6 +91,7 @@ def case(row: tuple[str, str, str]) -> Any:
     return pytest.param(row, id=name, marks=[pytest.mark.programs] if slow else [])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("row", [case(row) for row in ROWS if is_call(row[1]) and is_call(row[2])])
 def test_both_calls_of_a_row_give_the_same(row: tuple[str, str, str], page: dict[str, Any]):
     heading, theirs, ours = row

@@ -108,6 +108,7 @@ def letters(latex: str) -> str:
     return "".join(sorted(re.sub(r"[^A-Za-z0-9]", "", _spelt(words))))
 
 
+@pytest.mark.full
 def test_the_formulas_of_all_docstrings():
     found = list(blocks())
     made = [(module, text, maths.rows(text, names)) for module, text, names in found]

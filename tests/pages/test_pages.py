@@ -117,6 +117,7 @@ def test_the_guides(guide: str, capsys: pytest.CaptureFixture[str]):
             assert not text or capsys.readouterr().out == text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", [(16, 8), (8, 24), (8, 8)])
 def test_the_soap_of_the_page_is_that_of_the_library(shape: tuple[int, int]):
     """The first gradient has rank 2, so that the factors have null spaces when they get their first bases."""
@@ -136,6 +137,7 @@ def test_the_soap_of_the_page_is_that_of_the_library(shape: tuple[int, int]):
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.linalg.norm(want))
 
 
+@pytest.mark.full
 @on_meshes
 def test_the_page_on_plans(capsys: pytest.CaptureFixture[str]):
     names: dict[str, Any] = {}
@@ -162,6 +164,7 @@ def run(page: str, without: str | None = None) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.full
 def test_the_first_page(capsys: pytest.CaptureFixture[str]):
     names = run("index")
     assert_close(names["result"].params, {"w": jnp.array([1.0, -2.0, 3.0]), "b": 0.5}, 1e-3, 1e-3)
@@ -314,6 +317,7 @@ def test_the_page_on_adapters(capsys: pytest.CaptureFixture[str]):
     assert len(jax.tree.leaves(nnx.state(names["model"], both))) == 4
 
 
+@pytest.mark.full
 def test_the_page_on_comparing():
     names = run("compare")
     assert names["same"] < 1e-4 and names["same"] < names["free"]
@@ -360,6 +364,7 @@ def kind(x: Any) -> str:
     return "inf" if jnp.isinf(x).any() else "zero" if (x == 0).all() else "finite"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", INFINITE)
 def test_what_the_page_on_numbers_says_of_an_infinity(name: str):
     factory = getattr(gdjax, name)
@@ -374,6 +379,7 @@ def test_what_the_page_on_numbers_says_of_an_infinity(name: str):
     assert name in (ROOT / "docs" / "numbers.md").read_text("utf-8")
 
 
+@pytest.mark.full
 def test_the_programs_for_several_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     names: dict[str, Any] = {}
     for program in programs(ROOT / "docs" / "processes.md"):
@@ -414,6 +420,7 @@ def test_the_programs_for_many_devices(tx: Any):
     assert max(jax.tree.leaves(apart)) > 1e-3
 
 
+@pytest.mark.full
 @on_meshes
 def test_the_programs_for_replicas(capsys: pytest.CaptureFixture[str]):
     page, names = ROOT / "docs" / "diloco.md", {}

@@ -283,6 +283,7 @@ def metrics(n: int = 30) -> dict[str, Any]:
     return jax.lax.scan(body, (params, tx.init(params)), jnp.arange(float(n)))[1]
 
 
+@pytest.mark.full
 def test_the_norms_of_a_run(plt: Any):
     history = metrics()
     axes = plots.plot_metrics(history)

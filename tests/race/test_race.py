@@ -75,6 +75,7 @@ def test_how_soon_is_where_shorter_runs_cross_the_baseline(tmp_path):
     assert figures.how_soon(loser, base)[0] == math.inf
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("task", "method", "runs"),
     [("language", "normuon", 3), ("recurrent", "recipe", 5), ("autoencoder", "soap-muon", 4)],
@@ -116,6 +117,7 @@ def test_shorter_runs_leave_what_made_the_others(tmp_path):
     assert kept.about["date"] == about["shorter runs"]["date"]
 
 
+@pytest.mark.full
 def test_beside_two_rates_a_method_is_judged_by_where_that_one_ends(tmp_path):
     near = lambda x: [x - 0.001, x, x + 0.001]
     ends = {"adamw": {1000: 3.0}, "nadamw": {1000: 2.5}, telling.TWO_RATES: {500: 2.2, 1000: 2.0}}
@@ -146,6 +148,7 @@ def test_yardsticks_of_a_text_that_is_known():
     np.testing.assert_allclose(yardsticks.compressed(text, lambda x: x[: len(x) // 8]), math.log(2))
 
 
+@pytest.mark.full
 def test_a_share_of_the_time_is_that_of_the_steps_times_what_a_step_takes(tmp_path):
     cells = {name: record(tmp_path, name, tune=[2.0], final=[1.999, 2.0, 2.001]) for name in ("adamw", "nadamw")}
     early = {"tune": [1.0], "final": [0.9, 1.0, 1.1]}
@@ -209,6 +212,7 @@ def test_ranges_grow_while_what_is_beyond_the_edge_is_better(tmp_path, end, stag
     assert kept.runs == runs  # nothing is left to run
 
 
+@pytest.mark.full
 def test_a_table_is_judged_against_the_better_baseline(tmp_path):
     rng = np.random.default_rng(0)
     ends = {"adamw": 2.0, "nadamw": 1.9, "muon": 1.5, "sgd": 3.0}
@@ -243,6 +247,7 @@ def test_records_keep_infinity_and_go_on(tmp_path):
     assert again.ends("tune") == [math.inf, 1.5] and again.trials()[0]["end"] == 1.5 and again.about == kept.about
 
 
+@pytest.mark.full
 def test_two_methods_of_a_task_that_run_at_once_keep_all_their_runs(tmp_path):
     """So does a third one that was there. The sections are in the order of their methods."""
     record(tmp_path, "m", final=[2.5])
@@ -273,6 +278,7 @@ def test_the_best_point_is_that_of_all_tuning_seeds(tmp_path):
     assert kept.best() == {"rate": 2.0}  # the lucky one is not it
 
 
+@pytest.mark.full
 def test_the_recipe_is_transformer_optimizer():
     """The row of the table is of chains whose length may be traced."""
     params = {"embed": np.ones((5, 4), np.float32), "mlp": {"kernel": np.eye(4, dtype=np.float32)}}
@@ -353,6 +359,7 @@ def test_fine_tuning_begins_with_the_models_and_forgetting_is_a_number_of_its_ow
     assert telling.front_of([(3, 1), (1, 2), (2, 2), (2.5, 0.5)]) == [(1, 2), (2.5, 0.5)]
 
 
+@pytest.mark.full
 def test_a_tiny_cell_runs_and_resumes(tmp_path):
     said = []
     kept = Record("factors", "sgd", tmp_path)
@@ -372,6 +379,7 @@ def test_a_tiny_cell_runs_and_resumes(tmp_path):
     assert again.runs == kept.runs
 
 
+@pytest.mark.full
 def test_ends_over_decades_are_judged_by_logarithms(tmp_path):
     ends = {"adamw": [1e-4, 1e-6], "nadamw": [1e-3, 1e-5], "muon": [1e-8, 1e-10]}
     cells = {}
@@ -388,6 +396,7 @@ def test_ends_over_decades_are_judged_by_logarithms(tmp_path):
     assert "× " in "\n".join(telling.of_task("factors", cells))
 
 
+@pytest.mark.full
 def test_figures_of_the_page_on_choosing_are_those_of_their_records():
     """A number that links to a record is the method's mean there, or that of the smaller task's point as it is, or its
     untuned mean over the baseline's.

@@ -100,6 +100,7 @@ def folder_of(module: str) -> str:
     return module.partition("/")[0] if "/" in module else ""
 
 
+@pytest.mark.full
 def test_folders_have_one_order():
     assert sorted({folder_of(module) for module in MODULES} - {""}) == sorted(ORDER)
     place = {folder: i for i, folder in enumerate([*ORDER, ""])}
@@ -116,6 +117,7 @@ def test_folders_have_one_order():
     assert len(UPWARDS) <= 5
 
 
+@pytest.mark.full
 def test_imports_stand_at_the_top():
     wrong = []
     for module, tree in TREES.items():
@@ -127,6 +129,7 @@ def test_imports_stand_at_the_top():
     assert wrong == []
 
 
+@pytest.mark.full
 def test_arguments_are_passed_on_by_name():
     """An editor, and a reader, lose an argument in `locals()`; a check alone looks at all of them."""
     wrong = []
@@ -161,6 +164,7 @@ def reached(module: str) -> set[str]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("folder", [module for module in FOLDERS if module != "__init__"])
 def test_a_folder_is_a_list(folder):
     path = folder.removesuffix("__init__")
@@ -241,6 +245,7 @@ def length_of_docstring(node: ast.AST) -> int:
     return body[0].end_lineno - body[0].lineno + 1 if documented and body else 0
 
 
+@pytest.mark.full
 def test_files_can_be_read_in_one_sitting():
     read = {module: path for module, path in SOURCES.items() if module != "__init__"}  # a list to look things up in
     lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in read.items()}
@@ -253,6 +258,7 @@ def length_of_body(function: ast.FunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
+@pytest.mark.full
 def test_functions_can_be_read_at_a_glance():
     functions = [(m, node) for m, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     long = [f"gdjax/{m}.py:{node.lineno}: {node.name}" for m, node in functions if length_of_body(node) > LONGEST_BODY]
@@ -264,11 +270,13 @@ def depth_of_comprehensions(node: ast.AST) -> int:
     return deepest + isinstance(node, COMPREHENSIONS)
 
 
+@pytest.mark.full
 def test_no_comprehension_is_three_deep():
     depths = {module: max(map(depth_of_comprehensions, tree.body), default=0) for module, tree in TREES.items()}
     assert {module: depth for module, depth in depths.items() if depth > 2} == {}
 
 
+@pytest.mark.full
 def test_import_loads_jax_alone_and_starts_no_backend():
     code = (
         "import sys, jax; before = set(sys.modules); import gdjax, json; "
@@ -298,6 +306,7 @@ def with_an_update(module: str) -> set[str]:
     return found
 
 
+@pytest.mark.full
 def test_the_page_lists_the_transforms_with_an_update_of_their_own():
     page = (ROOT / "docs" / "machine_room.md").read_text("utf-8")
     section = page.partition("## Transforms with an `update` of their own")[2].partition("\n## ")[0]

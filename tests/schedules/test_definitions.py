@@ -430,6 +430,7 @@ def test_shares_are_decimal():
     assert linear_onecycle_schedule(1000, 1.0, 0.29, 0.57)(570) == np.float32(0.04)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [linear_onecycle_schedule, cosine_onecycle_schedule])
 def test_onecycle_without_a_rise(make):
     schedule = make(100, 1.0, pct_start=0.0)

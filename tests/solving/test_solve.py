@@ -51,6 +51,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_finds_the_minimum_with_any_optimizer(name):
     with enable_x64(True):
@@ -78,6 +79,7 @@ def test_stops_at_the_first_step_within_the_tolerance():
     np.testing.assert_allclose(found.error, run.history["grad_norm"][-1], rtol=1e-9)
 
 
+@pytest.mark.full
 def test_reads_value_and_gradient_where_a_search_left_them():
     """With `lbfgs` a step evaluates the loss as often as its search asks, and not once more."""
     count = []
@@ -96,6 +98,7 @@ def test_reads_value_and_gradient_where_a_search_left_them():
     assert evaluations(gdjax.lbfgs()) <= evaluations(anew) - 0.9
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tx", [PLAIN, gdjax.lbfgs(), gdjax.bfgs()], ids=["sgd", "lbfgs", "bfgs"])
 @pytest.mark.parametrize("kind", ["dense", "cg", "gmres"])
 def test_implicit_derivative_is_that_of_the_closed_form(tx, kind):
@@ -106,6 +109,7 @@ def test_implicit_derivative_is_that_of_the_closed_form(tx, kind):
             np.testing.assert_allclose(derivative(fit)(0.1), derivative(closed)(0.1), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.full
 def test_second_derivatives():
     with enable_x64(True):
         fit = lambda w: gdjax.solve(ridge, start(), PLAIN, w, steps=5000, tol=1e-10).params.sum()
@@ -114,6 +118,7 @@ def test_second_derivatives():
         np.testing.assert_allclose(jax.jacrev(jax.jacrev(fit))(0.1), expected, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_derivative_by_what_the_loss_closes_over_and_by_trees():
     with enable_x64(True):
         loss = lambda x, data: ridge(x, data["weights"][0]) + data["shift"] @ x
@@ -131,6 +136,7 @@ def test_derivative_by_what_the_loss_closes_over_and_by_trees():
         np.testing.assert_allclose(slope, (moved[0] - moved[1]) / (2 * h), rtol=1e-6)
 
 
+@pytest.mark.full
 def test_derivatives_outside_of_a_jit_inside_of_which_the_loss_closes_over_integers():
     rows = jnp.arange(M)
 
@@ -144,6 +150,7 @@ def test_derivatives_outside_of_a_jit_inside_of_which_the_loss_closes_over_integ
         np.testing.assert_allclose(derivative(fit)(0.1, rows, jnp.int32(5000)), expected, rtol=1e-2)
 
 
+@pytest.mark.full
 def test_a_reverse_derivative_by_what_moves_one_leaf_alone():
     loss = lambda p, a: (p["moved"] - a) ** 2 + p["still"] ** 2
     fit = lambda a: gdjax.solve(loss, {"moved": jnp.zeros(()), "still": jnp.ones(())}, gdjax.sgd(0.4), a).params
@@ -158,6 +165,7 @@ def test_the_value_has_the_derivative_of_the_envelope():
         assert jax.grad(lambda w: gdjax.solve(ridge, start(), PLAIN, w).error)(0.1) == 0
 
 
+@pytest.mark.full
 def test_bounds_hold_numbers_in_the_derivative_too():
     with enable_x64(True):
         tx = gdjax.lbfgs(bounds=(-0.3, 0.5))
@@ -169,6 +177,7 @@ def test_bounds_hold_numbers_in_the_derivative_too():
             assert (derivative[x == 0.5] == 0).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("accelerate", [True, False])
 def test_a_lasso_and_its_derivative(accelerate):
     """The condition at the solution, and finite differences."""
@@ -204,6 +213,7 @@ def sgd_with_a_function(prox: Any) -> Any:
     return gdjax.sgd(0.5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("tx", "end"),
     [
@@ -244,6 +254,7 @@ def test_unrolled_derivative_nears_the_implicit_one():
         assert jax.grad(fit(None))(0.1) == 0
 
 
+@pytest.mark.full
 def test_fits_by_vmap_are_those_of_single_calls():
     weights = jnp.array([0.01, 0.1, 1.0])
     fit = lambda w: gdjax.solve(ridge, start(), gdjax.lbfgs(), w, tol=1e-3)
@@ -266,6 +277,7 @@ def test_under_scan_and_as_a_function_of_traced_settings():
     assert steps[0] > steps[2] > steps[1] == 0
 
 
+@pytest.mark.full
 def test_trees_with_integers_and_complex_numbers():
     with enable_x64(True):
         to = jnp.array([1 + 2j, -1j])
@@ -283,6 +295,7 @@ def test_trees_with_integers_and_complex_numbers():
         np.testing.assert_allclose(jax.grad(lambda c: fit(c)["z"].imag.sum())(3.0), 0.5, atol=1e-8)
 
 
+@pytest.mark.full
 def test_float32_and_bfloat16():
     for dtype, tol in ((jnp.float32, 1e-3), (jnp.bfloat16, 0.1)):
         found = gdjax.solve(ridge, start(dtype), gdjax.sgd(0.1), jnp.asarray(0.1, dtype), tol=tol)
@@ -290,6 +303,7 @@ def test_float32_and_bfloat16():
         np.testing.assert_allclose(found.params.astype(float), closed(jnp.asarray(0.1)), atol=3 * tol)
 
 
+@pytest.mark.full
 def test_auxiliary_results_and_least_squares():
     with enable_x64(True):
         a, b = A.astype(float), B.astype(float)
@@ -303,6 +317,7 @@ def test_auxiliary_results_and_least_squares():
         assert bool(found.converged) and found.steps < 30
 
 
+@pytest.mark.full
 def test_status_names_why_the_loop_ended():
     nan = gdjax.solve(lambda x: jnp.sum(jnp.log(x)), jnp.ones(2), gdjax.sgd(0.6), steps=50)
     assert nan.message == "not finite" and not bool(nan.converged)
@@ -330,6 +345,7 @@ def test_check_warns_or_makes_the_derivative_nan():
         jax.effects_barrier()
 
 
+@pytest.mark.full
 def test_a_ridge_makes_the_derivative_of_a_flat_minimum_finite():
     with enable_x64(True):
         flat = lambda x, t: (x[0] + x[1] - t) ** 2
@@ -338,6 +354,7 @@ def test_a_ridge_makes_the_derivative_of_a_flat_minimum_finite():
         np.testing.assert_allclose(slope, [0.5, 0.5], atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["dense", "cg", "gmres"])
 def test_a_ridge_is_added_to_the_hessian(kind):
     with enable_x64(True):
@@ -394,6 +411,7 @@ def test_the_compiled_loop_costs_what_one_by_hand_does():
     assert cost[0] <= 1.1 * cost[1], cost
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX has no jax.shard_map")
 def test_over_devices():
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])

@@ -26,6 +26,7 @@ def hs71(a: Any, **kwargs: Any) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.full
 def test_hs71_and_its_derivatives():
     """The value of the book; finite differences; the multipliers are derivatives of the least value."""
     with enable_x64(True):
@@ -140,6 +141,7 @@ def test_the_status_of_what_has_no_solution(name):
         assert s.message == ("the constraints seem to have no solution", "not finite")[status == 2]
 
 
+@pytest.mark.full
 def test_a_search_leaves_no_domain_and_a_run_away_is_undone():
     """log is NaN beyond 0; x^3 falls without end where the penalty is too small for x >= -1."""
     with enable_x64(True):
@@ -158,6 +160,7 @@ def test_a_search_leaves_no_domain_and_a_run_away_is_undone():
         np.testing.assert_allclose([cubic.params, cubic.multipliers["inequality"]], [-1, 3], atol=1e-6)
 
 
+@pytest.mark.full
 def test_what_is_set_of_one_round():
     """x = 3/4 is the minimum of x^2 / 2 + 3 / 2 (x - b)^2 with b = 1."""
 
@@ -172,6 +175,7 @@ def test_what_is_set_of_one_round():
     assert slopes == (0, 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("x64", [False, True])
 def test_no_member_of_a_batch_runs_on(x64):
     """x^2 = b from where the gradient is 0, to where it is 0, and with a solution."""
@@ -195,6 +199,7 @@ def test_no_lower_point():
     np.testing.assert_allclose(s.params, 0.3, atol=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("dtype", "tol"), [(jnp.bfloat16, 0.1), (jnp.float32, 1e-3)])
 def test_parameters_over_devices(dtype, tol):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
@@ -213,6 +218,7 @@ def good_sum(x):
     return x.sum() - 1
 
 
+@pytest.mark.full
 def test_an_optimizer_with_bounds_of_its_own():
     a = jnp.array([2.0, 0.5])
     tx = gdjax.lbfgs(bounds=(0.0, None), linesearch=SEARCH)

@@ -112,6 +112,7 @@ STREAMING = {"fragments": 3, "delay": 2, "alpha": 0.25}
 TURNS = {"first": 1, "last": 3, "bias": 5}  # the largest fragment first, at (p + 1) 5 // 3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", [{}, {"delay": 3}, {"fragments": 3}, STREAMING], ids=str)
 def test_the_loop_over_replicas(how: dict[str, Any]):
     data, turns = batches(14), TURNS if "fragments" in how else None
@@ -142,6 +143,7 @@ def test_replicas_of_two_devices_and_other_optimizers(way: str):
     assert params["first"].addressable_shards[0].data.shape == whole
 
 
+@pytest.mark.full
 def test_a_mean_of_inner_steps():
     """H = 1, and an outer step of 1: for SGD that is data parallel training."""
     data = batches(4)
@@ -196,6 +198,7 @@ def test_a_run_goes_on_from_what_was_saved():
     assert_close(run(step, data[4:], (params, state))[:2], whole[:2], 0, 0)
 
 
+@pytest.mark.full
 def test_other_states_dtypes_and_what_else_a_loss_returns():
     """16-bit parameters, whose Delta the outer optimizer gets in float32; keys, counts and matrices in the states."""
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), start())
@@ -225,6 +228,7 @@ def test_other_states_dtypes_and_what_else_a_loss_returns():
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("data", [None, "data"])
 def test_totals_and_weights_of_each_replica(data: str | None):
     """One replica has no valid row, and a NaN for its total; the loss draws, by a key of the replica."""

@@ -36,6 +36,7 @@ def test_the_norm_of_updates():
     np.testing.assert_allclose(history["update_norm"], 0.05 * history["grad_norm"], rtol=1e-4)
 
 
+@pytest.mark.full
 def test_the_norm_of_an_update_that_bfloat16_loses_or_a_tolerance_stops():
     lost = gdjax.minimize(lambda p: jnp.sum(p), jnp.ones(3, jnp.bfloat16), gdjax.sgd(1e-4), steps=2)
     np.testing.assert_array_equal(lost.history["update_norm"], np.zeros(2))
@@ -52,6 +53,7 @@ def test_the_norm_of_a_large_and_of_a_small_update(scale: float):
     np.testing.assert_allclose(result.history["update_norm"], [5 * scale], rtol=1e-6)
 
 
+@pytest.mark.full
 def test_a_transform_that_estimates_curvature():
     result = run(tx=gdjax.sophia(0.05), steps=40)
     assert result.history["loss"][-1] < 0.5 * result.history["loss"][0]
@@ -95,6 +97,7 @@ def test_progress_shows_the_last_evaluation():
     assert seen[:2] == [None, None] and seen[2] == seen[3] > 0
 
 
+@pytest.mark.full
 def test_each_step_has_a_key_of_its_own():
     rows = []
 
@@ -117,6 +120,7 @@ def test_a_line_search_gets_the_key_of_its_step():
     assert run(noisy, tx, key=KEY).state < 1e-6
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("cut", [1, 4])
 def test_a_run_goes_on_bit_for_bit(cut: int):
     tx = gdjax.adam(gdjax.cosine_decay_schedule(0.1, 8))
@@ -191,6 +195,7 @@ def test_every_argument_is_told():
         assert all(f"{name}:" in f.__doc__ or f"{name}," in f.__doc__ for name in inspect.signature(f).parameters)
 
 
+@pytest.mark.full
 def test_the_number_of_the_next_step():
     """Three legs are one run: each goes on with the number of all updates, not with its own."""
     whole = run(noisy, steps=9, key=KEY)

@@ -107,6 +107,7 @@ def test_given_step_is_used():
         assert float(got) == pytest.approx(12 + (2 * eps) ** 2)
 
 
+@pytest.mark.full
 def test_complex_follows_jax():
     def f(z: jax.Array) -> jax.Array:
         return jnp.sum(jnp.abs(z) ** 2 * z.real - 3 * z.imag)
@@ -119,6 +120,7 @@ def test_complex_follows_jax():
         check_gradients(f, z, grad=jnp.conj(jax.grad(f)(z)))
 
 
+@pytest.mark.full
 def test_sampled_coordinates():
     def f(p: Any) -> jax.Array:
         return jnp.sum(p["w"] ** 3) + jnp.sum(p["b"])
@@ -145,6 +147,7 @@ def test_sample_reaches_every_coordinate():
     assert all(len(set(row)) == 3 for row in drawn)
 
 
+@pytest.mark.full
 def test_compiles_the_function_once_for_all_coordinates():
     traces = []
 
@@ -170,6 +173,7 @@ def test_correct_network_passes(act: Callable[[Any], Any]):
     assert sum(leaf.unresolved for leaf in report.leaves) == 0
 
 
+@pytest.mark.full
 def test_float64_is_sharper():
     with enable_x64(True):
         f = functools.partial(network, jnp.tanh)
@@ -188,6 +192,7 @@ def test_relu_passes_in_float64():
         assert check_gradients(functools.partial(network, jax.nn.relu), network_params(jnp.float64)).passed
 
 
+@pytest.mark.full
 def test_wrong_custom_rule_is_caught_with_path_and_numbers():
     params = {"layer": {"w": jnp.array([[0.3, 1.0], [2.0, -0.4]]), "b": jnp.array([0.1])}}
 

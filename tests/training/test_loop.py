@@ -62,6 +62,7 @@ def test_equals_the_numpy_loop(momentum: float):
     assert (result.steps, result.converged, result.message) == (50, False, "all 50 steps done")
 
 
+@pytest.mark.full
 def test_float64_and_16_bit():
     enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     with enable_x64(True):
@@ -102,6 +103,7 @@ def test_draws_no_batch_that_is_not_used():
     assert len(drawn) == 7
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("data", [None, "batches"])
 def test_compiles_once(data: Any):
     traces = []
@@ -151,6 +153,7 @@ def test_a_numpy_array_is_not_overwritten():
     assert (w == 1).all()
 
 
+@pytest.mark.full
 def test_goes_on_where_it_ended():
     tx = gdjax.adam(lambda count: 0.1 / (1.0 + count.astype(jnp.float32)))
     whole = minimize(least_squares, start(), tx, steps=20)
@@ -171,6 +174,7 @@ def test_history_has_the_learning_rate(make: Any):
     np.testing.assert_array_equal(history["learning_rate"], np.float32([0.25] * 3))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [lambda: optax.adam(0.1), lambda: optax.inject_hyperparams(optax.sgd)(0.1)])
 def test_optax_transforms_run(make: Any):
     with relaxed():
@@ -185,6 +189,7 @@ def test_optax_transforms_run(make: Any):
     assert ("learning_rate" in result.history) == hasattr(state, "hyperparams")
 
 
+@pytest.mark.full
 def test_extra_arguments_reach_a_transform_that_takes_them():
     def update(updates: Any, state: Any, params: Any = None, *, value_fn: Any, **rest: Any) -> Any:
         value, grad = rest.pop("value") + value_fn(params), rest.pop("grad")
@@ -199,6 +204,7 @@ def test_extra_arguments_reach_a_transform_that_takes_them():
     assert minimize(least_squares, start(), bare, steps=1).steps == 1
 
 
+@pytest.mark.full
 def test_stops_on_gradient_tolerance():
     tx = gdjax.sgd(0.1)
     result = minimize(least_squares, start(), tx, steps=5000, grad_tol=1e-3)
@@ -226,6 +232,7 @@ BOUNDED: dict[str, tuple[Any, Any, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", BOUNDED)
 def test_stops_on_the_projected_gradient(name: str):
     """At a bound the gradient is not small, and the run used to make all its steps, with updates of 0."""
@@ -248,6 +255,7 @@ def test_stops_on_the_projected_gradient(name: str):
     assert np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(held))) < 1e-9
 
 
+@pytest.mark.full
 def test_steps_to_a_bound_as_scipy_counts_them():
     """Rosenbrock's function with the minimum cut off: SciPy's L-BFGS-B needs 39 evaluations or so."""
     with enable_x64(True):
@@ -366,6 +374,7 @@ def test_callback_sees_every_step_and_stops():
     np.testing.assert_array_equal(result.params["w"], seen[-1][1])
 
 
+@pytest.mark.full
 def test_auxiliary_output():
     def scalars(p: Any) -> Any:
         return least_squares(p), {"step": p["w"][0], "twice": 2 * least_squares(p)}
@@ -463,6 +472,7 @@ def test_progress_line_ends_when_the_run_fails(monkeypatch: pytest.MonkeyPatch):
     assert stream.getvalue().endswith("\n")
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
 def test_guard_costs_no_copy(name: str):
@@ -611,6 +621,7 @@ def test_a_pair_of_arrays_is_no_iterable_of_batches(loss_fn: Any):
     assert not any("gdjax.minimize" in note for note in getattr(e.value, "__notes__", ()))
 
 
+@pytest.mark.full
 def test_batches_may_be_a_pair_of_arrays():
     pair = (jnp.ones((3, 4)), jnp.zeros((5, 4)))  # two batches, of 3 and of 5 rows
     alike = [jnp.ones((3, 4)), jnp.zeros((3, 4))]
@@ -710,6 +721,7 @@ def test_a_traced_call_is_refused_with_what_to_do():
             call()
 
 
+@pytest.mark.full
 def test_a_loss_without_a_lower_bound_and_one_that_underflows_are_told():
     with enable_x64(True):
         try:

@@ -80,6 +80,7 @@ def test_adam_at_one_rate_fails_and_with_the_table_holds():
     assert str(right) == repr(right) == str(right.table)
 
 
+@pytest.mark.full
 def test_a_factor_in_the_wrong_direction_is_found():
     found = check(tx=lambda base, p: gdjax.adam(gdjax.per_leaf(RATE, jax.tree.map(lambda f: f**2, factors(base, p)))))
     assert column(found, "after 2")["w1"] < -0.7 and column(found, "verdict")["w1"].startswith("fails: rate x 4")
@@ -121,6 +122,7 @@ def test_movements_are_those_of_the_definition():
         assert steep.movements[path].shape == (2, 3, 2) and column(steep, "error")[path] == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("own", ["as it is", "with the rule", "unknown"])
 def test_leaves_that_the_rule_leaves_alone_are_not_to_blame(own: str):
     """An Adam whose eps is large moves as its gradient does: a bias of factor 1 wants no factor, SGD's does."""
@@ -217,6 +219,7 @@ def of_equinox(n: int, seed: int) -> Any:
     return loss, params
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [of_linen, of_nnx, of_equinox])
 def test_on_the_models_of_other_libraries(make: Any):
     with relaxed():

@@ -56,6 +56,7 @@ def percents(table: Any) -> dict[str, float]:
     return {row.what: row.percent for row in table if row.percent is not None}
 
 
+@pytest.mark.full
 @new_jax
 @pytest.mark.parametrize("name", TXS)
 def test_a_compiled_step(name: str):
@@ -176,6 +177,7 @@ def test_matrices_at_home():
     assert many.part("temporaries") == many.part("parameters")
 
 
+@pytest.mark.full
 @new_jax
 def test_the_state_is_that_of_tabulate():
     mesh = AbstractMesh((16,), ("data",))

@@ -95,6 +95,7 @@ FITTING: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FITTING)
 def test_steps_are_those_with_all_gradients(name: str):
     tx = FITTING[name]()
@@ -113,6 +114,7 @@ def test_steps_are_those_with_all_gradients(name: str):
         assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("kept", [{}, {"moments": "blocks"}], ids=["words", "blocks"])
 def test_codes_of_a_group_beside_a_frozen_one(kept: dict[str, Any], inside: bool):
@@ -133,6 +135,7 @@ def test_codes_of_a_group_beside_a_frozen_one(kept: dict[str, Any], inside: bool
     assert bool((q["embed"] == start()["embed"]).all())
 
 
+@pytest.mark.full
 def test_bfloat16():
     tx, p = clipped(gdjax.adamw(1e-2)), start(jnp.bfloat16)
     x, y = jnp.asarray(X, jnp.bfloat16), jnp.asarray(Y, jnp.bfloat16)
@@ -149,6 +152,7 @@ ROUNDED = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ROUNDED)
 def test_the_bits_of_a_layer_are_those_in_the_stack(name: str):
     w, tx = jnp.linspace(0.5, 1, 3 * 64).reshape(3, 64).astype(jnp.bfloat16), ROUNDED[name]
@@ -287,6 +291,7 @@ def test_a_stack_of_equinox():
     assert_close(got, (gdjax.apply_updates(params, updates), state, value), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 def test_optax():
     with relaxed():
         tx, p = optax.adamw(1e-2), start()
@@ -329,6 +334,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_fit_is_refused(name: str):
     make, why = REFUSED[name]
@@ -417,6 +423,7 @@ def test_arguments():
         run(lambda p: p["layers"], after=lambda p, x, *_: (x["h"], None))
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize("tx", [gdjax.adam(1e-3), clipped(gdjax.amsgrad(1e-3))], ids=["adam", "clip, amsgrad"])
 def test_what_it_takes(tx: Any):
@@ -493,6 +500,7 @@ def test_the_size_at_which_it_is_tried(tx: Any, tried: tuple[int, ...], monkeypa
     assert shapes == [tried]
 
 
+@pytest.mark.full
 def test_of_what_is_updated_alike_one_is_tried(monkeypatch: pytest.MonkeyPatch):
     """Of six arrays two, whatever their lengths; a mask around one of them tells it apart, and it is refused."""
     tried, real = list[int](), probe.tried
@@ -541,6 +549,7 @@ def test_an_update_that_calls_the_program_is_not_tried():
     np.testing.assert_allclose(new, w - jax.grad(loss)(w, x))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="this JAX has no jax.set_mesh")
 def test_under_a_mesh():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))

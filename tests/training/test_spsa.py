@@ -34,6 +34,7 @@ def moved(tree: Any, z: Any, by: Any) -> Any:
     return jax.tree.map(lambda x, z: np.asarray(x) + np.asarray(by) * np.asarray(z), tree, z)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("noise", ["rademacher", "normal"])
 def test_spsa_in_numpy(noise: Any):
     with precision("float64"):
@@ -66,6 +67,7 @@ def test_mezo_in_numpy(noise: Any):
             p = new
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("noise", ["rademacher", "normal"])
 def test_the_mean_is_the_gradient(noise: Any):
     """The standard error of an element is |grad| sqrt(1 or 2) / sqrt(4000), some 0.1."""
@@ -80,6 +82,7 @@ def test_the_mean_is_the_gradient(noise: Any):
     assert (abs(abs(signs) - 1) < 1e-6).all() == (noise == "rademacher") and len(set(np.sign(signs))) == 2
 
 
+@pytest.mark.full
 def test_the_memory_of_a_step():
     """MeZO's does not grow with the leaves; SPSA's gradient and moved copy do."""
     n = 128
@@ -106,6 +109,7 @@ def test_the_memory_of_a_step():
     assert 10 < temporary(5, sgd) < 6.6 + 2 * 5
 
 
+@pytest.mark.full
 def test_noise_is_the_same_on_every_mesh():
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     p = {"w": jnp.arange(32.0).reshape(8, 4) / 32, "b": jnp.ones(8)}
@@ -117,6 +121,7 @@ def test_noise_is_the_same_on_every_mesh():
     jax.tree.map(lambda x, y: np.testing.assert_(x.sharding.is_equivalent_to(y.sharding, x.ndim)), together, divided)
 
 
+@pytest.mark.full
 def test_keys_typed_raw_and_numbers():
     step = jax.jit(lambda key: gdjax.mezo_step(lambda x: x**2, key, 0.1)(jnp.ones(())))
     wanted = step(jax.random.key(5))

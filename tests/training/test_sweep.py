@@ -30,6 +30,7 @@ def scheduled(peak: Any, b1: Any) -> Any:
     return gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adamw(rate, b1=b1))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("factory", "grid"),
     [
@@ -54,6 +55,7 @@ def test_the_order_of_the_points():
     assert result.history["loss"].shape == (4, 1) and result.params["w"].shape == (4, 4)
 
 
+@pytest.mark.full
 def test_one_trace_for_the_whole_grid():
     traces = []
 
@@ -204,6 +206,7 @@ def test_hypergradients(name: str):
         gdjax.check_gradients(last_loss, rate, rtol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "factory",
     [
@@ -232,6 +235,7 @@ def sized(size: int) -> Any:
 RATES = [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28]
 
 
+@pytest.mark.full
 def test_sizes_are_the_sweeps_one_by_one():
     found = gdjax.sweep(sized, None, gdjax.sgd, {"learning_rate": RATES}, steps=20, sizes=(1, 2, 4))
     for size in (1, 2, 4):

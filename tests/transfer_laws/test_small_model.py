@@ -222,6 +222,7 @@ def test_an_embedding_or_a_head_whose_two_axes_grow_is_a_question(path: str, rol
     assert factors(gdjax.adam(0.1), positions[1], positions[0])["wpe"][0] == 1.0  # a longer context
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("axis", [True, False])
 def test_a_matrix_for_each_head_grows_by_itself(axis: bool):
     """The queries change as much at each width where one head is one matrix."""

@@ -139,6 +139,7 @@ def test_hyperball_takes_the_direction_alone(inner: Any, factor: float):
     assert (found["up"][0], found["head"][0], found["embed"][0]) == (pytest.approx(factor), 1.0, 1.0)
 
 
+@pytest.mark.full
 def test_the_numbers_are_those_of_per_leaf():
     rate, decay = gdjax.linear_schedule(0.1, 0.02, 7), {"out|qkv|up$|down|head": 4.0}
     tx = gdjax.adamw(rate, eps=1e-2, weight_decay=0.1)
@@ -168,6 +169,7 @@ WRAPPED = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", WRAPPED)
 def test_it_goes_through_what_is_around(name: str):
     around = WRAPPED[name](gdjax.adamw(0.1))
@@ -271,6 +273,7 @@ def test_the_bias_of_the_last_matrix_goes_with_it():
     assert found["w1"] == found["b1"] == found["qkv"] == pytest.approx((1, 1, 1 / 3, 1))
 
 
+@pytest.mark.full
 def test_folding_is_a_factor_of_the_branches():
     """Adam's steps with fold are those of a model that multiplies each branch by 1 / layers, biases too."""
 
@@ -335,6 +338,7 @@ def test_experts_fused_and_divided_matrices_have_the_plain_tree_s_factors(grown:
     assert found["q_proj"] == found["qkv"] == found["experts"] == (1 / grown, grown, 1 / grown, grown**-0.5)
 
 
+@pytest.mark.full
 def test_frameworks_have_the_plain_tree_s_factors():
     class Nnx(nnx.Module):
         def __init__(self, n: int):

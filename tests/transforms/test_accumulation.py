@@ -63,6 +63,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 def test_on_a_gpu_it_selects_and_does_not_branch(as_on_a_gpu: None):
     tx = gdjax.MultiSteps(gdjax.adam(0.5), 2)
@@ -95,6 +96,7 @@ def test_a_k_of_one_changes_nothing():
     assert_equal(steps(gdjax.MultiSteps(tx, 1), PARAMS, GRADIENTS[:3])[0], steps(tx, PARAMS, GRADIENTS[:3])[0])
 
 
+@pytest.mark.full
 def test_16_bit_gradients_are_accumulated_in_float32():
     params, gradients = random_tree(0, "bfloat16"), [random_tree(seed, "bfloat16") for seed in range(1, 258)]
     tx = gdjax.MultiSteps(gdjax.sgd(1.0), 256)
@@ -215,6 +217,7 @@ def temporaries(tx: Any) -> float:
     return compiled.memory_analysis().temp_size_in_bytes / (4 * 4 * 256**2)
 
 
+@pytest.mark.full
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     "skip",

@@ -202,6 +202,7 @@ def clipped(tx: Any, grads: Any = GROUPS) -> Any:
     return apply(tx, grads)
 
 
+@pytest.mark.full
 def test_by_the_norm_of_all_or_of_each_group():
     clip = gdjax.clip_by_global_norm(1.0)
     each = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}

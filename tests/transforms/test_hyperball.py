@@ -54,6 +54,7 @@ def test_against_the_formula(name):
         params = new
 
 
+@pytest.mark.full
 def test_each_matrix_has_its_own_norm():
     """Layers, experts, and q, k, v in one array."""
     rng = np.random.default_rng(0)

@@ -48,6 +48,7 @@ def run(tx: Any, params: Any, gradients: Any) -> tuple[Any, Any]:
     return params, state
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["master", "16"])
 def test_the_parameters_are_those_of_float32_rounded(how: str):
     """To the bit, at every step: what `apply_updates` makes of the update is the rounded master."""
@@ -170,6 +171,7 @@ def test_around_any_transform(around: str):
     assert_close(wide(got), wide(narrow(masters)), rtol=2.0**-7)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["8", *(pytest.param(k, marks=pytest.mark.slow) for k in ALL if k != "8")])
 def test_inside_groups_and_guards(how: str):
     params, g = random_tree(0, "bfloat16", SHAPES), random_tree(1, "bfloat16", SHAPES)

@@ -72,6 +72,7 @@ def test_noise_is_optax_noise_bit_for_bit(g):
         np.testing.assert_array_equal(jax.random.key_data(state.rng_key), jax.random.key_data(want_state.rng_key))
 
 
+@pytest.mark.full
 def test_noisy_sgd_is_noise_then_descent():
     np.testing.assert_array_equal(
         draws(gdjax.noisy_sgd(0.25, 0.04, 0.5, key=2)), -0.25 * draws(gdjax.add_noise(0.04, 0.5, key=2))
@@ -155,6 +156,7 @@ def when_perturbed(norms, wait, threshold=0.5, inner=None):
     return found
 
 
+@pytest.mark.full
 def test_perturbs_where_the_gradient_is_small_and_the_wait_is_over():
     assert when_perturbed([0.0] * 12, wait=3) == [0, 4, 8]
     assert when_perturbed([0.0] * 5, wait=0) == [0, 1, 2, 3, 4]
@@ -188,6 +190,7 @@ def test_perturbed_gradient_descent_is_sgd_that_escapes():
     np.testing.assert_array_equal(draws(ours, 2, g), draws(gdjax.sgd(0.1), 2, g))
 
 
+@pytest.mark.full
 def test_radius_is_in_units_of_the_parameters():
     np.testing.assert_allclose(perturbations(20, 2.0), 4 * perturbations(20, 0.5), rtol=1e-6)
     assert np.all(perturbations(20, 0.0) == 0)

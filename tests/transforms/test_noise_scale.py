@@ -52,6 +52,7 @@ def assert_measured(state: Any, windows: list[tuple[list[Any], list[float]]], rt
     np.testing.assert_allclose(found["noise_scale"], noise / square if square > 0 else np.inf, rtol=rtol * 10)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("way", ["counted", "static", "traced"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_averages_are_those_of_the_windows(way: str, weighted: bool):
@@ -108,6 +109,7 @@ def quadratic(sizes: list[int], seeds: int, weighted: bool = True) -> tuple[Any,
     return found, {"grad_sq": float(jnp.sum((h @ p) ** 2)), "grad_noise": float(jnp.trace(h @ jnp.diag(c) @ h))}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("sizes", "weighted"), [([3, 3, 3, 3], False), ([1, 2, 9, 4], True), ([1, 8], True)])
 def test_the_estimates_of_a_quadratic_are_unbiased(sizes: list[int], weighted: bool):
     found, exact = quadratic(sizes, 40_000, weighted)
@@ -131,6 +133,7 @@ def test_of_equal_weights_the_estimates_are_those_of_the_paper():
     np.testing.assert_allclose(found, ((4 * big - small) / (4 - 1), (small - big) / (1 - 1 / 4)), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_the_average_over_a_run_is_near_the_exact_scale():
     found, exact = quadratic([2] * 8, 2000)
     ratio = float(np.mean(found["grad_noise"]) / np.mean(found["grad_sq"]))
@@ -248,6 +251,7 @@ def test_without_the_argument_the_state_has_nothing_of_it_and_with_it_six_scalar
     assert len(more) - len(jax.tree.leaves(plain)) == 6 and sum(not x.shape for x in more) >= 6
 
 
+@pytest.mark.full
 def test_other_functions_see_the_optimizer_inside():
     tx = gdjax.accumulate(gdjax.adamw(gdjax.linear_schedule(0.1, 0.0, 10)), 2, noise_scale=True)
     params = {"w": jnp.ones((8, 8)), "head": jnp.ones((8, 4))}
@@ -299,6 +303,7 @@ def test_errors_name_what_cannot_be_measured(how: dict[str, Any], told: str):
         gdjax.accumulate(gdjax.sgd(0.1), **{"every": 4, "noise_scale": True, **how})
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_on_a_mesh(kind: str):

@@ -27,6 +27,7 @@ def kinds(state: Any) -> dict[str, str]:
 WANTED = {"mu/b": "device", "mu/w": "pinned_host", "nu/b": "device", "nu/w": "pinned_host"}
 
 
+@pytest.mark.full
 @with_host
 def test_steps_are_the_same_to_the_bit():
     tx = gdjax.offload_state(OURS)

@@ -49,6 +49,7 @@ INNER = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.optimized  # compiled quickly, the inner optimizer alone and within are rounded each in its way
 @pytest.mark.parametrize("name", INNER)
 def test_against_the_formula(name):
@@ -92,6 +93,7 @@ def test_the_largest_singular_value_is_that_of_the_shape(shape):
 DIRECTIONS = pytest.mark.parametrize("around", [gdjax.spectral, gdjax.hyperball], ids=["spectral", "hyperball"])
 
 
+@pytest.mark.full
 @DIRECTIONS
 def test_the_rate_of_the_inner_optimizer_does_not_matter_for_matrices(around):
     params, grads = tree(), tree(1)
@@ -112,6 +114,7 @@ def test_a_direction_that_ascends(around):
     assert np.sum(updates["wide"] * grads["wide"]) < 0
 
 
+@pytest.mark.full
 def test_each_matrix_has_its_own_singular_value():
     """Experts, q, k, v in one array, heads, a convolution; an embedding and a head are left alone."""
     rng = np.random.default_rng(0)
@@ -151,6 +154,7 @@ def test_each_matrix_has_its_own_singular_value():
         np.testing.assert_array_equal(of(updates, k), -of(grads, k))
 
 
+@pytest.mark.full
 def test_one_rate_for_all_widths():
     """The outputs of a layer move by about the rate in units of its inputs, with any optimizer inside."""
     moved = []
@@ -259,6 +263,7 @@ def test_errors():
 INSIDE = {"adamw": lambda: gdjax.adamw(1e-2, weight_decay=0.0), "soap": lambda: gdjax.soap(1e-2, sides="short")}
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX has no jax.shard_map")
 @pytest.mark.parametrize(
     ("name", "axes", "spec"),
@@ -305,6 +310,7 @@ def model(n):
     return {"embed": jnp.ones((9, n)), "mlp": {"kernel": jnp.ones((n, 2 * n))}, "head": jnp.ones((n, 9))}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("around", [gdjax.spectral, gdjax.hyperball])
 def test_in_transfer_what_ascends_has_its_rate_here(around):
     """By `ascends` what is no hidden matrix moves by the wrapper's rate, with the factors of the method inside."""
@@ -320,6 +326,7 @@ def test_in_transfer_what_ascends_has_its_rate_here(around):
         np.testing.assert_allclose(updates["embed"], -0.1, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_transfer_takes_any_rule_inside():
     inner, whole = gdjax.chain(of_unknown_growth(), gdjax.scale(-1.0)), {"^": "matrix"}
     base, params = ({"kernel": jnp.ones((n, 2 * n))} for n in (4, 16))

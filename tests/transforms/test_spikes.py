@@ -41,6 +41,7 @@ def run(tx: Any, losses: Any, norms: Any, g: Any = G) -> tuple[list[bool], Any]:
     return found, state
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("length", "sigma"), [(4, 2.0), (5, 1.5), (16, 3.0)])
 def test_skips_what_the_rule_does(length: int, sigma: float):
     rng = np.random.default_rng(length)

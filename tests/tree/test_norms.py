@@ -242,6 +242,7 @@ def test_extremes_of_whole_numbers_are_exact():
     assert tree.max({"a": jnp.array([2**24 + 1])}) == 2**24 + 1  # in Optax 2^24
 
 
+@pytest.mark.full
 def test_sums_of_many_dtypes():
     x = {"a": jnp.ones(2, "bfloat16"), "b": jnp.ones(3, "int32"), "c": jnp.array([True, True])}
     assert tree.sum(x) == 7 and tree.sum(x).dtype == jnp.float32
@@ -251,6 +252,7 @@ def test_sums_of_many_dtypes():
     assert tree.sum({"a": 1.5, "b": np.float32(2)}) == 3.5
 
 
+@pytest.mark.full
 def test_sums_do_not_stall_in_sixteen_bits():
     ones = [jnp.ones((), "bfloat16")] * 300
     assert tree.sum(ones) == tree.vdot(ones, ones) == tree.norm(ones, 1) == tree.sum(ones, True) == 300
@@ -282,6 +284,7 @@ def test_norms_neither_overflow_nor_vanish(scale: float):
         np.testing.assert_allclose(tree.norm(x, order), wanted * scale, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_derivatives_of_norms_at_zero():
     for order in (1, 2, "inf"):
         assert np.isfinite(jax.grad(lambda x, order=order: tree.norm(x, order))(jnp.zeros(3))).all()

@@ -88,6 +88,7 @@ def fused(request: pytest.FixtureRequest) -> dict[str, Any]:
     return json.loads(run.stdout)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", LEAST)
 def test_each_array_is_read_and_written_once(name: str, dtype: str, fused: dict[str, Any]):
