@@ -16,8 +16,8 @@ VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 CLIENTS := .venv-clients
-STAMPS := $(addprefix $(VENV)/.stamp-,test lint examples bench docs)
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+STAMPS := $(addprefix $(VENV)/.stamp-,plot test lint examples bench docs)
+PIP_INSTALL := -m pip install --disable-pip-version-check
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema vendor.
 EXAMPLES := $(filter-out examples/_%,$(wildcard examples/*.py))
@@ -35,7 +35,7 @@ step = @echo; echo '== make $(1)'; start=$$(date +%s); $(MAKE) --no-print-direct
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
 
-train: $(VENV)/.stamp-examples ## Train a small language model on this machine's text (two minutes on 2 cores)
+train: $(VENV)/.stamp-plot ## Train a small language model on this machine's text (a minute on 2 cores); ARGS=--long: longer
 	$(VENV)/bin/python examples/train_lm.py $(ARGS)
 
 test: $(VENV)/.stamp-test ## Run the tests of what users rely on (four minutes on 2 cores)

@@ -31,7 +31,9 @@ from train_lm import identity, optimizer
 import gdjax
 
 # Of what `train_lm.py` takes, what is another here: a batch for four devices or eight, and a run of a minute.
-SMALL = "--batch 8 --length 64 --width 64 --layers 2 --heads 2 --steps 300 --checkpoint-every 20".split()
+SMALL = (
+    "--optimizer adamw --batch 8 --length 64 --width 64 --layers 2 --heads 2 --steps 300 --checkpoint-every 20".split()
+)
 TINY = "--batch 8 --length 16 --width 16 --layers 1 --heads 1 --steps 30 --checkpoint-every 4".split()
 MIN_BYTES = 2**12  # smaller arrays of the state are whole on every device; the model is small
 
@@ -166,7 +168,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--id", type=int, help="of this process: 0, 1, ...")
     parser.add_argument("--join-seconds", type=int, default=300, help="how long to wait for the other processes")
     mine, rest = parser.parse_known_args(argv)
-    theirs = train_lm_options([*(TINY if mine.tiny else SMALL), *rest])
+    theirs = train_lm_options(["--optimizer", "adamw", *(TINY if mine.tiny else SMALL), *rest])
     return argparse.Namespace(**(vars(theirs) | vars(mine)))
 
 

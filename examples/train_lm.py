@@ -1,8 +1,9 @@
 """Trains a small transformer language model on the bytes of real text.
 
-    python examples/train_lm.py            # Python's own standard library: about two minutes on two cores
+    python examples/train_lm.py            # Python's own standard library: about a minute on two cores
+    python examples/train_lm.py --long     # 2,400 steps of AdamW: some three minutes
     python examples/train_lm.py my_text/   # any text file, or folder of text files
-    python examples/train_lm.py --optimizer normuon --out out/normuon
+    python examples/train_lm.py --optimizer soap --out out/soap
     python examples/train_lm.py --state-bits 8 --out out/8_bits
 
 `optimizer` and `train_step` are all there is to gradient descent. The rest is what a real run needs: a held-out loss
@@ -180,20 +181,21 @@ def main(argv: list[str] | None = None) -> None:
     if stop < o.steps:
         say("stopped", f"at step {stop} of {o.steps}; without --stop-at the same command goes on")
     loss = held_out_loss(run.params, data, o.length)
-    side = "under" if loss < bigram else "ABOVE"
-    say("held out", f"{nats(loss)}: {abs(bigram - loss):.3f} nats {side} the bigram table")
     written = sample(o, run.params, data)
     (o.out / "sample.txt").write_text(written, encoding="utf-8")
     encoding = sys.stdout.encoding or "utf-8"
     shown = written.encode(encoding, "replace").decode(encoding)  # a console may not know every character
     say("sample", f"held-out text and, after {MARK}, what the model makes of it:\n\n{shown}\n")
+    side = "under" if loss < bigram else "ABOVE"
+    seconds = time.perf_counter() - clock
+    say("reached", f"{nats(loss)}, held out: {abs(bigram - loss):.3f} nats {side} the bigram table, in {seconds:.0f} s")
     if importlib.util.find_spec("matplotlib") is None:
-        say("picture", "none: matplotlib is missing; pip install 'gdjax[examples]', then the same command draws it")
+        say("picture", "none: matplotlib is missing; pip install 'gdjax[plot]', then the same command draws it")
     else:
         title = f"{data.name}: a transformer of {size:,} parameters"
         picture.draw(o.out / "loss.png", run.history, rates, bigram, title)
-        say("picture", f"{o.out / 'loss.png'}")
-    say("done", f"in {time.perf_counter() - clock:.0f} s; checkpoint and sample are in {o.out}")
+        say("picture", f"{o.out / 'loss.png'}; the checkpoint and the sample are beside it")
+    say("next", "make train ARGS=--long for four times the steps; ARGS=my_text/ for a text of yours; docs/choose.md")
 
 
 if __name__ == "__main__":

@@ -398,7 +398,6 @@ def test_marin_keeps_norms(method: Any):
     assert abs(float(moved) - 1) > 1e-3
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("method", ["muonh", "adamh"])
 def test_marin_by_the_formula(method: Any):
     gs = noise(8)

@@ -87,7 +87,6 @@ def test_secant_equation():
         np.testing.assert_allclose(joined(secant.inverse_product(memory, split(y), jnp.asarray(2.0))), s, rtol=1e-9)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 0.1, 0.5])
 def test_damping_is_powells(factor: float):
     history = pairs(5)

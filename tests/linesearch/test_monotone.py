@@ -188,7 +188,6 @@ def test_minimize_goes_on_where_another_batch_or_key_may_be_lower():
         assert result.steps == 6 and result.message == "all 6 steps done"
 
 
-@pytest.mark.full
 def test_a_gradient_of_zero_is_no_failure():
     result = gdjax.minimize(lambda x: jnp.sum(x**2), jnp.zeros(2), gdjax.lbfgs(), steps=5)
     assert result.steps == 5

@@ -155,7 +155,6 @@ def value_and_gradients(loss: Any, case: Case, args: list[Any], kwargs: dict[str
     return value, gradients
 
 
-@pytest.mark.full
 @ALL
 def test_value_and_gradient_are_those_of_optax(case: Case):
     ours = getattr(losses, case.name)

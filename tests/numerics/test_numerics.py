@@ -32,7 +32,6 @@ def test_one_minus_pow(b, dtype):
         np.testing.assert_allclose(traced, wanted, rtol=max(tolerance, 4 * float(jnp.finfo(dtype).eps)))
 
 
-@pytest.mark.full
 def test_sqrt():
     x = jnp.array([0.0, 1e-30, 0.25, 4.0])
     np.testing.assert_array_equal(numerics.sqrt(x), jnp.sqrt(x))

@@ -53,7 +53,6 @@ def mixtures(f: Any, x: np.ndarray, history: int, steps: int) -> np.ndarray:
     return np.stack(xs)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("history", [1, 3])
 def test_the_points_are_those_of_the_definition(history):
     with precision("float64"):

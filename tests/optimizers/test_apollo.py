@@ -49,7 +49,6 @@ CASES = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("shape", [(6, 4), (3, 5), (4, 4)])
 @pytest.mark.parametrize("name", CASES)
 def test_oracle(name: str, shape: tuple[int, ...]):

@@ -36,7 +36,6 @@ def first_vectors(svd, g, left):
     return u[:, :RANK] if left else vh[:RANK].T
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("side", ["long", "short"])
 def test_oracle(side):
     got, _ = oracles.run(gdjax.galore(LR, RANK, GAP, 0.25, weight_decay=0.1, side=side), "float64")

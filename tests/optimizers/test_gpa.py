@@ -56,7 +56,6 @@ CASES = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_follows_the_paper(name: str, dtype: str):

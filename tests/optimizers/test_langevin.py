@@ -51,7 +51,6 @@ RULES: dict[str, tuple[Any, oracles.Oracle]] = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RULES)
 def test_follows_the_paper_but_for_the_noise(name: str, dtype: str):

@@ -44,7 +44,6 @@ def dense(points: list[np.ndarray], grads: list[np.ndarray], m: int, scaled: boo
     return matrix(pairs, grads[-1]) @ grads[-1]
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("curvature", ["skip", "damp"])
 def test_equals_dense_bfgs(curvature: str, scaled: bool):

@@ -94,7 +94,6 @@ def fista(x: Any, s: float, steps: int, restart: bool) -> Any:
         yield x, y, t
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("restart", [True, False])
 def test_each_step_is_the_papers(restart):
     start = RNG.normal(size=12)

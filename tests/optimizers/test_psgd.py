@@ -136,7 +136,6 @@ CASES = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_against_the_formulas(name):
     ours, theirs = CASES[name]

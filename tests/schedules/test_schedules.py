@@ -113,7 +113,6 @@ def test_all_factories_have_cases():
     }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("schedule", ALL)
 def test_kinds_of_step(schedule):
     """The same weak float32 whatever the step is held in; jit, vmap, vectors and scalars agree."""

@@ -98,7 +98,6 @@ def test_reads_value_and_gradient_where_a_search_left_them():
     assert evaluations(gdjax.lbfgs()) <= evaluations(anew) - 0.9
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("tx", [PLAIN, gdjax.lbfgs(), gdjax.bfgs()], ids=["sgd", "lbfgs", "bfgs"])
 @pytest.mark.parametrize("kind", ["dense", "cg", "gmres"])
 def test_implicit_derivative_is_that_of_the_closed_form(tx, kind):

@@ -48,7 +48,6 @@ def run(tx: Any, params: Any, gradients: Any) -> tuple[Any, Any]:
     return params, state
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("how", ["master", "16"])
 def test_the_parameters_are_those_of_float32_rounded(how: str):
     """To the bit, at every step: what `apply_updates` makes of the update is the rounded master."""

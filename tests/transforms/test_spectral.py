@@ -49,7 +49,6 @@ INNER = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.optimized  # compiled quickly, the inner optimizer alone and within are rounded each in its way
 @pytest.mark.parametrize("name", INNER)
 def test_against_the_formula(name):
