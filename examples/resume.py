@@ -70,7 +70,7 @@ def resume(manager: ocp.CheckpointManager, tx: Any) -> tuple[Run, int]:
     if done is None:
         return start(tx), 0
     # A checkpoint has lists and dicts only: the target says which classes they were, and on which device the arrays go.
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jnp.zeros(()).sharding
     shapes = jax.eval_shape(lambda: start(tx))
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     return manager.restore(done, args=ocp.args.StandardRestore(target)), done

@@ -45,7 +45,7 @@ def quick_compilation(quick: bool = True) -> Iterator[None]:
     """
     global _quick
     if quick:
-        _known()  # asks the compiler, which it could not in the middle of compiling
+        known_options()  # asks the compiler, which it could not in the middle of compiling
     before, _quick = _quick, quick
     jax.config.update("jax_disable_most_optimizations", quick)
     try:
@@ -65,7 +65,7 @@ _plain: Any = getattr(_compiler, "get_compile_options", None)
 def _compile_options(*args: Any, **kwargs: Any) -> Any:
     options = _plain(*args, **kwargs)
     if _quick:
-        options.env_option_overrides = [*options.env_option_overrides, *_known()]
+        options.env_option_overrides = [*options.env_option_overrides, *known_options()]
     return options
 
 
@@ -107,7 +107,7 @@ if _new_context:
 
 
 @functools.cache
-def _known() -> list[tuple[str, Any]]:
+def known_options() -> list[tuple[str, Any]]:
     """The options that this XLA has."""
     return [(name, x) for name, x in QUICK.items() if _plain and _is_known(name, x)]
 

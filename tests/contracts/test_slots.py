@@ -210,7 +210,7 @@ def compiled(tx: Any, device: Any = None) -> Any:
         updates, state = tx.update(g, state, params)
         return gdjax.apply_updates(params, updates), state
 
-    there = device and jax.sharding.SingleDeviceSharding(device)
+    there = device and NamedSharding(Mesh(np.array([device]), "all"), P())
     p = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
     put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there)
     args = jax.tree.map(put, (p, jax.eval_shape(tx.init, p), p))

@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import pytest
 
-from tests.resume.target import TAKES_SHAPES_OF_KEYS
-from tests.support import QUICK, quick_compilation
+from tests.support import known_options, quick_compilation
 
 pytestmark = pytest.mark.programs
 
@@ -27,14 +26,13 @@ multihost, demonstration, launch, losses, text = map(
 )
 QUIET: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 PROGRAM = ROOT / "examples" / "multihost.py"
-# The oldest XLA supported does not know these flags, and ends where it sees one that it does not know.
-FLAGS = " ".join(f"--{name}={str(x).lower()}" for name, x in QUICK.items()) if TAKES_SHAPES_OF_KEYS else ""
 
 
 @pytest.fixture(autouse=True)
 def as_the_tests_compile(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, x in {
-        "XLA_FLAGS": FLAGS,
+        # XLA ends where it sees a flag that it does not know.
+        "XLA_FLAGS": " ".join(f"--{name}={str(x).lower()}" for name, x in known_options()),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
         "PYTHONPATH": str(ROOT),

@@ -178,7 +178,7 @@ def test_bytes_of_one_device_from_one_sharding_shapes_and_a_mesh_without_devices
     for kind in (mesh, mesh.abstract_mesh):
         assert state_bytes(tx, shapes, NamedSharding(kind, PartitionSpec("data"))) == 16 * 8 * 2 // 4
         assert state_bytes(tx, shapes, NamedSharding(kind, PartitionSpec("data", "model"))) == 16 * 8 * 2 // 8
-    apart = [jax.sharding.SingleDeviceSharding(device) for device in jax.devices()[:2]]
+    apart = [jnp.zeros((), device=device).sharding for device in jax.devices()[:2]]
     two = {"a": jnp.ones(10), "b": jnp.ones(4)}
     places = gdjax.TraceState(dict(zip("ab", apart, strict=True)))
     assert state_bytes(tx, two, places) == 40

@@ -22,7 +22,9 @@ def start(program: str, *args: Any, devices: int = 8) -> subprocess.Popen[str]:
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"{DEVICES}={devices}",
     }
-    command = [sys.executable, "-W", "error", "-m", f"tests.resume.{program}", *map(str, args)]
+    # Orbax is imported with what the newest JAX has deprecated.
+    warn = ["-W", "error", "-W", "ignore:jax.sharding.SingleDeviceSharding is deprecated:DeprecationWarning"]
+    command = [sys.executable, *warn, "-m", f"tests.resume.{program}", *map(str, args)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
