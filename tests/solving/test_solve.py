@@ -387,8 +387,7 @@ def test_the_loss_is_traced_a_few_times_however_many_steps():
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA copies more: 1.105")
 def test_the_compiled_loop_costs_what_one_by_hand_does():
     """Bytes and operations of the body, by XLA's account of a loop that runs once."""
-    tx, x = gdjax.adam(0.1), jnp.zeros(4096)
-    loss = lambda x, w: jnp.sum((x - w) ** 4)
+    tx, loss = gdjax.adam(0.1), lambda x, w: jnp.sum((x - w) ** 4)
 
     def by_hand(w):
         def step(c):
@@ -403,7 +402,7 @@ def test_the_compiled_loop_costs_what_one_by_hand_does():
         return end[0], loss(end[0], w)
 
     def ours(w):
-        found = gdjax.solve(loss, x, tx, w, steps=100, tol=1e-3)
+        found = gdjax.solve(loss, jnp.zeros(4096), tx, w, steps=100, tol=1e-3)
         return found.params, found.value
 
     cost = [jax.jit(f).lower(1.0).compile().cost_analysis()["bytes accessed"] for f in (ours, by_hand)]
