@@ -15,6 +15,7 @@ from gdjax import (
     recipes,
     schedules,
     second_order,
+    testing,
     transforms,
     tree,
     tree_utils,
@@ -206,7 +207,7 @@ __all__ = [
     "perturbations", "plot_schedule", "plots", "precond_update_prob_schedule", "projections", "prox", "recipes",
     "safe_softmax_cross_entropy", "scale_gradient", "schedules", "second_order", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "smooth_labels", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "transforms", "tree", "tree_map_params", "tree_utils", "update_infinity_moment", "update_moment",
+    "testing", "transforms", "tree", "tree_map_params", "tree_utils", "update_infinity_moment", "update_moment",
     "update_moment_per_elem_norm",
 ]  # fmt: skip
 __all__ += sorted(name for name, x in vars().items() if not (name[0] == "_" or name in __all__ or _is_module(x)))

@@ -15,7 +15,7 @@ import gdjax
 TABLES = Path(__file__).resolve().parents[1] / "optimizers.md"
 MODULES = (
     "losses", "projections", "prox", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order",
-    "assignment", "perturbations", "microbatching", "plots", "recipes", "experimental.aggregating",
+    "assignment", "perturbations", "microbatching", "plots", "recipes", "testing", "experimental.aggregating",
 )  # fmt: skip
 
 # A section of the reference: its folder, title, and a sentence. The order is that of the navigation.
@@ -44,7 +44,7 @@ PLACES = {
     "linalg.bases": "linalg/roots", "numerics": "rules/numbers", "numerics.bounds": "rules/numbers",
     "numerics.elementwise": "rules/numbers", "numerics.norms": "tree/norms", "second_order": "linalg/second_order",
     "assignment": "more/assignment", "perturbations": "more/perturbations", "microbatching": "training/microbatching",
-    "tree_utils": "tree/tree_utils", "experimental.aggregators": "more/aggregating",
+    "tree_utils": "tree/tree_utils", "testing": "training/testing", "experimental.aggregators": "more/aggregating",
     "experimental.variance": "more/aggregating", "lift.rule": "rules/leafwise",
     "tree.accumulators": "training/microbatching", "leaf_roles.plan": "combine/roles",
     "transfer_laws.transfer": "combine/transfer", "transfer_laws.batch_and_length": "combine/batch_and_length",

@@ -13,6 +13,7 @@ import pytest
 
 import gdjax
 from gdjax.numerics import at_least_float32
+from gdjax.testing import check_transform
 from tests.cases import CASES, SAMPLE, Case, by_name, derived, every
 from tests.trees import (
     Pair,
@@ -20,7 +21,6 @@ from tests.trees import (
     assert_equal,
     epsilon,
     finite,
-    is_key,
     precision,
     random_tree,
     signature,
@@ -95,15 +95,25 @@ def test_five_steps_are_one_trace(case: Case, kind: str):
     assert traces == 1
 
 
+SHOWN_BY_TRACING = "state", "updates", "init", "masked", "empty", "scalars", "narrow"
+SHOWN_BY_STEPS = "jit", "scan", "vmap", "donate", "mesh"
+# Two gradients of a 3 by 2 kernel make a statistic that is singular but for its damping: the condition of its root is
+# 1e3 and more, and so many times larger come out the other roundings, 1e-7, of the products in a `vmap`.
+ROOTS = dict.fromkeys(["shampoo", "shampoo/newton", "scale_by_shampoo"], 1e-4)
+
+
+@every(thin=3)
+def test_the_kit_finds_nothing_by_tracing(case: Case):
+    updates: Any = "any" if case.wide else "gradient"
+    check_transform(case.make(), random_tree(0), checks=SHOWN_BY_TRACING, updates=updates)
+    shapes = jax.eval_shape(lambda: random_tree(0, "bfloat16"))
+    assert signature(case.make().init(shapes)) == signature(case.make().init(random_tree(0, "bfloat16")))
+
+
 @every(sampled=True)
-def test_eager_equals_compiled(case: Case):
-    tx, params = case.make(), random_tree(0)
-    one_step = jax.jit(lambda params, state, g: tx.update(g, state, params))
-    new, state = params, tx.init(params)
-    for g in GRADIENTS:
-        updates, state = one_step(new, state, g)
-        new = gdjax.apply_updates(new, updates)
-    assert_close((new, state), steps(tx, params, GRADIENTS))
+def test_the_kit_finds_nothing_in_steps(case: Case):
+    tol = ROOTS.get(case.name, 2e-6)
+    check_transform(case.make(), random_tree(0), grads=GRADIENTS[:3], checks=SHOWN_BY_STEPS, rtol=tol, atol=tol)
 
 
 def through_control_flow(tx: Any, params: Any, gradients: Any) -> Any:
@@ -153,56 +163,6 @@ def test_complex_numbers(case: Case):
         assert signature(jax.eval_shape(run, params, gradients)) == signature(got)
     zero, tx = jax.tree.map(jnp.zeros_like, params), case.make(**case.quiet) if case.quiet else tx
     assert_equal(tx.update(zero, tx.init(params), params)[0], zero)
-
-
-def stackable(x: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(x) if is_key(x) else x)
-
-
-@every(sampled=True)
-def test_vmap_equals_a_loop(case: Case):
-    tx, params = case.make(), random_tree(0, lead=(3,))
-    gradients = [random_tree(seed, lead=(3,)) for seed in (1, 2)]
-    batched = jax.jit(jax.vmap(functools.partial(steps, tx)))(params, gradients)
-    each = [jax.tree.map(lambda x, i=i: jnp.asarray(np.asarray(x)[i]), (params, gradients)) for i in range(3)]
-    looped = [jax.tree.map(stackable, steps(tx, *one)) for one in each]
-    assert_close(jax.tree.map(stackable, batched), jax.tree.map(lambda *xs: np.stack(xs), *looped))
-
-
-@every(thin=3)
-def test_a_fresh_state_has_memory_of_its_own(case: Case):
-    # Or it could not be donated, with the parameters or without.
-    params = random_tree(0)
-    leaves = [x for x in jax.tree.leaves((params, case.make().init(params))) if not is_key(x)]
-    pointers = [x.unsafe_buffer_pointer() for x in leaves if x.size]
-    assert len(set(pointers)) == len(pointers)
-
-
-@every(sampled=True)
-def test_params_and_a_fresh_state_can_be_donated(case: Case):
-    # An aliased or unusable buffer is an error or a warning, and so an error. The transform must outlive its states.
-    tx, gradients = case.make(), GRADIENTS[:2]
-    wanted = steps(tx, random_tree(0), gradients)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any, g: Any) -> Any:
-        updates, state = tx.update(g, state, params)
-        return gdjax.apply_updates(params, updates), state
-
-    for _ in range(2):
-        params = random_tree(0)
-        state = tx.init(params)
-        for g in gradients:
-            params, state = step(params, state, g)
-        assert_close((params, state), wanted)
-
-
-@every(thin=3)
-def test_init_takes_shapes(case: Case):
-    tx, params = case.make(), random_tree(0, "bfloat16")
-    wanted = jax.eval_shape(lambda: params)
-    assert signature(jax.eval_shape(tx.init, params)) == signature(tx.init(params))
-    assert signature(tx.init(wanted)) == signature(tx.init(params))
 
 
 @every(sampled=True)
@@ -263,13 +223,3 @@ def test_any_container_of_any_leaf(case: Case):
     # The container makes no difference to the numbers.
     plain, values = [jax.tree.leaves(t) for t in (params, g)]
     assert_close(jax.tree.leaves(updates), tx.update(values, tx.init(plain), plain)[0])
-
-
-@every(thin=4)
-def test_empty_trees(case: Case):
-    tx = case.make()
-    for empty in ({}, (), [], {"a": None}):
-        state = tx.init(empty)
-        updates, new = jax.eval_shape(tx.update, empty, state, empty)
-        assert updates == empty
-        assert signature(new) == signature(state), empty

@@ -41,13 +41,13 @@ def test_ids_are_unique():
 
 # Numbers of the list that other files test for every transform.
 ELSEWHERE = {
-    29: "contracts/test_contracts.test_empty_trees",
+    29: "contracts/test_contracts.test_the_kit_finds_nothing_by_tracing",
     38: "contracts/test_contracts.test_any_container_of_any_leaf",  # a scalar among the leaves
     39: "contracts/test_contracts.test_any_container_of_any_leaf",  # leaves without elements
     51: "contracts/test_contracts.test_any_container_of_any_leaf",
     80: "contracts/test_contracts.test_extra_arguments_are_accepted",
     82: "numerics/test_hazards.test_n10_derivatives_through_an_update_at_a_zero_gradient",
-    83: "contracts/test_contracts.test_vmap_equals_a_loop",
+    83: "contracts/test_contracts.test_the_kit_finds_nothing_in_steps",
     84: "contracts/test_contracts.test_state_is_a_fixed_point_of_control_flow",
     85: "contracts/test_variants.test_pmap_with_pmean_equals_one_device",
     95: "core/test_values.test_transforms_are_values",
