@@ -70,18 +70,17 @@ def compiled(config: pytest.Config) -> Path | None:
     return config.cache.mkdir("compiled") if hasattr(config, "cache") and RELEASE >= 10 else None
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs_compiled_once(request: pytest.FixtureRequest) -> Iterator[None]:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """A folder in pytest's cache has the programs compiled by any process of this run and of those before it."""
-    folder = compiled(request.config)
-    if not folder:
-        yield
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
+    gc.disable()  # until all is collected
+    folder = compiled(session.config)
+    if folder:
+        # Begun anew when changes of the code have let it grow large.
+        if not hasattr(session.config, "workerinput") and sum(p.stat().st_size for p in folder.iterdir()) > 2e9:
+            shutil.rmtree(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -153,16 +152,9 @@ def pytest_collection() -> Iterator[None]:
 
 def pytest_collection_finish() -> None:
     """From here on it leaves alone what stays until the end: the tests, the modules and JAX, a million objects."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(10_000, 10, 10)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Begins the folder of compiled programs anew when changes of the code have let it grow large."""
-    folder = None if hasattr(session.config, "workerinput") else compiled(session.config)
-    if folder and sum(path.stat().st_size for path in folder.iterdir()) > 2e9:
-        shutil.rmtree(folder)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -659,6 +659,7 @@ def test_states_survive_pickle_flax_and_dicts(way: str):
     assert_equal(gdjax.state_from_dict(tx, saved, params), state)
 
 
+@pytest.mark.full
 def test_a_saved_state_of_another_format_is_not_read_as_one_of_this():
     params, g = problem()
     for one, other in map(str.split, ("log blocks", "blocks log", "blocks 4bits", "bfloat16 log", "dynamic log")):

@@ -235,6 +235,7 @@ def mixed(params: Any, x: Any) -> Any:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("layout", "preconditioning"),
     [(layout, "frobenius") for layout in ("data", "tensor", "fsdp", "explicit, both")] + [("data", "aol")],

@@ -63,6 +63,7 @@ def test_vectors_of_equal_eigenvalues_do_not_mix_and_the_others_are_right():
         np.testing.assert_allclose(along(single, a, way), difference(single, a, way), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.full
 @REAL_OR_COMPLEX
 @pytest.mark.parametrize("p", [2, 4])
 def test_roots_have_derivatives_whatever_eigenvalues_are_equal(p: int, kind: str):

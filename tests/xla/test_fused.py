@@ -99,6 +99,7 @@ def test_each_array_is_read_and_written_once(name: str, dtype: str, fused: dict[
     assert kept <= 0.1 + most.get(f"{name} {dtype}", 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_numbers_are_those_of_the_first_mode(name: str, dtype: str, fused: dict[str, Any]):
