@@ -131,20 +131,23 @@ def test_nor_an_average_of_parameters_in_bfloat16():
 
 
 # What comes of updates of Lion, and of 16-bit moments, is not the parameters plus them here: nothing waits for that.
-# In a branch they are written over the gradients, after what is made of those; an array is copied for it. Of 16 bits
-# it is 2.5 of them: a leaf is written as if its update were added to the parameters.
+# In a branch they are written over the gradients, after what is made of those; two arrays are copied for it at most. Of
+# 16 bits it is 2.5 of them: a leaf is written as if its update were added to the parameters. XLA of JAX 0.12 keeps
+# an array more there, of Optax's accumulation as well: 3.2 where it was 2.2.
+HALF = 2.5 if jax.__version_info__ < (0, 12) else 10 / 3
 EACH = gdjax.masked(gdjax.lion(1e-3), lambda p: jax.tree.map(lambda _: True, p))
 AROUND = {
     "guard": (gdjax.apply_if_finite(gdjax.lion(1e-3), 5), jnp.float32, 0.26),
-    "chain": (gdjax.chain(EACH, gdjax.clip(1.0)), jnp.float32, 1),
-    "accumulation": (gdjax.MultiSteps(gdjax.lion(1e-3), 4).gradient_transformation(), jnp.float32, 1),
-    "accumulation, twice": (gdjax.MultiSteps(gdjax.adadelta(1.0), 4).gradient_transformation(), jnp.float32, 1),
-    "accumulation, bfloat16": (gdjax.MultiSteps(gdjax.adamw(1e-3), 4).gradient_transformation(), jnp.bfloat16, 2.5),
+    "chain": (gdjax.chain(EACH, gdjax.clip(1.0)), jnp.float32, 1.5),
+    "accumulation": (gdjax.MultiSteps(gdjax.lion(1e-3), 4).gradient_transformation(), jnp.float32, 2),
+    "accumulation, twice": (gdjax.MultiSteps(gdjax.adadelta(1.0), 4).gradient_transformation(), jnp.float32, 2),
+    "accumulation, bfloat16": (gdjax.MultiSteps(gdjax.adamw(1e-3), 4).gradient_transformation(), jnp.bfloat16, HALF),
 }
 
 
 @pytest.mark.full
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA keeps more")
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", AROUND)
 def test_nothing_waits_for_parameters_that_nobody_computes(name):
     tx, dtype, most = AROUND[name]
