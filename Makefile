@@ -25,7 +25,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py hints.py
   matrix_compile.py bfloat16.py release.py codes.py continuity.py coded_state.py coded_training.py minimizers.py hock_schittkowski.py transfer.py spikes.py)
 
 # The sample of the sweeps: with each issue name the day, and see what another sample finds.
-DRAW ?= 2026-12-06
+DRAW ?= 2026-12-07
 step = @echo; echo '== make $(1)'; start=$$(date +%s); $(MAKE) --no-print-directory $(1) && echo "== $$(($$(date +%s) - start)) s"
 
 .DEFAULT_GOAL := help
