@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.base import MaskedNode
+from gdjax.core.base import MaskedNode, is_float0
 from gdjax.core.paths import named_leaves
 from gdjax.core.structures import listed, mismatch
 from gdjax.core.types import ArrayTree, Params, Transform, Updates
@@ -78,19 +78,18 @@ def check_transform(
         raise ValueError(
             f"gdjax.testing: no check is named {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}"
         )
-    demands = {"updates": updates, "zero": zero, "huge": huge, "nonfinite": nonfinite}
-    params = jax.tree.map(_strong, params)
-    subject = Subject(*_pair(tx), params, grads or gradients_like(params), extra_args, rtol, atol, demands)
-    found, first = [], None
+    subject = _subject(tx, params, grads or normal_gradients(params), extra_args, rtol, atol)
+    subject.demands.update(updates=updates, zero=zero, huge=huge, nonfinite=nonfinite)
+    lines, first = [], None
     for label in CHECKS:
         if label in (checks or CHECKS) and label not in but:
             try:
-                found += [f"{label}: {line}" for line in CHECKS[label](subject)]
+                lines += [f"{label}: {line}" for line in CHECKS[label](subject)]
             except Exception as error:
                 first = first or error
-                found.append(f"{label}: it raises {type(error).__name__}: {str(error).partition(chr(10))[0]:.300}")
-    if found:
-        raise AssertionError("\n- ".join([f"gdjax.testing: {name or _name(tx)}:", *found])) from first
+                lines.append(f"{label}: it raises {type(error).__name__}: {str(error).partition(chr(10))[0]:.300}")
+    if lines:
+        raise AssertionError("\n- ".join([f"gdjax.testing: {name or _name(tx)}:", *lines])) from first
 
 
 def assert_same_trajectory(
@@ -121,21 +120,21 @@ def assert_same_trajectory(
       >>> assert_same_trajectory(gdjax.adam(1e-3), two, {"w": jnp.ones(3)})
     """
     if loss_fn is not None:
-        grads = [params] * steps  # taken from nowhere: the gradient is that of the loss
-    grads = grads or gradients_like(params, steps)
+        grads = [params] * steps  # not read: `_updates_of` takes the gradient of the loss
+    grads = grads or normal_gradients(params, steps)
     names = f"by {_name(tx)}", f"by {_name(reference)}"
-    sides = [Subject(*_pair(side), params, grads, extra_args, rtol, atol) for side in (tx, reference)]
+    sides = [_subject(side, params, grads, extra_args, rtol, atol) for side in (tx, reference)]
     for i, (mine, theirs) in enumerate(zip(*(_updates_of(side, loss_fn) for side in sides), strict=True), 1):
-        if differ := [*sides[0].unequal(mine, theirs, names, "updates")]:
-            raise AssertionError(f"gdjax.testing: step {i} of {len(grads)}: {listed(differ, '; ')}")
+        if lines := [*sides[0].unequal({"updates": mine}, {"updates": theirs}, names)]:
+            raise AssertionError(f"gdjax.testing: step {i} of {len(grads)}: {listed(lines, '; ')}")
 
 
 def _updates_of(side: "Subject", loss_fn: Callable[[Params], Any] | None) -> Iterator[Updates]:
     """The updates of a side, step by step."""
-    step, gradient = jax.jit(side.step), loss_fn and jax.jit(jax.grad(loss_fn))
+    gradient = loss_fn and jax.jit(jax.grad(loss_fn))
     params, state = side.params, side.init(side.params)
     for g in side.grads:
-        updates, state, params = step(gradient(params) if gradient else g, state, params)
+        updates, state, params = side.compiled(gradient(params) if gradient else g, state, params)
         yield updates
 
 
@@ -151,7 +150,8 @@ class Subject:
     rtol: float
     atol: float
     demands: dict[str, str] = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)  # of signatures: another tree seldom shows more
+    reported: set[str] = field(default_factory=set)  # of signatures, which for another tree are seldom others
+    traces: list[None] = field(default_factory=list)  # one for each of `compiled`
 
     def step(self, g: Updates, state: Any, params: Params) -> tuple[Updates, Any, Params]:
         updates, state = self.update(g, state, params, **self.extra_args)
@@ -160,30 +160,32 @@ class Subject:
     def shapes(self, g: Updates, state: Any, params: Params) -> tuple[Updates, Any]:
         return jax.eval_shape(lambda *args: self.update(*args, **self.extra_args), g, state, params)
 
-    def run(self, step: Callable[..., Any], params: Params, grads: Sequence[Updates]) -> tuple[Params, Any]:
+    def run(self, step: Callable[..., Any], params: Params, grads: Sequence[Updates]) -> dict[str, Any]:
         """The parameters and the state after the steps."""
         state = self.init(params)
         for g in grads:
             _, state, params = step(g, state, params)
-        return params, state
+        return {"params": params, "state": state}
 
     @cached_property
     def compiled(self) -> Callable[..., Any]:
-        return jax.jit(self.step)
+        def step(g: Updates, state: Any, params: Params) -> tuple[Updates, Any, Params]:
+            self.traces.append(None)
+            return self.step(g, state, params)
+
+        return jax.jit(step)
 
     @cached_property
-    def end(self) -> tuple[Params, Any]:
+    def end(self) -> dict[str, Any]:
         """Where compiled steps lead: what other ways to make them are compared with."""
         return self.run(self.compiled, self.params, self.grads)
 
-    def unequal(self, got: Any, wanted: Any, sides: tuple[str, str], what: str = "") -> Iterator[str]:
-        """Where two trees differ: in structure, or the numbers of a leaf by more than the tolerances."""
-        named = (lambda tree: named_leaves(what, tree)) if what else _named
+    def unequal(self, got: dict[str, Any], wanted: dict[str, Any], sides: tuple[str, str]) -> Iterator[str]:
+        """Where trees of the same names differ: in structure, or the numbers of a leaf by more than the tolerances."""
         if jax.tree.structure(got) != jax.tree.structure(wanted):
             yield mismatch(sides, got, wanted)
             return
-        for (name, x), (_, y) in zip(named(got), named(wanted), strict=True):
-            x, y = _number(x), _number(y)
+        for (name, x), (_, y) in zip(_numbers(**got), _numbers(**wanted), strict=True):
             far = ~np.isclose(x, y, self.rtol, self.atol, equal_nan=True)
             if far.any():
                 at = _first(far)
@@ -191,7 +193,7 @@ class Subject:
 
     def signatures(self, params: Params, what: str = "") -> Iterator[str]:
         """What an update changes of a state, and how updates differ from gradients, without computing anything."""
-        state, grads = jax.eval_shape(self.init, params), gradients_like(params, 1)[0]
+        state, grads = jax.eval_shape(self.init, params), normal_gradients(params, 1)[0]
         updates, after = self.shapes(grads, state, params)
         yield from self.unlike(after, state, "state", ("after an update", "at init"), what)
         yield from self.unlike_gradients(updates, grads, what)
@@ -204,8 +206,8 @@ class Subject:
         for (leaf, x), (_, y) in zip(named_leaves(name, got), named_leaves(name, wanted), strict=True):
             x, y = _signature(x, **of), _signature(y, **of)
             line = f"{leaf} is {x} {sides[0]}, {y} {sides[1]}"
-            if x != y and line not in self.said:
-                self.said.add(line)
+            if x != y and line not in self.reported:
+                self.reported.add(line)
                 yield line + what
 
     def unlike_gradients(self, updates: Updates, grads: Updates, what: str = "") -> Iterator[str]:
@@ -235,9 +237,9 @@ def _state(x: Subject) -> Iterator[str]:
 @check
 def _updates(x: Subject) -> Iterator[str]:
     updates, _ = x.shapes(x.grads[0], x.init(x.params), x.params)
-    found = [*x.unlike_gradients(updates, x.grads[0])]
-    params = x.params if found else jax.eval_shape(apply_updates, x.params, updates)
-    yield from found or x.unlike(params, x.params, "params", ("after a step", "before"), weak=False)
+    lines = [*x.unlike_gradients(updates, x.grads[0])]
+    params = x.params if lines else jax.eval_shape(apply_updates, x.params, updates)
+    yield from lines or x.unlike(params, x.params, "params", ("after a step", "before"), weak=False)
 
 
 @check
@@ -253,16 +255,9 @@ def _init(x: Subject) -> Iterator[str]:
 
 @check
 def _jit(x: Subject) -> Iterator[str]:
-    traces = []
-
-    def step(g: Updates, state: Any, params: Params) -> Any:
-        traces.append(None)
-        return x.step(g, state, params)
-
-    compiled = x.run(jax.jit(step), x.params, x.grads)
-    if len(traces) > 1:
-        yield f"{len(x.grads)} steps are traced {len(traces)} times, not once"
-    yield from x.unequal(x.run(x.step, x.params, x.grads), compiled, ("op by op", "compiled"))
+    yield from x.unequal(x.run(x.step, x.params, x.grads), x.end, ("op by op", "compiled"))
+    if len(x.traces) > 1:
+        yield f"{len(x.grads)} steps are traced {len(x.traces)} times, not once"
 
 
 @check
@@ -273,9 +268,9 @@ def _scan(x: Subject) -> Iterator[str]:
         return (params, state), None
 
     def run(params: Params, grads: Any) -> Any:
-        return jax.lax.scan(step, (params, x.init(params)), grads)[0]
+        return dict(zip(("params", "state"), jax.lax.scan(step, (params, x.init(params)), grads)[0], strict=True))
 
-    stacked = jax.tree.map(lambda *gs: np.stack(gs) if gs[0].dtype == jax.dtypes.float0 else jnp.stack(gs), *x.grads)
+    stacked = jax.tree.map(lambda *gs: (np if is_float0(gs[0]) else jnp).stack(gs), *x.grads)
     yield from x.unequal(jax.jit(run)(x.params, stacked), x.end, ("in a scan", "step by step"))
 
 
@@ -284,14 +279,16 @@ def _vmap(x: Subject) -> Iterator[str]:
     def half(a: Any) -> Any:
         return (a * 0.5).astype(a.dtype) if _is_inexact(a) else a
 
-    def both(tree: Any) -> Any:
-        return jax.tree.map(lambda a: (jnp if _is_inexact(a) else np).stack([a, half(a)]), tree)
+    def both(a: Any, b: Any) -> Any:
+        return (np if is_float0(a) else jnp).stack([a, b])
 
-    run = jax.jit(jax.vmap(lambda params, grads: x.run(x.step, params, grads)))
-    got = run(both(x.params), both(list(x.grads)))
-    alone = x.end, x.run(x.compiled, *jax.tree.map(half, (x.params, list(x.grads))))
-    for i, end in enumerate(alone):
-        yield from x.unequal(jax.tree.map(lambda a, i=i: a[i], got), end, (f"as tree {i} of a vmap", "alone"))
+    params, grads = jax.tree.map(half, (x.params, [*x.grads[::-1]]))  # the second tree, and its gradients
+    batch = replace(x, init=jax.vmap(x.init)).run(
+        jax.jit(jax.vmap(x.step)), *jax.tree.map(both, (x.params, [*x.grads]), (params, grads))
+    )
+    for i, end in enumerate((x.end, x.run(x.compiled, params, grads))):
+        one = jax.tree.map(lambda a, i=i: a[i], batch)
+        yield from x.unequal(one, end, (f"as tree {i} of a vmap", "alone"))
 
 
 @check
@@ -306,14 +303,13 @@ def _donate(x: Subject) -> Iterator[str]:
 
 @check
 def _zero(x: Subject) -> Iterator[str]:
-    demand = x.demands["zero"]
-    updates, state, _ = x.after(jnp.zeros_like)
-    if demand != "any":
+    if x.demands["zero"] != "any":
+        updates, state, _ = x.after(jnp.zeros_like)
         yield from _not_finite(updates, state, "after a gradient of zeros")
-    for name, u in _numbers("updates", updates if demand == "zero" else ()):
-        moved = np.isfinite(u) & (u != 0)
-        if moved.any():
-            yield f"{name}{_place(_first(moved))} is {u[_first(moved)]:.4g} after a gradient of zeros, not 0"
+        for name, u in _numbers(updates=updates if x.demands["zero"] == "zero" else ()):
+            moved = np.isfinite(u) & (u != 0)
+            if moved.any():
+                yield f"{name}{_place(_first(moved))} is {u[_first(moved)]:.4g} after a gradient of zeros, not 0"
 
 
 @check
@@ -321,22 +317,25 @@ def _huge(x: Subject) -> Iterator[str]:
     if x.demands["huge"] == "finite":
         size = {jnp.dtype("float16"): 1e4}
         updates, state, params = x.after(lambda g: (jnp.sign(g) * size.get(g.dtype, 1e20)).astype(g.dtype))
-        found = [*_not_finite(updates, state, "after a huge gradient")]
+        lines = [*_not_finite(updates, state, "after a huge gradient")]
         updates, state, _ = x.compiled(x.grads[-1], state, params)
-        yield from found or _not_finite(updates, state, "in the step after a huge gradient")
+        yield from lines or _not_finite(updates, state, "in the step after a huge gradient")
 
 
 @check
 def _nonfinite(x: Subject) -> Iterator[str]:
-    demand, turn = x.demands["nonfinite"], iter([True])
-    if demand == "any":
+    demand = x.demands["nonfinite"]
+    spoilt = next((name for name, g in _numbers(updates=x.grads[0]) if g.size), None)
+    if demand == "any" or spoilt is None:
         return
+    turn = iter([True])
     updates, state, _ = x.after(lambda g: g.at[(0,) * g.ndim].set(jnp.nan) if g.size and next(turn, False) else g)
     if demand == "finite":
         yield from _not_finite(updates, state, "after a NaN in one leaf of the gradient")
         return
-    bad = [name for name, u in _numbers("updates", updates) if not np.isfinite(u).all()]
-    yield from (f"{name} is not finite too, after a NaN in another leaf of the gradient" for name in bad[1:])
+    for name, u in _numbers(updates=updates):
+        if name != spoilt and not np.isfinite(u).all():
+            yield f"{name} is not finite too, after a NaN in {spoilt.replace('updates', 'the gradient', 1)}"
 
 
 @check
@@ -371,8 +370,8 @@ def _mesh(x: Subject) -> Iterator[str]:
     mesh = jax.sharding.Mesh(np.array(devices), "all")
 
     def placed(a: Any) -> Any:
-        whole = [i for i, n in enumerate(a.shape) if n and n % len(devices) == 0]
-        spec = jax.sharding.PartitionSpec(*[None] * whole[0], "all") if whole else jax.sharding.PartitionSpec()
+        axes = [i for i, n in enumerate(a.shape) if n and n % len(devices) == 0]
+        spec = jax.sharding.PartitionSpec(*[None] * axes[0], "all") if axes else jax.sharding.PartitionSpec()
         return jax.device_put(a, jax.sharding.NamedSharding(mesh, spec)) if _is_inexact(a) else a
 
     if len(devices) > 1:
@@ -380,7 +379,7 @@ def _mesh(x: Subject) -> Iterator[str]:
         yield from x.unequal(x.run(x.compiled, params, grads), x.end, (f"over {len(devices)} devices", "on one"))
 
 
-def gradients_like(params: ArrayTree, number: int = 3) -> list[Any]:
+def normal_gradients(params: ArrayTree, number: int = 3) -> list[Any]:
     """Gradients of normal numbers, a tenth large; of a leaf that is not floating, JAX's `float0`."""
     rng = np.random.default_rng(0)
 
@@ -393,6 +392,11 @@ def gradients_like(params: ArrayTree, number: int = 3) -> list[Any]:
     return [jax.tree.map(leaf, params) for _ in range(number)]
 
 
+def _subject(tx: Transform | Pair, params: Params, *args: Any) -> Subject:
+    strong = jax.tree.map(lambda x: jnp.array(x, jnp.asarray(x).dtype), params)
+    return Subject(*_pair(tx), strong, *args)
+
+
 def _pair(tx: Transform | Pair) -> Pair:
     return (tx.init, tx.update) if hasattr(tx, "update") else tx  # pyright: ignore
 
@@ -400,13 +404,9 @@ def _pair(tx: Transform | Pair) -> Pair:
 def _name(tx: Transform | Pair) -> str:
     """A repr without addresses, or the function that made its `update`."""
     update = _pair(tx)[1]
-    made = f"{update.__module__}.{update.__qualname__}".partition(".<locals>")[0]
-    shown = made if " at 0x" in repr(tx) else repr(tx)
+    factory = f"{update.__module__}.{update.__qualname__}".partition(".<locals>")[0]
+    shown = factory if " at 0x" in repr(tx) else repr(tx)
     return shown if len(shown) <= 60 else f"{shown.partition('(')[0]}(...)"
-
-
-def _strong(x: Any) -> jax.Array:
-    return jnp.array(x, jnp.asarray(x).dtype)
 
 
 def _is_inexact(x: Any) -> bool:
@@ -420,25 +420,19 @@ def _signature(x: Any, dtype: bool = True, weak: bool = True) -> str:
     return f"{x.dtype if dtype else ''}{shape}{' of weak type' if weak and getattr(x, 'weak_type', False) else ''}"
 
 
-def _number(x: Any) -> np.ndarray:
-    """As NumPy compares and prints it: 16-bit numbers in float64, keys as their data."""
-    x = np.asarray(jax.random.key_data(x) if is_key(x) else x)
-    return x if x.dtype.kind in "biuc" or x.dtype == jax.dtypes.float0 else x.astype(np.float64)
-
-
-def _numbers(name: str, tree: ArrayTree) -> list[tuple[str, np.ndarray]]:
-    return [(name, _number(x)) for name, x in named_leaves(name, tree) if x.dtype != jax.dtypes.float0]
-
-
-def _named(end: tuple[Params, Any]) -> list[tuple[str, Any]]:
-    return [*named_leaves("params", end[0]), *named_leaves("state", end[1])]
+def _numbers(**trees: ArrayTree) -> Iterator[tuple[str, np.ndarray]]:
+    """The leaves as NumPy compares and prints them: 16-bit numbers in float64, keys as their data; no float0."""
+    for name, x in (item for root, tree in trees.items() for item in named_leaves(root, tree)):
+        if not is_float0(x):
+            x = np.asarray(jax.random.key_data(x) if is_key(x) else x)
+            yield name, x if x.dtype.kind in "biuc" else x.astype(np.float64)
 
 
 def _not_finite(updates: Updates, state: Any, when: str) -> Iterator[str]:
-    for name, a in [*_numbers("updates", updates), *_numbers("state", state)]:
-        bad = ~np.isfinite(a)
+    for name, x in _numbers(updates=updates, state=state):
+        bad = ~np.isfinite(x)
         if bad.any():
-            yield f"{name}{_place(_first(bad))} is {a[_first(bad)]} {when}"
+            yield f"{name}{_place(_first(bad))} is {x[_first(bad)]} {when}"
 
 
 def _first(flags: np.ndarray) -> tuple[int, ...]:
